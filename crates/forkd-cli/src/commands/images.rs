@@ -1,0 +1,89 @@
+use super::Context;
+use crate::config;
+use crate::output::{age, mib};
+use anyhow::Result;
+use forkd_core::Image;
+use forkd_format::Tag;
+use serde_json::json;
+use std::time::{Duration, SystemTime};
+
+/// List the snapshots in the local store
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  forkd images --format json")]
+pub(crate) struct Args {}
+
+pub(crate) fn run(_args: &Args, context: &Context<'_>) -> Result<()> {
+    let images = forkd_core::images(&config::store()?)?;
+    context.output.answer(&table(&images, SystemTime::now()));
+    let created = |image: &Image| {
+        let since = image.created.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        jiff::Timestamp::from_second(since.as_secs() as i64).ok().map(|time| time.to_string())
+    };
+    let rows = images.iter().map(|image| {
+        json!({
+            "tag": image.tag.as_str(),
+            "path": image.path,
+            "size_bytes": image.disk_size,
+            "memory_bytes": image.memory,
+            "created_at": created(image),
+            "rootfs": image.rootfs,
+            "parent": image.parent.as_ref().map(Tag::as_str),
+            "chain_links": image.depth,
+            "description": image.description,
+        })
+    });
+    context.output.json(&json!({ "snapshots": rows.collect::<Vec<_>>() }));
+    Ok(())
+}
+
+fn table(images: &[Image], now: SystemTime) -> String {
+    if images.is_empty() {
+        return "  no snapshots here yet\n  next: forkd pull deeplethe/python-numpy".to_owned();
+    }
+    let mut lines = vec!["  TAG                SIZE        MEMORY     CREATED  ROOTFS".to_owned()];
+    for image in images {
+        let age = age(now.duration_since(image.created).unwrap_or(Duration::ZERO));
+        let chain = match (&image.parent, image.depth) {
+            (None, _) => String::new(),
+            (Some(parent), Some(depth)) => format!("   chain of {depth}, parent {parent}"),
+            (Some(parent), None) => format!("   parent {parent} is missing"),
+        };
+        let (size, memory) = (mib(image.disk_size), mib(image.memory));
+        let rootfs = if image.rootfs { "yes" } else { "no" };
+        lines.push(format!("  {:<14} {size:>10}   {memory:>9}    {age:>6}   {rootfs}{chain}", image.tag));
+    }
+    let total = mib(images.iter().map(|image| image.disk_size).sum());
+    let plural = if images.len() == 1 { "" } else { "s" };
+    lines.push(format!("\n  {} snapshot{plural} · {total} total", images.len()));
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_that_of_the_specification() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+        let image = |tag: &str, tenths: u64, memory_mib: u64, hours: u64| Image {
+            tag: tag.parse().unwrap(),
+            path: "/x".into(),
+            disk_size: tenths * (1 << 20) / 10 + 1,
+            memory: memory_mib << 20,
+            created: now - Duration::from_secs(hours * 3600),
+            rootfs: true,
+            parent: None,
+            depth: Some(1),
+            description: None,
+        };
+        let images =
+            [image("python-numpy", 221, 512, 72), image("playwright-browser", 1062, 2048, 170), image("pyagent", 148, 512, 1)];
+        let expected = "  TAG                SIZE        MEMORY     CREATED  ROOTFS
+  python-numpy     22.1 MiB   512.0 MiB    3d ago   yes
+  playwright-browser  106.2 MiB   2048.0 MiB    1w ago   yes
+  pyagent          14.8 MiB   512.0 MiB    1h ago   yes
+
+  3 snapshots · 143.1 MiB total";
+        assert_eq!(table(&images, now), expected);
+    }
+}

@@ -1,0 +1,132 @@
+use super::Context;
+use crate::config;
+use crate::output::{mib, printable};
+use anyhow::Result;
+use forkd_core::{Error, Inspection, Kind, Store, Target};
+use forkd_format::Tag;
+use forkd_remote::AnyRemote;
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// Show what a pack, a snapshot or a registry entry is: manifest, chain, sizes, digests
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  forkd inspect pyagent.forkd-snapshot.tar.zst\n  forkd inspect pyagent\n  \
+forkd inspect deeplethe/python-numpy")]
+pub(crate) struct Args {
+    /// A pack file, a tag, or owner/name[@version]
+    what: String,
+    /// The registry for owner/name [env: FORKD_HUB_URL]
+    #[arg(long, value_name = "URL")]
+    hub: Option<String>,
+}
+
+/// Something that lies on this host.
+pub(crate) enum Local<'a> {
+    Tag(Tag),
+    File(&'a Path),
+}
+
+/// A tag in the store, else a file.
+pub(crate) fn local<'a>(what: &'a str, store: &Store) -> Option<Local<'a>> {
+    let tag = what.parse::<Tag>().ok().filter(|tag| store.contains(tag));
+    tag.map(Local::Tag).or_else(|| Path::new(what).exists().then(|| Local::File(Path::new(what))))
+}
+
+/// What to say of a name that is neither.
+pub(crate) fn nowhere(what: &str) -> Error {
+    let what = printable(what);
+    Error::new(Kind::NotFound, format!("'{what}' is neither a snapshot in the store nor a file; see `forkd images`"))
+}
+
+pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
+    let store = config::store()?;
+    let inspection = match local(&args.what, &store) {
+        Some(Local::Tag(tag)) => forkd_core::inspect_tag(&store, &tag)?,
+        Some(Local::File(file)) => forkd_core::inspect_file(file, context.env())?,
+        None if args.what.contains('/') && !args.what.starts_with(['/', '.']) => return registry(args, context),
+        None => return Err(nowhere(&args.what).into()),
+    };
+    context.output.answer(&text(&inspection));
+    context.output.json(&to_json(&inspection));
+    Ok(())
+}
+
+fn registry(args: &Args, context: &Context<'_>) -> Result<()> {
+    let Target::Reference { reference, hub } = super::pull::target(&args.what, args.hub.as_deref())? else {
+        return Err(nowhere(&args.what).into());
+    };
+    let remote = AnyRemote::new(&config::http()?)?;
+    let (location, version) = forkd_core::resolve(&remote, &reference, &hub, context.env())?;
+    let mut lines = vec![
+        reference.to_string(),
+        format!("  url         {location}"),
+        format!("  sha256      {}", version.sha256),
+        format!("  size        {} ({} bytes)", mib(version.size_bytes), version.size_bytes),
+    ];
+    lines.extend(version.memory_mib.map(|memory| format!("  memory      {memory} MiB")));
+    lines.extend(version.base_image.as_ref().map(|image| format!("  base image  {}", printable(image))));
+    context.output.answer(&lines.join("\n"));
+    context.output.json(&json!({
+        "reference": reference.to_string(),
+        "url": location.to_string(),
+        "sha256": version.sha256,
+        "size_bytes": version.size_bytes,
+        "memory_mib": version.memory_mib,
+        "base_image": version.base_image,
+    }));
+    Ok(())
+}
+
+fn text(inspection: &Inspection) -> String {
+    let mut lines = vec![inspection.tag.to_string()];
+    let mut fact = |name: &str, value: Option<String>| lines.extend(value.map(|value| format!("  {name:<12}{}", printable(&value))));
+    fact("description", inspection.description.clone());
+    fact("base image", inspection.base_image.clone());
+    fact("created", inspection.created_at.clone());
+    fact("packed by", inspection.forkd_version.as_ref().map(|version| format!("forkd {version}")));
+    fact("pack", inspection.pack_version.map(|version| format!("version {version}, {}", mib(inspection.pack_size.unwrap_or(0)))));
+    fact("came from", inspection.source.as_ref().map(|source| source.name.clone()));
+    fact("pack sha256", inspection.source.as_ref().and_then(|source| source.sha256).map(|sha256| sha256.to_string()));
+    for link in &inspection.links {
+        let parent = link.parent.as_ref().map(|parent| format!("  (chain parent: {parent})")).unwrap_or_default();
+        lines.push(format!("  link '{}'{parent}", link.tag));
+        for file in &link.files {
+            let disk = file.disk_size.map(|size| format!(" ({} on disk)", mib(size))).unwrap_or_default();
+            let digest = file.sha256.map_or_else(|| "no digest recorded".to_owned(), |sha256| format!("sha256:{sha256}"));
+            lines.push(format!("    {:<14}{:>14} bytes  {digest}{disk}", file.path, file.size));
+        }
+    }
+    if let Some(rootfs) = &inspection.rootfs {
+        let (name, size) = (rootfs.file_name(), rootfs.size);
+        lines.push(format!("  beside the pack: {name}, {size} bytes uncompressed  sha256:{}", rootfs.sha256));
+    }
+    lines.join("\n")
+}
+
+fn to_json(inspection: &Inspection) -> Value {
+    let links = inspection.links.iter().map(|link| {
+        let files = link.files.iter().map(|file| {
+            json!({ "path": file.path, "size_bytes": file.size, "disk_bytes": file.disk_size, "sha256": file.sha256 })
+        });
+        json!({
+            "tag": link.tag.as_str(),
+            "parent": link.parent.as_ref().map(Tag::as_str),
+            "parent_content_hash": link.parent_content_hash,
+            "files": files.collect::<Vec<_>>(),
+        })
+    });
+    json!({
+        "tag": inspection.tag.as_str(),
+        "pack_version": inspection.pack_version,
+        "pack_bytes": inspection.pack_size,
+        "description": inspection.description,
+        "base_image": inspection.base_image,
+        "created_at": inspection.created_at,
+        "forkd_version": inspection.forkd_version,
+        "source": inspection.source.as_ref().map(|source| json!({ "name": source.name, "sha256": source.sha256 })),
+        "rootfs": inspection.rootfs.as_ref().map(|rootfs| {
+            json!({ "file": rootfs.file_name(), "size_bytes": rootfs.size, "sha256": rootfs.sha256 })
+        }),
+        "links": links.collect::<Vec<_>>(),
+    })
+}

@@ -1,0 +1,37 @@
+//! One file a command.
+
+pub(crate) mod fork;
+pub(crate) mod gc;
+pub(crate) mod images;
+pub(crate) mod inspect;
+pub(crate) mod pack;
+pub(crate) mod pull;
+pub(crate) mod push;
+pub(crate) mod rmi;
+pub(crate) mod snapshot;
+pub(crate) mod tag;
+pub(crate) mod unpack;
+pub(crate) mod verify;
+
+use crate::output::Output;
+use crate::progress::Shown;
+use forkd_core::{Cancel, Env};
+
+/// What every command is given.
+pub(crate) struct Context<'a> {
+    pub(crate) output: &'a Output,
+    cancel: &'a Cancel,
+    progress: Shown,
+    jobs: usize,
+}
+
+impl<'a> Context<'a> {
+    pub(crate) fn new(output: &'a Output, cancel: &'a Cancel, jobs: usize) -> Self {
+        Self { output, cancel, progress: Shown::new(output.is_quiet()), jobs }
+    }
+
+    /// What operations are given.
+    pub(crate) fn env(&self) -> Env<'_> {
+        Env { progress: &self.progress, cancel: self.cancel, jobs: self.jobs }
+    }
+}

@@ -1,0 +1,52 @@
+use super::Context;
+use super::inspect::{Local, local, nowhere};
+use crate::config;
+use crate::output::mib;
+use anyhow::Result;
+use forkd_core::{Error, Kind};
+use serde_json::json;
+
+/// Compute every digest again and check every chain edge
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  forkd verify pyagent")]
+pub(crate) struct Args {
+    /// A tag in the store, or a pack file
+    what: String,
+}
+
+pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
+    let store = config::store()?;
+    let report = match local(&args.what, &store) {
+        Some(Local::Tag(tag)) => forkd_core::verify_tag(&store, &tag, context.env())?,
+        Some(Local::File(file)) => forkd_core::verify_file(file, context.env())?,
+        None => return Err(nowhere(&args.what).into()),
+    };
+    for damage in &report.damage {
+        context.output.answer(&format!("✗ {damage}"));
+    }
+    for tag in &report.unrecorded {
+        context.output.line(&format!("! no digests were ever recorded for '{tag}': nothing to hold its files against"));
+    }
+    context.output.json(&json!({
+        "ok": report.damage.is_empty(),
+        "links": report.links,
+        "files": report.files,
+        "bytes": report.bytes,
+        "damage": report.damage.iter().map(|damage| json!({
+            "path": damage.path, "ranges": damage.ranges, "message": damage.message,
+        })).collect::<Vec<_>>(),
+        "unrecorded": report.unrecorded,
+    }));
+    match report.damage.len() {
+        0 => {
+            let (links, files, bytes) = (report.links, report.files, mib(report.bytes));
+            let chain = if links > 1 { format!(" and {} chain edge(s)", links - 1) } else { String::new() };
+            context.output.line(&format!("✓ verified '{}': {files} files{chain}, {bytes}", args.what));
+            Ok(())
+        }
+        count => {
+            let message = format!("'{}' is damaged in {count} place(s); pull or unpack it again with --force", args.what);
+            Err(Error::new(Kind::Integrity, message).into())
+        }
+    }
+}

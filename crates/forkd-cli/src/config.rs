@@ -1,0 +1,79 @@
+//! What the environment says.
+
+use forkd_core::remote::Location;
+use forkd_core::{Error, Kind, Result, Store};
+use std::env;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The registry that short names are looked up in where nothing else is said.
+pub(crate) const DEFAULT_HUB: &str = "https://raw.githubusercontent.com/deeplethe/forkd/main/registry.json";
+
+fn home() -> Option<PathBuf> {
+    env::var_os("HOME").map(PathBuf::from).filter(|path| path.is_absolute())
+}
+
+/// The store of this user: `$XDG_DATA_HOME/forkd`, else `~/.local/share/forkd`.
+pub(crate) fn store() -> Result<Store> {
+    let data = env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let data = data.or_else(|| home().map(|home| home.join(".local/share")));
+    let data = data.ok_or_else(|| Error::new(Kind::Usage, "neither XDG_DATA_HOME nor HOME names a folder for the store"))?;
+    let store = Store::new(&data.join("forkd"), &command_line());
+    match env::var("FORKD_LOCK_TIMEOUT") {
+        Err(_) => Ok(store),
+        Ok(text) => match text.parse::<u32>() {
+            Ok(seconds) => Ok(store.with_lock_timeout(Duration::from_secs(seconds.into()))),
+            Err(_) => Err(Error::new(Kind::Usage, format!("FORKD_LOCK_TIMEOUT is '{text}'; expected seconds"))),
+        },
+    }
+}
+
+/// How this process names itself to those who wait for its locks; never with a URL, which may hold a secret.
+fn command_line() -> String {
+    let words = env::args().skip(1).take(8).map(|word| if word.contains("://") { "URL".to_owned() } else { word });
+    format!("forkd {}", words.collect::<Vec<_>>().join(" "))
+}
+
+/// Where sockets go: short-lived files of this user, with short paths.
+pub(crate) fn runtime_dir() -> PathBuf {
+    env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_dir()).unwrap_or_else(env::temp_dir)
+}
+
+/// The registry for short names: the flag, `FORKD_HUB_URL`, or the default.
+pub(crate) fn hub(flag: Option<&str>) -> Result<Location> {
+    let named = flag.map(str::to_owned).or_else(|| env::var("FORKD_HUB_URL").ok().filter(|text| !text.is_empty()));
+    Location::parse(named.as_deref().unwrap_or(DEFAULT_HUB))
+}
+
+/// The time that goes into packs: `SOURCE_DATE_EPOCH` where set, else now. RFC 3339, UTC, whole seconds.
+pub(crate) fn timestamp() -> Result<String> {
+    let seconds = match env::var("SOURCE_DATE_EPOCH") {
+        Err(_) => jiff::Timestamp::now().as_second(),
+        Ok(text) => text
+            .parse()
+            .map_err(|_| Error::new(Kind::Usage, format!("SOURCE_DATE_EPOCH is '{text}'; expected seconds since 1970")))?,
+    };
+    let time = jiff::Timestamp::from_second(seconds)
+        .map_err(|_| Error::new(Kind::Usage, format!("SOURCE_DATE_EPOCH {seconds} is no time that a calendar knows")))?;
+    Ok(time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
+}
+
+/// A path as people write it: below the home folder with `~`.
+pub(crate) fn display(path: &Path) -> String {
+    match home().as_deref().and_then(|home| path.strip_prefix(home).ok()) {
+        Some(below) => format!("~/{}", below.display()),
+        None => path.display().to_string(),
+    }
+}
+
+/// The settings of the transports. The variables are for tests and odd networks.
+pub(crate) fn http() -> Result<forkd_remote::HttpOptions> {
+    let mut options = forkd_remote::HttpOptions::default();
+    for (name, field) in [("FORKD_STALL_TIMEOUT_MS", &mut options.stall_timeout), ("FORKD_BACKOFF_MS", &mut options.backoff)] {
+        if let Ok(text) = env::var(name) {
+            let wrong = |_| Error::new(Kind::Usage, format!("{name} is '{text}'; expected milliseconds"));
+            *field = Duration::from_millis(text.parse().map_err(wrong)?);
+        }
+    }
+    Ok(options)
+}

@@ -1,0 +1,114 @@
+//! The `forkd` command: arguments, printing, progress and exit codes. What it does is in the libraries.
+#![forbid(unsafe_code)]
+
+mod commands;
+mod config;
+mod output;
+mod progress;
+
+use clap::{Parser, Subcommand};
+use forkd_core::{Cancel, Kind};
+use output::{Format, Output};
+use std::process::ExitCode;
+
+/// A hub for warm microVM snapshots: bake once, publish anywhere, fork in moments.
+#[derive(Debug, Parser)]
+#[command(name = "forkd", version, max_term_width = 100, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Print errors only
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    /// How to print results
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
+    format: Format,
+    /// Threads for hashing, compressing and decoding [default: one a core]
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    jobs: Option<u16>,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 general, 2 usage, 3 not found, 4 not authorised, 5 transient (try again), \
+6 integrity, 7 no space, 8 incompatible host, 11 locked, 130 interrupted.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Pack(commands::pack::Args),
+    Unpack(commands::unpack::Args),
+    Push(commands::push::Args),
+    Pull(commands::pull::Args),
+    Images(commands::images::Args),
+    Inspect(commands::inspect::Args),
+    Verify(commands::verify::Args),
+    Rmi(commands::rmi::Args),
+    Tag(commands::tag::Args),
+    Gc(commands::gc::Args),
+    Snapshot(commands::snapshot::Args),
+    Fork(commands::fork::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let cancel = Cancel::default();
+    // The first signal asks for a clean stop; a second one ends the process there and then.
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        let _ = signal_hook::flag::register_conditional_shutdown(signal, 130, cancel.flag());
+        let _ = signal_hook::flag::register(signal, cancel.flag());
+    }
+    let output = Output::new(cli.format, cli.quiet);
+    let jobs = cli.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
+    let context = commands::Context::new(&output, &cancel, jobs);
+    let outcome = match &cli.command {
+        Command::Pack(args) => commands::pack::run(args, &context),
+        Command::Unpack(args) => commands::unpack::run(args, &context),
+        Command::Push(args) => commands::push::run(args, &context),
+        Command::Pull(args) => commands::pull::run(args, &context),
+        Command::Images(args) => commands::images::run(args, &context),
+        Command::Inspect(args) => commands::inspect::run(args, &context),
+        Command::Verify(args) => commands::verify::run(args, &context),
+        Command::Rmi(args) => commands::rmi::run(args, &context),
+        Command::Tag(args) => commands::tag::run(args, &context),
+        Command::Gc(args) => commands::gc::run(args, &context),
+        Command::Snapshot(args) => commands::snapshot::run(args, &context),
+        Command::Fork(args) => commands::fork::run(args, &context),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output.error(&error);
+            ExitCode::from(exit_code(&error))
+        }
+    }
+}
+
+/// The exit code of an error, from its kind.
+fn exit_code(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref::<forkd_core::Error>().map(forkd_core::Error::kind) {
+        Some(Kind::General) | None => 1,
+        Some(Kind::Usage) => 2,
+        Some(Kind::NotFound) => 3,
+        Some(Kind::Unauthorised) => 4,
+        Some(Kind::Transient) => 5,
+        Some(Kind::Integrity) => 6,
+        Some(Kind::NoSpace) => 7,
+        Some(Kind::Incompatible) => 8,
+        Some(Kind::Locked) => 11,
+        Some(Kind::Interrupted) => 130,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn every_command_has_an_example() {
+        let mut cli = super::Cli::command();
+        cli.build();
+        for command in cli.get_subcommands().filter(|command| command.get_name() != "help") {
+            let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(after.contains("Example"), "{}", command.get_name());
+        }
+        cli.debug_assert();
+    }
+}

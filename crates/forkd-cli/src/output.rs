@@ -1,0 +1,115 @@
+//! What the user sees on standard output, and how numbers look.
+
+use serde_json::Value;
+use std::io::{ErrorKind, Write};
+use std::time::Duration;
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    Text,
+    /// One JSON document (docs/json.md)
+    Json,
+}
+
+/// Standard output.
+#[derive(Debug)]
+pub(crate) struct Output {
+    format: Format,
+    quiet: bool,
+}
+
+impl Output {
+    pub(crate) fn new(format: Format, quiet: bool) -> Self {
+        Self { format, quiet }
+    }
+
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
+    /// A line that tells how things go: text only, not when quiet.
+    pub(crate) fn line(&self, line: &str) {
+        if self.format == Format::Text && !self.quiet {
+            write_out(line);
+        }
+    }
+
+    /// A line that was asked for: text only, quiet or not.
+    pub(crate) fn answer(&self, line: &str) {
+        if self.format == Format::Text {
+            write_out(line);
+        }
+    }
+
+    /// The result as JSON; printed in that format only.
+    pub(crate) fn json(&self, value: &Value) {
+        if self.format == Format::Json {
+            write_out(&format!("{value:#}"));
+        }
+    }
+
+    /// An error, with its causes.
+    #[allow(clippy::unused_self, reason = "the one place that prints")]
+    pub(crate) fn error(&self, error: &anyhow::Error) {
+        let _ = writeln!(std::io::stderr(), "forkd: {error:#}");
+    }
+}
+
+fn write_out(text: &str) {
+    let mut stdout = std::io::stdout().lock();
+    if let Err(error) = writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+        // Whoever read us has enough; any other failure must not pass for success.
+        std::process::exit(if error.kind() == ErrorKind::BrokenPipe { 0 } else { 1 });
+    }
+}
+
+/// Bytes as `22.1 MiB`.
+pub(crate) fn mib(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+/// A compression ratio as `23.2`.
+pub(crate) fn ratio(unpacked: u64, packed: u64) -> String {
+    format!("{:.1}", unpacked as f64 / packed.max(1) as f64)
+}
+
+/// A duration as `4.3s`.
+pub(crate) fn seconds(time: Duration) -> String {
+    format!("{:.1}s", time.as_secs_f64())
+}
+
+/// An age as `3d ago`.
+pub(crate) fn age(age: Duration) -> String {
+    let seconds = age.as_secs();
+    let (count, unit) = match seconds {
+        0..60 => (seconds, "s"),
+        60..3600 => (seconds / 60, "m"),
+        3600..86_400 => (seconds / 3600, "h"),
+        86_400..604_800 => (seconds / 86_400, "d"),
+        604_800..31_536_000 => (seconds / 604_800, "w"),
+        _ => (seconds / 31_536_000, "y"),
+    };
+    format!("{count}{unit} ago")
+}
+
+/// Text from strangers, so that it cannot steer a terminal.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_look_as_specified() {
+        assert_eq!(mib(23_173_530), "22.1 MiB");
+        assert_eq!(ratio(536_870_912, 23_173_530), "23.2");
+        assert_eq!(seconds(Duration::from_millis(4312)), "4.3s");
+        let ages = [59, 3600, 3 * 86_400 + 5, 8 * 86_400].map(|s| age(Duration::from_secs(s)));
+        assert_eq!(ages, ["59s ago", "1h ago", "3d ago", "1w ago"]);
+        assert_eq!(printable("a\x1b[2Jb\n"), "a\\u{1b}[2Jb\\n");
+    }
+}

@@ -1,0 +1,97 @@
+//! Progress on standard error: a bar on a terminal, a plain line every ten seconds elsewhere, nothing when quiet.
+
+use forkd_core::Progress;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::{IsTerminal, Write};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+const EVERY: Duration = Duration::from_secs(10);
+
+/// Shows how far a command is.
+pub(crate) struct Shown {
+    quiet: bool,
+    bar: Mutex<Option<ProgressBar>>,
+    plain: Mutex<Option<Plain>>,
+}
+
+struct Plain {
+    task: String,
+    total: Option<u64>,
+    done: u64,
+    begun: Instant,
+    told: Instant,
+}
+
+impl Shown {
+    pub(crate) fn new(quiet: bool) -> Self {
+        Self { quiet, bar: Mutex::default(), plain: Mutex::default() }
+    }
+}
+
+impl Progress for Shown {
+    fn start(&self, task: &str, total: Option<u64>) {
+        if self.quiet {
+            return;
+        }
+        if !std::io::stderr().is_terminal() {
+            let now = Instant::now();
+            *lock(&self.plain) = Some(Plain { task: task.into(), total, done: 0, begun: now, told: now });
+            return;
+        }
+        let target = ProgressDrawTarget::stderr_with_hz(10);
+        let (bar, template) = match total {
+            Some(total) => (
+                ProgressBar::with_draw_target(Some(total), target),
+                "{msg} [{bar:30}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}",
+            ),
+            None => (ProgressBar::with_draw_target(None, target), "{msg} {binary_bytes} {binary_bytes_per_sec}"),
+        };
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        bar.set_message(task.to_owned());
+        *lock(&self.bar) = Some(bar);
+    }
+
+    fn advance(&self, bytes: u64) {
+        if let Some(bar) = &*lock(&self.bar) {
+            bar.inc(bytes);
+        }
+        if let Some(plain) = &mut *lock(&self.plain) {
+            plain.done += bytes;
+            if plain.told.elapsed() >= EVERY {
+                plain.told = Instant::now();
+                let of = plain.total.map(|total| format!(" of {}", crate::output::mib(total))).unwrap_or_default();
+                let rate = plain.done as f64 / plain.begun.elapsed().as_secs_f64();
+                let done = crate::output::mib(plain.done);
+                print(&format!("{} {done}{of} ({}/s)", plain.task, crate::output::mib(rate as u64)));
+            }
+        }
+    }
+
+    fn finish(&self) {
+        if let Some(bar) = lock(&self.bar).take() {
+            bar.finish_and_clear();
+        }
+        *lock(&self.plain) = None;
+    }
+
+    fn note(&self, line: &str) {
+        if self.quiet {
+            return;
+        }
+        match &*lock(&self.bar) {
+            Some(bar) => bar.suspend(|| print(line)),
+            None => print(line),
+        }
+    }
+}
+
+fn print(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,40 @@
+//! The local store and the operations on it. Each operation takes options and gives back a report; nothing here prints,
+//! reads the environment or knows a home folder. Transports, machines and progress are traits that others fill.
+#![forbid(unsafe_code)]
+
+mod bake;
+mod blocks;
+mod buffers;
+mod check;
+mod env;
+mod error;
+mod frames;
+mod images;
+mod inspect;
+mod lanes;
+mod pack;
+mod pull;
+mod push;
+mod receive;
+mod remove;
+mod retag;
+mod unpack;
+mod verify;
+
+pub mod engine;
+pub mod remote;
+pub mod store;
+
+pub use bake::{bake, fork};
+pub use env::{Cancel, Env, Progress, Silent};
+pub use error::{Error, Kind, Result};
+pub use images::{Image, images};
+pub use inspect::{FileFacts, Inspection, LinkFacts, inspect_file, inspect_tag};
+pub use pack::{PackOptions, PackReport, pack};
+pub use pull::{PullOptions, PullReport, Target, resolve, pull};
+pub use push::{PushReport, push, temp_path};
+pub use remove::{Dependents, RemoveReport, remove};
+pub use retag::retag;
+pub use store::Store;
+pub use unpack::{LinkReport, Outcome, UnpackOptions, UnpackReport, unpack_file};
+pub use verify::{Damage, VerifyReport, verify_file, verify_tag};

@@ -1,0 +1,340 @@
+//! Reads a pack with all cores: frames are decoded in parallel, their content is placed in order, hashed in order and handed to a
+//! sink in any order. Nothing of the pack is trusted before it was checked.
+
+use crate::buffers::pieces_in_flight;
+use crate::frames::{Chunk, FrameSource, Piece, Pieces, RAW_LEN};
+use crate::lanes::{self, LaneKind, Lanes};
+use crate::{Env, Error, Kind, Result};
+use forkd_format::manifest::FileEntry;
+use forkd_format::reader::{FileId, PackEvent, PackReader};
+use forkd_format::{FormatError, Hasher, Manifest};
+use std::io::Read;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+use zstd::bulk::Decompressor;
+
+/// Takes the files of a pack.
+pub(crate) trait Sink: Sync {
+    /// A declared file begins.
+    fn start(&self, file: FileId) -> Result<()>;
+    /// Bytes of it, from any thread, in any order. Stretches that are known to be zero are left out.
+    fn write(&self, file: FileId, offset: u64, bytes: &[u8]) -> Result<()>;
+    /// All its bytes were hashed and have the declared digest; the sums are those of [`crate::blocks`].
+    fn hashed(&self, file: FileId, blocks: String);
+    /// So many bytes of content were checked.
+    fn advance(&self, bytes: u64);
+}
+
+const PLACE: usize = 0;
+const HASH: usize = 1;
+const WRITE: usize = 2;
+const DECODE: usize = 3;
+const LANES: [LaneKind; 4] = [LaneKind::Ordered, LaneKind::Ordered, LaneKind::Parallel, LaneKind::Parallel];
+
+static ZEROS: [u8; RAW_LEN] = [0; RAW_LEN];
+
+/// What a frame decodes to.
+enum Content {
+    Zeros,
+    Bytes(Piece),
+}
+
+impl Content {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Zeros => &ZEROS,
+            Self::Bytes(piece) => &piece.raw,
+        }
+    }
+}
+
+/// A part of a decoded chunk that is not placed yet.
+struct Placing {
+    content: Arc<Content>,
+    range: Range<usize>,
+    starts_frame: bool,
+}
+
+/// A pack whose manifest was read, and nothing behind it.
+pub(crate) struct Incoming<R> {
+    source: FrameSource<R>,
+    reader: PackReader,
+    pieces: Pieces,
+    pending: Option<Placing>,
+    manifest: Manifest,
+    name: String,
+}
+
+struct Place {
+    reader: PackReader,
+    hash_jobs: u64,
+}
+
+struct Progressing {
+    hasher: Hasher,
+    sums: crate::blocks::BlockSums,
+    received: u64,
+}
+
+/// What the jobs of one run share.
+struct Shared<'e, S> {
+    name: &'e str,
+    manifest: &'e Manifest,
+    sink: &'e S,
+    place: Mutex<Place>,
+    files: Mutex<Vec<Vec<Option<Progressing>>>>,
+    decoders: Mutex<Vec<Decompressor<'static>>>,
+    /// A frame that was seen to decode to zeros, and to how many: its like need no decoding.
+    zero_frame: Mutex<(usize, Vec<u8>)>,
+}
+
+impl<R: Read> Incoming<R> {
+    /// Reads up to the end of the manifest.
+    pub(crate) fn open(input: R, name: &str, env: Env<'_>) -> Result<Self> {
+        let mut source = FrameSource::new(input, name);
+        let pieces = Pieces::new(pieces_in_flight(env.jobs));
+        let mut reader = PackReader::default();
+        loop {
+            let Some(chunk) = source.next(pieces.take(env.cancel, || false)?)? else {
+                let missing = reader.finish().err();
+                let missing = missing.unwrap_or_else(|| FormatError::Manifest("missing".into()));
+                return Err(Error::Malformed { file: name.into(), source: missing });
+            };
+            let (piece, content) = match chunk {
+                Chunk::Decoded { piece, content, .. } => (piece, content),
+                Chunk::Frame { mut piece, len, content } => {
+                    let mut decoder = Decompressor::new().map_err(decode_error(name))?;
+                    decode(&mut decoder, &mut piece, len, content).map_err(Error::malformed(name))?;
+                    (piece, content)
+                }
+            };
+            let mut at = 0;
+            while at < content {
+                let (taken, event) = reader.step(&piece.raw[at..content]).map_err(Error::malformed(name))?;
+                at += taken;
+                if let (Some(PackEvent::Manifest), Some(manifest)) = (event, reader.manifest()) {
+                    let content = at..content;
+                    let pending =
+                        Placing { content: Arc::new(Content::Bytes(piece)), range: content, starts_frame: false };
+                    let manifest = manifest.clone();
+                    return Ok(Self { source, reader, pieces, pending: Some(pending), manifest, name: name.into() });
+                }
+            }
+        }
+    }
+
+    pub(crate) fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Reads the rest into a sink, to the end of the stream. Returns once every file has its declared digest. The input is
+    /// given back for checks of its own.
+    pub(crate) fn receive<S: Sink>(self, sink: &S, env: Env<'_>) -> Result<R> {
+        let Self { mut source, reader, pieces, mut pending, manifest, name } = self;
+        let shared = Shared {
+            name: &name,
+            manifest: &manifest,
+            sink,
+            place: Mutex::new(Place { reader, hash_jobs: 0 }),
+            files: Mutex::new(manifest.links.iter().map(|link| link.files.iter().map(|_| None).collect()).collect()),
+            decoders: Mutex::default(),
+            zero_frame: Mutex::default(),
+        };
+        lanes::run(env.jobs, &LANES, env.cancel, |lanes| {
+            let shared = &shared;
+            let mut number = 0;
+            if let Some(placing) = pending.take() {
+                lanes.submit_ordered(PLACE, number, move |lanes| shared.place(lanes, &placing));
+                number += 1;
+            }
+            loop {
+                let Ok(piece) = pieces.take(env.cancel, || lanes.failed()) else {
+                    return env.cancel.check();
+                };
+                match source.next(piece) {
+                    Ok(None) => return Ok(()),
+                    Ok(Some(Chunk::Frame { piece, len, content })) => {
+                        lanes.submit(DECODE, move |lanes| {
+                            shared.decode(lanes, number, piece, len, content);
+                            Ok(())
+                        });
+                    }
+                    Ok(Some(Chunk::Decoded { piece, content, starts_frame })) => {
+                        let content_range = 0..content;
+                        let placing =
+                            Placing { content: Arc::new(Content::Bytes(piece)), range: content_range, starts_frame };
+                        lanes.submit_ordered(PLACE, number, move |lanes| shared.place(lanes, &placing));
+                    }
+                    // Told in its turn, so that the message can say where the good part ends.
+                    Err(Error::Malformed { source, .. }) => {
+                        lanes.submit_ordered(PLACE, number, move |_| Err(shared.damaged(source, None)));
+                        return Ok(());
+                    }
+                    Err(error) => return Err(error),
+                }
+                number += 1;
+            }
+        })?;
+        let place = shared.place.into_inner().unwrap_or_else(PoisonError::into_inner);
+        place.reader.finish().map_err(Error::malformed(name.clone()))?;
+        Ok(source.into_inner())
+    }
+}
+
+impl<'e, S: Sink> Shared<'e, S> {
+    fn decode(&'e self, lanes: &Lanes<'e>, number: u64, mut piece: Piece, len: usize, content: usize) {
+        let range = 0..content;
+        let known_zero = {
+            let zero = lock(&self.zero_frame);
+            zero.0 == content && content > 0 && zero.1 == piece.compressed[..len]
+        };
+        let decoded = if known_zero { Ok(()) } else { self.decode_piece(&mut piece, len, content) };
+        if let Err(error) = decoded {
+            lanes.submit_ordered(PLACE, number, move |_| Err(self.damaged(error, Some(content as u64))));
+            return;
+        }
+        // Zeros compress to next to nothing: only tiny frames are worth a look.
+        let zeros = known_zero || (len < 4096 && content > 0 && forkd_sys::is_zero(&piece.raw[..content]));
+        if zeros && !known_zero {
+            *lock(&self.zero_frame) = (content, piece.compressed[..len].to_vec());
+        }
+        let content = Arc::new(if zeros { Content::Zeros } else { Content::Bytes(piece) });
+        lanes.submit_ordered(PLACE, number, move |lanes| {
+            self.place(lanes, &Placing { content, range, starts_frame: true })
+        });
+    }
+
+    fn decode_piece(&self, piece: &mut Piece, len: usize, content: usize) -> std::result::Result<(), FormatError> {
+        let decoder = lock(&self.decoders).pop();
+        let mut decoder = match decoder {
+            Some(decoder) => decoder,
+            None => Decompressor::new().map_err(|e| FormatError::Frame(e.to_string()))?,
+        };
+        let outcome = decode(&mut decoder, piece, len, content);
+        lock(&self.decoders).push(decoder);
+        outcome
+    }
+
+    /// Walks decoded bytes and hands each part on.
+    fn place(&'e self, lanes: &Lanes<'e>, placing: &Placing) -> Result<()> {
+        let mut place = lock(&self.place);
+        let Range { mut start, end } = placing.range.clone();
+        if placing.starts_frame && place.reader.at_end() {
+            let message = "a frame follows the end of the archive".to_owned();
+            return Err(Error::Malformed { file: self.name.to_owned(), source: FormatError::Frame(message) });
+        }
+        let bytes = placing.content.bytes();
+        while start < end {
+            let (taken, event) = place.reader.step(&bytes[start..end]).map_err(Error::malformed(self.name))?;
+            match event {
+                Some(PackEvent::Start(file)) => {
+                    self.sink.start(file)?;
+                    if self.entry(file).size == 0 {
+                        self.submit_hash(lanes, &mut place, file, &placing.content, 0..0);
+                    }
+                }
+                Some(PackEvent::Data { file, offset, range }) => {
+                    let range = start + range.start..start + range.end;
+                    self.submit_hash(lanes, &mut place, file, &placing.content, range.clone());
+                    if let Content::Bytes(_) = *placing.content {
+                        let content = Arc::clone(&placing.content);
+                        lanes.submit(WRITE, move |_| self.sink.write(file, offset, &content.bytes()[range]));
+                    }
+                }
+                Some(PackEvent::Manifest) | None => {}
+            }
+            start += taken;
+        }
+        Ok(())
+    }
+
+    fn submit_hash(
+        &'e self,
+        lanes: &Lanes<'e>,
+        place: &mut Place,
+        file: FileId,
+        content: &Arc<Content>,
+        range: Range<usize>,
+    ) {
+        let content = Arc::clone(content);
+        lanes.submit_ordered(HASH, place.hash_jobs, move |_| self.hash(file, &content, range));
+        place.hash_jobs += 1;
+    }
+
+    fn hash(&self, file: FileId, content: &Content, range: Range<usize>) -> Result<()> {
+        let mut files = lock(&self.files);
+        let slot = &mut files[file.link][file.file];
+        let state = slot.get_or_insert_with(|| Progressing {
+            hasher: Hasher::default(),
+            sums: crate::blocks::BlockSums::default(),
+            received: 0,
+        });
+        let len = range.len() as u64;
+        match content {
+            Content::Zeros => {
+                state.hasher.update_zeros(len);
+                state.sums.update_zeros(len);
+            }
+            Content::Bytes(piece) => {
+                state.hasher.update(&piece.raw[range.clone()]);
+                state.sums.update(&piece.raw[range]);
+            }
+        }
+        state.received += len;
+        let entry = self.entry(file);
+        if state.received == entry.size
+            && let Some(Progressing { hasher, sums, .. }) = slot.take()
+        {
+            let found = hasher.finish();
+            if found != entry.sha256 {
+                let member = self.manifest.entry_name(&self.manifest.links[file.link], entry);
+                let message =
+                    format!("{}: {member}: sha256 is {found}; the manifest declares {}", self.name, entry.sha256);
+                return Err(Error::new(Kind::Integrity, message));
+            }
+            self.sink.hashed(file, sums.finish());
+        }
+        self.sink.advance(len);
+        Ok(())
+    }
+
+    fn entry(&self, file: FileId) -> &'e FileEntry {
+        &self.manifest.links[file.link].files[file.file]
+    }
+
+    /// Names the file and the range that a damaged frame would have filled.
+    fn damaged(&self, source: FormatError, content: Option<u64>) -> Error {
+        let position = lock(&self.place).reader.position();
+        let Some((file, offset)) = position else {
+            return Error::Malformed { file: self.name.to_owned(), source };
+        };
+        let entry = self.entry(file);
+        let member = self.manifest.entry_name(&self.manifest.links[file.link], entry);
+        let end = content.map_or(entry.size, |content| entry.size.min(offset + content));
+        Error::Malformed { file: format!("{}: {member}, bytes {offset}..{end}", self.name), source }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn decode(
+    decoder: &mut Decompressor<'_>,
+    piece: &mut Piece,
+    len: usize,
+    content: usize,
+) -> std::result::Result<(), FormatError> {
+    let made = decoder
+        .decompress_to_buffer(&piece.compressed[..len], &mut piece.raw[..content])
+        .map_err(|e| FormatError::Frame(e.to_string()))?;
+    if made == content {
+        Ok(())
+    } else {
+        Err(FormatError::Frame(format!("it decodes to {made} bytes; its header says {content}")))
+    }
+}
+
+fn decode_error(name: &str) -> impl FnOnce(std::io::Error) -> Error + '_ {
+    move |e| Error::Malformed { file: name.into(), source: FormatError::Frame(e.to_string()) }
+}

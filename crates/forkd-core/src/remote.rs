@@ -1,0 +1,130 @@
+//! The port to where packs lie: transports implement it, operations use it.
+
+use crate::{Cancel, Error, Kind, Progress, Result};
+use std::fmt;
+use std::io::Read;
+use std::path::Path;
+use url::Url;
+
+/// A URL that can be printed: user information, query and fragment never appear in text made from it, because a presigned
+/// query is a secret.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Location(Url);
+
+impl Location {
+    /// Parses an `http:`, `https:` or `file:` URL.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`]; the message does not repeat the text, which may hold a secret.
+    pub fn parse(text: &str) -> Result<Self> {
+        let url = Url::parse(text)
+            .map_err(|e| Error::new(Kind::Usage, format!("not a URL ({e}); expected http:, https: or file:")))?;
+        match url.scheme() {
+            "http" | "https" | "file" => Ok(Self(url)),
+            other => Err(Error::new(Kind::Usage, format!("'{other}:' URLs are not supported; expected http:, https: or file:"))),
+        }
+    }
+
+    /// The URL itself, for the transport only.
+    #[must_use]
+    pub fn url(&self) -> &Url {
+        &self.0
+    }
+
+    /// The digest in a `#sha256=…` fragment.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] where the fragment is there but holds no digest.
+    pub fn pinned_digest(&self) -> Result<Option<forkd_format::Digest>> {
+        let Some(hex) = self.0.fragment().and_then(|fragment| fragment.strip_prefix("sha256=")) else { return Ok(None) };
+        hex.to_ascii_lowercase().parse().map(Some).map_err(|e| Error::new(Kind::Usage, format!("#sha256=: {e}")))
+    }
+
+    /// A URL relative to this one; an absolute one stands for itself. The query is not carried over.
+    ///
+    /// # Errors
+    /// As [`Location::parse`].
+    pub fn join(&self, relative: &str) -> Result<Self> {
+        let joined = self.0.join(relative).map_err(|e| Error::new(Kind::Usage, format!("not a URL: {e}")))?;
+        Self::parse(joined.as_str())
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://", self.0.scheme())?;
+        if let Some(host) = self.0.host_str() {
+            f.write_str(host)?;
+        }
+        if let Some(port) = self.0.port() {
+            write!(f, ":{port}")?;
+        }
+        f.write_str(self.0.path())
+    }
+}
+
+impl fmt::Debug for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// An object that is being read.
+pub struct Download {
+    /// Its size in bytes, where the server says so.
+    pub size: Option<u64>,
+    /// Its bytes. Errors of the transport come as [`std::io::Error`] around an [`Error`].
+    pub body: Box<dyn Read + Send>,
+}
+
+impl fmt::Debug for Download {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Download").field("size", &self.size).finish_non_exhaustive()
+    }
+}
+
+/// A transport.
+pub trait Remote: Send + Sync {
+    /// Opens an object for reading from its beginning, following redirects, trying again where that may help.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`], [`Kind::Unauthorised`], [`Kind::Transient`] or [`Kind::General`], naming the redacted URL.
+    fn get(&self, location: &Location, cancel: &Cancel) -> Result<Download>;
+
+    /// Stores a file under a location, whole or not at all as far as the server can.
+    ///
+    /// # Errors
+    /// As [`Remote::get`].
+    fn put(&self, location: &Location, file: &Path, progress: &dyn Progress, cancel: &Cancel) -> Result<()>;
+}
+
+/// Reads a small object whole.
+pub(crate) fn get_small(remote: &dyn Remote, location: &Location, limit: u64, cancel: &Cancel) -> Result<Vec<u8>> {
+    let download = remote.get(location, cancel)?;
+    let mut bytes = Vec::new();
+    let name = location.to_string();
+    download.body.take(limit + 1).read_to_end(&mut bytes).map_err(|e| crate::frames::read_error(&name, e))?;
+    if bytes.len() as u64 > limit {
+        return Err(Error::new(Kind::Integrity, format!("{name}: more than {limit} bytes")));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_location_never_prints_its_secrets() {
+        let text = "https://user:pw@bucket.example:8443/p.tar.zst?X-Amz-Signature=abc#sha256=00";
+        let location = Location::parse(text).unwrap();
+        for shown in [location.to_string(), format!("{location:?}")] {
+            assert_eq!(shown, "https://bucket.example:8443/p.tar.zst");
+        }
+        assert!(location.pinned_digest().is_err());
+        assert_eq!(location.join("x.zst").unwrap().url().as_str(), "https://user:pw@bucket.example:8443/x.zst");
+        let error = Location::parse("ftp://user:pw@h/?sig=1").unwrap_err().to_string();
+        assert!(!error.contains("pw") && !error.contains("sig"), "{error}");
+        assert_eq!(Location::parse("file:///tmp/hub/registry.json").unwrap().to_string(), "file:///tmp/hub/registry.json");
+    }
+}

@@ -1,0 +1,91 @@
+use crate::store::LockKind;
+use crate::{Env, Error, Kind, Result, Store};
+use forkd_format::Tag;
+
+/// What happens to snapshots that are chained to one that is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Dependents {
+    /// They keep it from being removed.
+    #[default]
+    Refuse,
+    /// They are removed with it.
+    Cascade,
+    /// They stay behind and cannot be forked any more.
+    Orphan,
+}
+
+/// What was removed.
+#[derive(Debug, Clone, Default)]
+pub struct RemoveReport {
+    /// The tags, children before their parents, with the bytes that each freed.
+    pub removed: Vec<(Tag, u64)>,
+    /// Snapshots whose parent is gone now.
+    pub orphaned: Vec<Tag>,
+}
+
+/// Removes snapshots.
+///
+/// # Errors
+/// [`Kind::NotFound`] where one is not there, [`Kind::General`] where it has dependents; nothing is removed then.
+pub fn remove(store: &Store, tags: &[Tag], dependents: Dependents, env: Env<'_>) -> Result<RemoveReport> {
+    let mut doomed: Vec<Tag> = Vec::new();
+    for tag in tags {
+        if !store.contains(tag) {
+            store.load(tag)?;
+        }
+        if !doomed.contains(tag) {
+            doomed.push(tag.clone());
+        }
+    }
+    let mut orphaned = Vec::new();
+    loop {
+        let found = store.dependents(&doomed)?;
+        match (dependents, found.first()) {
+            (_, None) => break,
+            (Dependents::Refuse, Some((parent, _))) => {
+                let children: Vec<String> =
+                    found.iter().filter(|(p, _)| p == parent).map(|(_, child)| format!("'{child}'")).collect();
+                let message = format!(
+                    "'{parent}' is the chain parent of {}; remove {} first, or use --cascade to remove all of them",
+                    children.join(", "),
+                    if children.len() == 1 { "it" } else { "them" },
+                );
+                return Err(Error::new(Kind::General, message));
+            }
+            (Dependents::Cascade, _) => doomed.extend(found.into_iter().map(|(_, child)| child)),
+            (Dependents::Orphan, _) => {
+                orphaned = found.into_iter().map(|(_, child)| child).collect();
+                break;
+            }
+        }
+    }
+    let _locks = store.lock_all(&doomed, LockKind::Exclusive, env)?;
+    let staging = store.stage(env)?;
+    let mut report = RemoveReport { removed: Vec::new(), orphaned };
+    // Children first: at no moment does a chain lack its parent.
+    for (i, tag) in children_first(store, doomed).iter().enumerate() {
+        env.cancel.check()?;
+        let dir = store.dir(tag);
+        let freed = freed(&dir);
+        let trash = staging.path().join(format!("rm{i}"));
+        store.disk().rename(&dir, &trash).map_err(Error::io("remove", &dir))?;
+        report.removed.push((tag.clone(), freed));
+    }
+    let snapshots = store.snapshots();
+    store.disk().sync_dir(&snapshots).map_err(Error::io("sync", &snapshots))?;
+    Ok(report)
+}
+
+fn children_first(store: &Store, mut tags: Vec<Tag>) -> Vec<Tag> {
+    let depth = |tag: &Tag| store.chain(tag).map_or(usize::MAX, |chain| chain.len());
+    tags.sort_by_cached_key(|tag| std::cmp::Reverse(depth(tag)));
+    tags
+}
+
+/// Bytes that deleting a folder gives back: those of files that have no other name.
+fn freed(dir: &std::path::Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let files = entries.filter_map(|entry| entry.metadata().ok());
+    files.filter(|file| file.is_file() && file.nlink() == 1).map(|file| forkd_sys::allocated(&file)).sum()
+}

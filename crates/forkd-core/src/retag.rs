@@ -1,0 +1,53 @@
+use crate::store::{HashedFile, LockKind, Record, modified_ns};
+use crate::{Env, Error, Kind, Result, Store};
+use forkd_format::Tag;
+use forkd_format::manifest::{ROOTFS, SNAPSHOT_JSON};
+use std::path::PathBuf;
+
+/// Gives a snapshot a second tag. The two share their files on the disk; removing one leaves the other whole.
+///
+/// # Errors
+/// [`Kind::NotFound`], [`Kind::General`] where the new tag is taken by other bytes.
+pub fn retag(store: &Store, old: &Tag, new: &Tag, env: Env<'_>) -> Result<PathBuf> {
+    if old == new {
+        return Err(Error::new(Kind::Usage, format!("'{old}' has that tag already")));
+    }
+    store.load(old)?;
+    let _old = store.lock_all(std::slice::from_ref(old), LockKind::Shared, env)?;
+    let _new = store.lock(new, LockKind::Exclusive, env)?;
+    let stored = store.load(old)?;
+    let target = store.dir(new);
+    if store.contains(new) {
+        return Err(Error::new(Kind::General, format!("'{new}' is already at {}; `forkd rmi {new}` first", target.display())));
+    }
+    let staging = store.stage(env)?;
+    let dir = staging.dir("tag")?;
+    let disk = store.disk();
+    for (name, path) in stored.bodies().into_iter().filter(|(_, path)| path.starts_with(&stored.dir)) {
+        let to = dir.join(name);
+        disk.link(&path, &to).map_err(Error::io("link", &to))?;
+    }
+    let inside = stored.dir.join(ROOTFS).exists() && stored.snapshot.rootfs().is_some();
+    let own = inside.then(|| target.join(ROOTFS).display().to_string());
+    let rootfs = own.as_deref().or(stored.snapshot.rootfs());
+    let text = stored.snapshot.relocated(&format!("{}/", target.display()), rootfs).to_bytes();
+    let mtime_ns = write_file(store, &dir.join(SNAPSHOT_JSON), &text)?;
+    if let Some(mut record) = stored.record {
+        record.files.retain(|file| file.path != SNAPSHOT_JSON);
+        record.files.insert(0, HashedFile::of(&text, mtime_ns).recorded(SNAPSHOT_JSON));
+        let text = serde_json::to_vec(&record).map_err(|e| Error::new(Kind::General, e.to_string()))?;
+        write_file(store, &dir.join(Record::NAME), &text)?;
+    }
+    store.publish(&dir, new)?;
+    Ok(target)
+}
+
+/// Writes, seals and syncs a small file; says when it was last written.
+fn write_file(store: &Store, path: &std::path::Path, bytes: &[u8]) -> Result<i64> {
+    let disk = store.disk();
+    let file = disk.create(path, 0o644).map_err(Error::io("create", path))?;
+    disk.write_at(&file, path, bytes, 0).map_err(Error::io("write", path))?;
+    disk.seal(&file, path).map_err(Error::io("seal", path))?;
+    disk.sync_file(&file, path).map_err(Error::io("sync", path))?;
+    Ok(modified_ns(&file.metadata().map_err(Error::io("read", path))?))
+}

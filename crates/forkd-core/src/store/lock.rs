@@ -1,0 +1,85 @@
+use super::Store;
+use crate::{Env, Error, Result};
+pub use forkd_sys::LockKind;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+const RETRY: Duration = Duration::from_millis(40);
+
+/// A lock on a tag. It ends with this value, or with the process that holds it, however that ends.
+#[derive(Debug)]
+pub struct TagLock {
+    // None on a read-only store, where nobody can change what a reader reads.
+    held: Option<(File, PathBuf)>,
+}
+
+impl Drop for TagLock {
+    fn drop(&mut self) {
+        if let Some((file, path)) = &self.held {
+            // The last one out takes the file away; who waits on it notices that the name is gone and asks again.
+            if forkd_sys::try_lock(file, LockKind::Exclusive).unwrap_or(false) {
+                let _ = fs::remove_file(path);
+            }
+        }
+    }
+}
+
+pub(super) fn acquire(store: &Store, name: &str, what: &str, kind: LockKind, env: Env<'_>) -> Result<TagLock> {
+    let dir = store.root.join("locks");
+    let path = dir.join(format!("{name}.lock"));
+    let begun = Instant::now();
+    let mut told = false;
+    loop {
+        env.cancel.check()?;
+        let mut file = match open(&dir, &path) {
+            Err(e) if kind == LockKind::Shared && is_read_only(&e) => return Ok(TagLock { held: None }),
+            file => file.map_err(Error::io("lock", &path))?,
+        };
+        if forkd_sys::try_lock(&file, kind).map_err(Error::io("lock", &path))? {
+            if names(&path, &file) {
+                let note = format!("{} {}\n", std::process::id(), store.holder);
+                let _ = file.rewind().and_then(|()| file.set_len(0)).and_then(|()| file.write_all(note.as_bytes()));
+                return Ok(TagLock { held: Some((file, path)) });
+            }
+            continue;
+        }
+        let holder = holder(&mut file);
+        if begun.elapsed() >= store.lock_timeout {
+            return Err(Error::Locked { resource: what.to_owned(), holder });
+        }
+        if !told {
+            env.progress.note(&format!("waiting for {what}, in use by {holder}"));
+            told = true;
+        }
+        std::thread::sleep(RETRY);
+    }
+}
+
+fn open(dir: &Path, path: &Path) -> io::Result<File> {
+    fs::create_dir_all(dir)?;
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
+}
+
+fn is_read_only(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied)
+}
+
+/// Whether the path still names the open file.
+fn names(path: &Path, file: &File) -> bool {
+    match (path.metadata(), file.metadata()) {
+        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        _ => false,
+    }
+}
+
+fn holder(file: &mut File) -> String {
+    let mut text = String::new();
+    let read = file.rewind().and_then(|()| file.take(300).read_to_string(&mut text));
+    match (read, text.trim().split_once(' ')) {
+        (Ok(_), Some((pid, command))) => format!("process {pid} ({command})"),
+        _ => "another process".to_owned(),
+    }
+}

@@ -1,0 +1,142 @@
+use super::Stored;
+use crate::blocks::BlockSums;
+use crate::{Error, Result};
+use forkd_format::{Digest, Hasher, PAGE_SIZE, PIECE_SIZE};
+use serde::{Deserialize, Serialize};
+use std::fs::{File, Metadata};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+
+/// `forkd.json` beside a snapshot's files: what forkd knew when it put them there (`docs/format/store.md`).
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Record {
+    /// 1.
+    pub record_version: u32,
+    /// The files, with their digests.
+    pub files: Vec<RecordedFile>,
+    /// Digest of `snapshot.json` as it was in the pack, before its paths were rewritten.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packed_snapshot_json: Option<Digest>,
+    /// The pack that it came in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
+    /// As in the pack's manifest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// As in the pack's manifest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_image: Option<String>,
+    /// When it was made: the pack's time, or that of the bake. RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_at: Option<String>,
+}
+
+/// The pack that a snapshot came in.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Source {
+    /// Its redacted URL, reference or file name.
+    pub name: String,
+    /// Its digest, where it was checked against one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<Digest>,
+}
+
+/// One file of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordedFile {
+    /// Its name in the folder.
+    pub path: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// SHA-256 of the whole file.
+    pub sha256: Digest,
+    /// When it was last written, in nanoseconds since 1970.
+    pub mtime_ns: i64,
+    /// XXH3-64 of each MiB, 16 hexadecimal digits each; 0 for a MiB of zeros. Finds damage, proves nothing.
+    pub blocks: String,
+}
+
+impl Record {
+    pub(crate) const NAME: &str = "forkd.json";
+
+    pub(super) fn load(dir: &Path) -> Option<Self> {
+        let bytes = super::read_small(&dir.join(Self::NAME), 64 << 20).ok()?;
+        serde_json::from_slice::<Self>(&bytes).ok().filter(|record| record.record_version == 1)
+    }
+
+    /// The entry of one file.
+    #[must_use]
+    pub fn file(&self, path: &str) -> Option<&RecordedFile> {
+        self.files.iter().find(|file| file.path == path)
+    }
+}
+
+impl Stored {
+    /// The digest of one of its files: from the record where the file is untouched since, else by reading it.
+    pub(crate) fn digest(&self, name: &str, path: &Path) -> Result<Digest> {
+        let metadata = path.metadata().map_err(Error::io("read", path))?;
+        let recorded = self.record.as_ref().and_then(|record| record.file(name));
+        match recorded.filter(|file| file.size == metadata.len() && file.mtime_ns == modified_ns(&metadata)) {
+            Some(file) => Ok(file.sha256),
+            None => Ok(HashedFile::read(path, &mut |_| Ok(()))?.sha256),
+        }
+    }
+}
+
+pub(crate) fn modified_ns(metadata: &Metadata) -> i64 {
+    metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec())
+}
+
+/// A file that was read from one end to the other.
+#[derive(Clone)]
+pub(crate) struct HashedFile {
+    pub(crate) sha256: Digest,
+    pub(crate) size: u64,
+    pub(crate) blocks: String,
+    pub(crate) mtime_ns: i64,
+}
+
+impl HashedFile {
+    /// Reads a file; holes are hashed but not read. `advance` is told the bytes and may stop it.
+    pub(crate) fn read(path: &Path, advance: &mut dyn FnMut(u64) -> Result<()>) -> Result<Self> {
+        let failed = || Error::io("read", path);
+        let file = File::open(path).map_err(failed())?;
+        let metadata = file.metadata().map_err(failed())?;
+        let size = metadata.len();
+        let (mut hasher, mut sums) = (Hasher::default(), BlockSums::default());
+        let mut buffer = vec![0; PIECE_SIZE / 4];
+        let mut at = 0;
+        while at < size {
+            let data = forkd_sys::next_data(&file, at).map_err(failed())?.unwrap_or(size).min(size);
+            let hole = (data - at) / PAGE_SIZE as u64 * PAGE_SIZE as u64;
+            if data == size || hole > 0 {
+                let hole = if data == size { size - at } else { hole };
+                hasher.update_zeros(hole);
+                sums.update_zeros(hole);
+                at += hole;
+                advance(hole)?;
+                continue;
+            }
+            let end = forkd_sys::next_hole(&file, data.max(at)).map_err(failed())?.clamp(at + 1, size);
+            let step = (end - at).min(buffer.len() as u64) as usize;
+            file.read_exact_at(&mut buffer[..step], at).map_err(failed())?;
+            hasher.update(&buffer[..step]);
+            sums.update(&buffer[..step]);
+            at += step as u64;
+            advance(step as u64)?;
+        }
+        Ok(Self { sha256: hasher.finish(), size, blocks: sums.finish(), mtime_ns: modified_ns(&metadata) })
+    }
+
+    /// The same for bytes in memory.
+    pub(crate) fn of(bytes: &[u8], mtime_ns: i64) -> Self {
+        let mut sums = BlockSums::default();
+        sums.update(bytes);
+        Self { sha256: Digest::of(bytes), size: bytes.len() as u64, blocks: sums.finish(), mtime_ns }
+    }
+
+    pub(crate) fn recorded(self, path: &str) -> RecordedFile {
+        let Self { sha256, size, blocks, mtime_ns } = self;
+        RecordedFile { path: path.to_owned(), size, sha256, mtime_ns, blocks }
+    }
+}

@@ -1,0 +1,91 @@
+use super::Store;
+use crate::{Error, Progress, Result};
+use forkd_sys::LockKind;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+/// A folder in the store's own filesystem where an operation prepares what it will publish. It is locked for as long as its owner
+/// lives, so that anyone may clear away what a killed owner left.
+#[derive(Debug)]
+pub(crate) struct Staging {
+    path: PathBuf,
+    store: Store,
+    /// The highest folder that this run made; taken away again if nothing was put there.
+    made: Option<PathBuf>,
+    _lock: File,
+}
+
+impl Staging {
+    pub(super) fn create(store: &Store, progress: &dyn Progress) -> Result<Self> {
+        let parent = store.staging_root();
+        let made = parent.ancestors().take_while(|dir| !dir.exists()).last().map(Path::to_owned);
+        for dir in [&store.snapshots(), &parent] {
+            store.disk.make_dirs(dir).map_err(Error::io("create", dir))?;
+        }
+        sweep(store, progress)?;
+        // Nobody sweeps while a new folder is made but not locked yet.
+        let guard = File::open(&parent).map_err(Error::io("open", &parent))?;
+        while !forkd_sys::try_lock(&guard, LockKind::Shared).map_err(Error::io("lock", &parent))? {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        let path = (0u32..)
+            .map(|n| parent.join(format!("{}-{n}", std::process::id())))
+            .find(|path| path.symlink_metadata().is_err())
+            .unwrap_or_else(|| parent.join("x"));
+        store.disk.make_dir(&path).map_err(Error::io("create", &path))?;
+        let lock = File::open(&path).map_err(Error::io("open", &path))?;
+        forkd_sys::try_lock(&lock, LockKind::Exclusive).map_err(Error::io("lock", &path))?;
+        Ok(Self { path, store: store.clone(), made, _lock: lock })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes a folder in it.
+    pub(crate) fn dir(&self, name: &str) -> Result<PathBuf> {
+        let path = self.path.join(name);
+        self.store.disk.make_dir(&path).map_err(Error::io("create", &path))?;
+        Ok(path)
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        let _ = self.store.disk.remove_tree(&self.path);
+        if let Some(made) = &self.made {
+            // A refused first pack leaves no trace; folders with anything in them stay.
+            for dir in [self.store.staging_root(), self.store.root.join("locks"), self.store.snapshots()] {
+                let _ = fs::remove_dir(dir);
+            }
+            for dir in self.store.root.ancestors().take_while(|dir| dir.starts_with(made)) {
+                let _ = fs::remove_dir(dir);
+            }
+        }
+    }
+}
+
+/// Deletes the folders in staging whose owner is gone. Says how many.
+pub(super) fn sweep(store: &Store, progress: &dyn Progress) -> Result<u64> {
+    let parent = store.staging_root();
+    let Ok(entries) = fs::read_dir(&parent) else { return Ok(0) };
+    let guard = File::open(&parent).map_err(Error::io("open", &parent))?;
+    if !forkd_sys::try_lock(&guard, LockKind::Exclusive).map_err(Error::io("lock", &parent))? {
+        return Ok(0);
+    }
+    let mut count = 0;
+    for entry in entries.flatten() {
+        let path = entry.path();
+        let Ok(dir) = File::open(&path) else { continue };
+        if forkd_sys::try_lock(&dir, LockKind::Exclusive).unwrap_or(false) {
+            if path.is_dir() {
+                store.disk.remove_tree(&path).map_err(Error::io("remove", &path))?;
+            } else {
+                store.disk.remove_file(&path).map_err(Error::io("remove", &path))?;
+            }
+            progress.note(&format!("removed {}, left by an interrupted run", path.display()));
+            count += 1;
+        }
+    }
+    Ok(count)
+}

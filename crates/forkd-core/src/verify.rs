@@ -1,0 +1,218 @@
+use crate::blocks::differing;
+use crate::receive::{Incoming, Sink};
+use crate::store::{HashedFile, LockKind, Stored};
+use crate::unpack::{memory_digest, open_beside};
+use crate::{Env, Error, Kind, Result, Store};
+use forkd_format::reader::FileId;
+use forkd_format::{Digest, Hasher, Tag};
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+/// Something that is not as it was recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damage {
+    /// The file.
+    pub path: PathBuf,
+    /// The byte ranges that differ; empty where it is not a matter of bytes.
+    pub ranges: Vec<(u64, u64)>,
+    /// What was expected and found.
+    pub message: String,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path.display(), self.message)?;
+        for (i, (from, to)) in self.ranges.iter().take(8).enumerate() {
+            write!(f, "{}{from}..{to}", if i == 0 { "; damaged bytes " } else { ", " })?;
+        }
+        match self.ranges.len() {
+            0..=8 => Ok(()),
+            more => write!(f, " and {} ranges more", more - 8),
+        }
+    }
+}
+
+/// What was verified.
+#[derive(Debug, Clone, Default)]
+pub struct VerifyReport {
+    /// Links whose bytes were read.
+    pub links: usize,
+    /// Files whose digest was computed again.
+    pub files: usize,
+    /// Bytes that were checked.
+    pub bytes: u64,
+    /// All damage found; empty means whole.
+    pub damage: Vec<Damage>,
+    /// Snapshots that no digest was ever recorded for: only their chain edges could be checked.
+    pub unrecorded: Vec<Tag>,
+}
+
+/// Computes every digest of a snapshot and its ancestors again and holds them against the records and the chain's edges.
+///
+/// # Errors
+/// [`Kind::NotFound`] and what the disk says. Damage is no error here: it is in the report.
+pub fn verify_tag(store: &Store, tag: &Tag, env: Env<'_>) -> Result<VerifyReport> {
+    let tags: Vec<Tag> = store.chain(tag)?.into_iter().map(|link| link.tag).collect();
+    let _locks = store.lock_all(&tags, LockKind::Shared, env)?;
+    let chain = store.chain(tag)?;
+    let total = chain.iter().flat_map(Stored::bodies).filter_map(|(_, path)| path.metadata().ok()).map(|m| m.len()).sum();
+    env.progress.start("verifying", Some(total));
+    let report = verify_chain(&chain, env);
+    env.progress.finish();
+    report
+}
+
+/// A file that is to be read again.
+struct Check<'a> {
+    link: usize,
+    name: &'a str,
+    path: PathBuf,
+}
+
+fn verify_chain(chain: &[Stored], env: Env<'_>) -> Result<VerifyReport> {
+    let mut checks = Vec::new();
+    for (link, stored) in chain.iter().enumerate() {
+        let names = stored.record.iter().flat_map(|record| &record.files).map(|file| file.path.as_str());
+        let mut files: Vec<Check<'_>> = stored.bodies().into_iter().map(|(name, path)| Check { link, name, path }).collect();
+        let known: Vec<&str> = files.iter().map(|check| check.name).collect();
+        files.extend(names.filter(|name| !known.contains(name)).map(|name| Check { link, name, path: stored.dir.join(name) }));
+        checks.extend(files);
+    }
+    let found = read_all(&checks, env)?;
+    let mut report = VerifyReport { links: chain.len(), ..VerifyReport::default() };
+    let mut memories: Vec<Option<Digest>> = vec![None; chain.len()];
+    for (check, hashed) in checks.iter().zip(found) {
+        let stored = &chain[check.link];
+        let hashed = match hashed {
+            Ok(hashed) => hashed,
+            Err(error) if error.kind() == Kind::Interrupted => return Err(error),
+            Err(error) => {
+                report.damage.push(Damage { path: check.path.clone(), ranges: Vec::new(), message: error.to_string() });
+                continue;
+            }
+        };
+        report.files += 1;
+        report.bytes += hashed.size;
+        if check.name == forkd_format::manifest::MEMORY {
+            memories[check.link] = Some(hashed.sha256);
+        }
+        if let Some(recorded) = stored.record.as_ref().and_then(|record| record.file(check.name))
+            && (recorded.sha256, recorded.size) != (hashed.sha256, hashed.size)
+        {
+            let message = if recorded.size == hashed.size {
+                format!("sha256 is {}; recorded was {}", hashed.sha256, recorded.sha256)
+            } else {
+                format!("{} bytes; recorded were {}", hashed.size, recorded.size)
+            };
+            let ranges = differing(&recorded.blocks, &hashed.blocks, recorded.size.max(hashed.size));
+            report.damage.push(Damage { path: check.path.clone(), ranges, message });
+        }
+    }
+    report.unrecorded = chain.iter().filter(|stored| stored.record.is_none()).map(|stored| stored.tag.clone()).collect();
+    report.damage.extend(broken_edges(chain, &memories)?);
+    Ok(report)
+}
+
+fn broken_edges(chain: &[Stored], memories: &[Option<Digest>]) -> Result<Vec<Damage>> {
+    let mut damage = Vec::new();
+    for (i, stored) in chain.iter().enumerate().skip(1) {
+        let parent = stored.snapshot.parent().map_err(Error::malformed(stored.dir.display().to_string()))?;
+        let Some(expected) = parent.and_then(|parent| parent.content_hash) else { continue };
+        let found = match memories[i - 1] {
+            Some(found) => found,
+            None => memory_digest(&chain[i - 1])?,
+        };
+        if found != expected {
+            let message = format!("parent_content_hash is {expected}, but '{}' has {found}", chain[i - 1].tag);
+            damage.push(Damage { path: stored.dir.join(forkd_format::manifest::SNAPSHOT_JSON), ranges: Vec::new(), message });
+        }
+    }
+    Ok(damage)
+}
+
+/// Reads files with as many threads as there are jobs, a file a thread.
+fn read_all(checks: &[Check<'_>], env: Env<'_>) -> Result<Vec<Result<HashedFile>>> {
+    let next = Mutex::new(0..checks.len());
+    let results: Mutex<Vec<Option<Result<HashedFile>>>> = Mutex::new(checks.iter().map(|_| None).collect());
+    std::thread::scope(|scope| {
+        for _ in 0..env.jobs.clamp(1, 16) {
+            scope.spawn(|| {
+                while let Some(i) = next.lock().ok().and_then(|mut next| next.next()) {
+                    let hashed = HashedFile::read(&checks[i].path, &mut |bytes| {
+                        env.progress.advance(bytes);
+                        env.cancel.check()
+                    });
+                    if let Ok(mut results) = results.lock() {
+                        results[i] = Some(hashed);
+                    }
+                }
+            });
+        }
+    });
+    env.cancel.check()?;
+    let results = results.into_inner().unwrap_or_default();
+    let missing = || Err(Error::new(Kind::General, "internal error: a reader stopped"));
+    Ok(results.into_iter().map(|result| result.unwrap_or_else(missing)).collect())
+}
+
+/// Checks a pack file as unpacking would, and writes nothing.
+///
+/// # Errors
+/// [`Kind::NotFound`], and [`Kind::Integrity`] naming the first damage by file and offset.
+pub fn verify_file(file: &Path, env: Env<'_>) -> Result<VerifyReport> {
+    let name = file.display().to_string();
+    let input = File::open(file).map_err(Error::io("open", file))?;
+    let incoming = Incoming::open(input, &name, env)?;
+    let manifest = incoming.manifest().clone();
+    env.progress.start("verifying", Some(manifest.unpacked_size()));
+    let received = incoming.receive(&Discard(env), env);
+    env.progress.finish();
+    received?;
+    let mut files = manifest.links.iter().map(|link| link.files.len()).sum();
+    if let Some(rootfs) = &manifest.rootfs {
+        let sidecar = rootfs.file_name();
+        let wrong = |e: std::io::Error| Error::new(Kind::Integrity, format!("{sidecar}: {e}"));
+        let mut decoder = zstd::stream::read::Decoder::new(open_beside(file, rootfs)?).map_err(wrong)?;
+        decoder.window_log_max(forkd_format::frame::MAX_WINDOW_LOG).map_err(wrong)?;
+        let mut decoder = decoder.take(rootfs.size + 1);
+        let (mut hasher, mut size, mut buffer) = (Hasher::default(), 0, vec![0; 1 << 20]);
+        loop {
+            env.cancel.check()?;
+            let read = decoder.read(&mut buffer).map_err(wrong)?;
+            if read == 0 {
+                break;
+            }
+            hasher.update(&buffer[..read]);
+            size += read as u64;
+        }
+        let found = hasher.finish();
+        if size != rootfs.size || found != rootfs.sha256 {
+            let message = format!("{sidecar}: sha256 is {found}; the manifest declares {}", rootfs.sha256);
+            return Err(Error::new(Kind::Integrity, message));
+        }
+        files += 1;
+    }
+    Ok(VerifyReport { links: manifest.links.len(), files, bytes: manifest.unpacked_size(), ..VerifyReport::default() })
+}
+
+/// A sink that keeps nothing: the reader checks every digest on the way.
+struct Discard<'a>(Env<'a>);
+
+impl Sink for Discard<'_> {
+    fn start(&self, _file: FileId) -> Result<()> {
+        Ok(())
+    }
+
+    fn write(&self, _file: FileId, _offset: u64, _bytes: &[u8]) -> Result<()> {
+        Ok(())
+    }
+
+    fn hashed(&self, _file: FileId, _blocks: String) {}
+
+    fn advance(&self, bytes: u64) {
+        self.0.progress.advance(bytes);
+    }
+}

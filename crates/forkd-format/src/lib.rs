@@ -1,0 +1,31 @@
+//! Bytes to types and back: everything that forkd reads from strangers is parsed here.
+//!
+//! This crate works on byte slices and strings only. It knows no paths, no network and no clock, so that all of
+//! it can be fuzzed. The formats are specified in `docs/format/`; where code and document disagree, the code is wrong.
+#![forbid(unsafe_code)]
+
+mod digest;
+mod error;
+pub mod frame;
+pub mod layout;
+pub mod manifest;
+pub mod reader;
+mod reference;
+pub mod registry;
+mod snapshot;
+mod tag;
+mod tar;
+
+pub use digest::{Digest, Hasher};
+pub use error::FormatError;
+pub use manifest::Manifest;
+pub use reference::Reference;
+pub use registry::Registry;
+pub use snapshot::{ParentLink, Snapshot};
+pub use tag::Tag;
+
+/// The unit in which zero bytes become holes, in bytes. Equal to the page size of every guest we run.
+pub const PAGE_SIZE: usize = 4096;
+
+/// A frame never spans an aligned piece of this many bytes of one file (`docs/format/pack.md`).
+pub const PIECE_SIZE: usize = 4 << 20;

@@ -1,0 +1,123 @@
+//! `registry.json`: the list behind `owner/name` (`docs/format/registry.md`).
+
+use crate::{Digest, FormatError, Reference};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+
+/// The largest registry that is read, in bytes.
+pub const MAX_REGISTRY: u64 = 64 << 20;
+
+/// A parsed registry. Keys that it does not know are ignored.
+#[derive(Debug, Deserialize)]
+pub struct Registry {
+    schema_version: u64,
+    packages: BTreeMap<String, Package>,
+}
+
+/// One `owner/name`.
+#[derive(Debug, Deserialize)]
+pub struct Package {
+    /// For people.
+    #[serde(default)]
+    pub description: Option<String>,
+    /// Version name to artifact; `latest` is always there.
+    pub versions: BTreeMap<String, Version>,
+}
+
+/// One artifact.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Version {
+    /// Where the pack lies; may be relative to the registry's own URL.
+    pub url: String,
+    /// SHA-256 of the pack file.
+    pub sha256: Digest,
+    /// Size of the pack file, in bytes.
+    pub size_bytes: u64,
+    /// Guest memory in MiB.
+    #[serde(default)]
+    pub memory_mib: Option<u64>,
+    /// The container image behind the rootfs.
+    #[serde(default)]
+    pub base_image: Option<String>,
+}
+
+/// Why a reference has no artifact here.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// The package is not listed; similar names.
+    Package(Vec<String>),
+    /// The package has other versions only; their names.
+    Version(Vec<String>),
+}
+
+impl Registry {
+    /// Parses a registry.
+    ///
+    /// # Errors
+    /// [`FormatError::Registry`] where it is not JSON, not schema version 1, or a package lacks `latest`.
+    pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
+        let wrong = FormatError::Registry;
+        if bytes.len() as u64 > MAX_REGISTRY {
+            return Err(wrong(format!("more than {MAX_REGISTRY} bytes")));
+        }
+        let registry: Self = serde_json::from_slice(bytes).map_err(|e| wrong(e.to_string()))?;
+        if registry.schema_version != 1 {
+            return Err(wrong(format!("schema_version is {}; expected 1", registry.schema_version)));
+        }
+        for (name, package) in &registry.packages {
+            if !package.versions.contains_key("latest") {
+                return Err(wrong(format!("package '{}' has no version 'latest'", crate::error::shorten(name))));
+            }
+        }
+        Ok(registry)
+    }
+
+    /// The artifact that a reference names.
+    ///
+    /// # Errors
+    /// [`Missing`] with what is there instead.
+    pub fn resolve(&self, reference: &Reference) -> Result<&Version, Missing> {
+        let Some(package) = self.packages.get(&reference.package) else {
+            let name = reference.package.split('/').next_back().unwrap_or_default();
+            let similar = |key: &&String| key.split('/').next_back().is_some_and(|k| k.contains(name) || name.contains(k));
+            return Err(Missing::Package(self.packages.keys().filter(similar).take(5).cloned().collect()));
+        };
+        package
+            .versions
+            .get(&reference.version)
+            .ok_or_else(|| Missing::Version(package.versions.keys().take(50).cloned().collect()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(versions: &str) -> String {
+        format!(r#"{{"_note":"x","schema_version":1,"packages":{{"acme/py":{{"versions":{{{versions}}}}}}}}}"#)
+    }
+
+    fn version(name: &str) -> String {
+        let digest = Digest::of(name.as_bytes());
+        format!(r#""{name}":{{"url":"https://h/p","sha256":"{digest}","size_bytes":5,"release_tag":"r"}}"#)
+    }
+
+    #[test]
+    fn resolves_versions_and_says_what_is_there() {
+        let both = format!("{},{}", version("latest"), version("v1"));
+        let registry = Registry::parse(text(&both).as_bytes()).unwrap();
+        assert_eq!(registry.resolve(&"acme/py@v1".parse().unwrap()).unwrap().sha256, Digest::of(b"v1"));
+        assert_eq!(registry.resolve(&"acme/py".parse().unwrap()).unwrap().size_bytes, 5);
+        let missing = registry.resolve(&"acme/py@v9".parse().unwrap()).unwrap_err();
+        assert_eq!(missing, Missing::Version(vec!["latest".into(), "v1".into()]));
+        let missing = registry.resolve(&"other/py".parse().unwrap()).unwrap_err();
+        assert_eq!(missing, Missing::Package(vec!["acme/py".into()]));
+    }
+
+    #[test]
+    fn refuses_what_is_not_schema_1() {
+        for bad in [text(&version("v1")), text("").replace(":1,", ":2,"), "{}".into(), "<html>".into()] {
+            assert!(Registry::parse(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+}

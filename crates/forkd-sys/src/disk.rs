@@ -1,0 +1,226 @@
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+
+/// A call that changes the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Call {
+    /// A folder is made.
+    MakeDir,
+    /// A file is made.
+    Create,
+    /// Bytes are written, or a file's length is set.
+    Write,
+    /// A file's mode is changed.
+    Mode,
+    /// A file is synced to the disk.
+    SyncFile,
+    /// A folder's entries are synced to the disk.
+    SyncDir,
+    /// A name is moved to one that is free.
+    Rename,
+    /// Two names change places.
+    Exchange,
+    /// A second name is made for a file.
+    Link,
+    /// A file or folder is deleted.
+    Remove,
+}
+
+/// Sees every call before it is made, and may fail it.
+pub type Probe = Arc<dyn Fn(Call, &Path) -> io::Result<()> + Send + Sync>;
+
+/// The one way to change the disk, so that tests can record each call and let each one fail.
+#[derive(Clone, Default)]
+pub struct Disk {
+    probe: Option<Probe>,
+}
+
+impl std::fmt::Debug for Disk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Disk")
+    }
+}
+
+impl Disk {
+    /// A disk whose calls pass through a probe.
+    #[must_use]
+    pub fn with_probe(probe: Probe) -> Self {
+        Self { probe: Some(probe) }
+    }
+
+    fn ask(&self, call: Call, path: &Path) -> io::Result<()> {
+        self.probe.as_ref().map_or(Ok(()), |probe| probe(call, path))
+    }
+
+    /// Makes a folder and those above it; one that is there already is fine.
+    ///
+    /// # Errors
+    /// As `mkdir(2)`.
+    pub fn make_dirs(&self, path: &Path) -> io::Result<()> {
+        if path.is_dir() {
+            return Ok(());
+        }
+        self.ask(Call::MakeDir, path)?;
+        fs::create_dir_all(path)
+    }
+
+    /// Makes a folder that must not exist.
+    ///
+    /// # Errors
+    /// As `mkdir(2)`.
+    pub fn make_dir(&self, path: &Path) -> io::Result<()> {
+        self.ask(Call::MakeDir, path)?;
+        fs::create_dir(path)
+    }
+
+    /// Makes a file that must not exist (`O_EXCL`), for reading and writing, with these permissions.
+    ///
+    /// # Errors
+    /// As `open(2)`.
+    pub fn create(&self, path: &Path, mode: u32) -> io::Result<File> {
+        self.ask(Call::Create, path)?;
+        OpenOptions::new().read(true).write(true).create_new(true).mode(mode).open(path)
+    }
+
+    /// Writes at an offset.
+    ///
+    /// # Errors
+    /// As `pwrite(2)`.
+    pub fn write_at(&self, file: &File, path: &Path, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.ask(Call::Write, path)?;
+        file.write_all_at(bytes, offset)
+    }
+
+    /// Sets a file's length; what is beyond the old one is a hole.
+    ///
+    /// # Errors
+    /// As `ftruncate(2)`.
+    pub fn set_len(&self, file: &File, path: &Path, len: u64) -> io::Result<()> {
+        self.ask(Call::Write, path)?;
+        file.set_len(len)
+    }
+
+    /// Takes the write permission from a file.
+    ///
+    /// # Errors
+    /// As `fchmod(2)`.
+    pub fn seal(&self, file: &File, path: &Path) -> io::Result<()> {
+        self.ask(Call::Mode, path)?;
+        file.set_permissions(fs::Permissions::from_mode(0o444))
+    }
+
+    /// Syncs a file's bytes and length.
+    ///
+    /// # Errors
+    /// As `fsync(2)`.
+    pub fn sync_file(&self, file: &File, path: &Path) -> io::Result<()> {
+        self.ask(Call::SyncFile, path)?;
+        file.sync_all()
+    }
+
+    /// Syncs a folder's entries.
+    ///
+    /// # Errors
+    /// As `fsync(2)`.
+    pub fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.ask(Call::SyncDir, path)?;
+        File::open(path)?.sync_all()
+    }
+
+    /// Moves a name; fails with `EEXIST` where the new one is taken.
+    ///
+    /// # Errors
+    /// As `renameat2(2)`.
+    pub fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.ask(Call::Rename, to)?;
+        match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+            // A filesystem without the flag: the caller holds the lock on the name, so looking first is enough.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+                if to.symlink_metadata().is_ok() {
+                    return Err(io::ErrorKind::AlreadyExists.into());
+                }
+                fs::rename(from, to)
+            }
+            other => Ok(other?),
+        }
+    }
+
+    /// Moves a file over another.
+    ///
+    /// # Errors
+    /// As `rename(2)`.
+    pub fn replace(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.ask(Call::Rename, to)?;
+        fs::rename(from, to)
+    }
+
+    /// Lets two names change places at once: there is no moment in which either is missing.
+    ///
+    /// # Errors
+    /// As `renameat2(2)`; `EINVAL` on filesystems that cannot.
+    pub fn exchange(&self, a: &Path, b: &Path) -> io::Result<()> {
+        self.ask(Call::Exchange, b)?;
+        Ok(renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE)?)
+    }
+
+    /// Makes a second name for a file.
+    ///
+    /// # Errors
+    /// As `link(2)`.
+    pub fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.ask(Call::Link, to)?;
+        fs::hard_link(from, to)
+    }
+
+    /// Deletes a file.
+    ///
+    /// # Errors
+    /// As `unlink(2)`.
+    pub fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.ask(Call::Remove, path)?;
+        fs::remove_file(path)
+    }
+
+    /// Deletes a folder and what is in it.
+    ///
+    /// # Errors
+    /// As `unlink(2)` and `rmdir(2)`.
+    pub fn remove_tree(&self, path: &Path) -> io::Result<()> {
+        self.ask(Call::Remove, path)?;
+        fs::remove_dir_all(path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_never_overwritten_and_exchange_is_whole() {
+        let root = tempfile::tempdir().unwrap();
+        let (a, b) = (root.path().join("a"), root.path().join("b"));
+        let disk = Disk::default();
+        disk.make_dir(&a).unwrap();
+        disk.make_dir(&b).unwrap();
+        fs::write(a.join("x"), "from a").unwrap();
+        assert_eq!(disk.rename(&a, &b).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        disk.exchange(&a, &b).unwrap();
+        assert_eq!(fs::read_to_string(b.join("x")).unwrap(), "from a");
+        assert!(disk.create(&b.join("x"), 0o600).is_err());
+    }
+
+    #[test]
+    fn a_probe_can_fail_a_call() {
+        let root = tempfile::tempdir().unwrap();
+        let disk = Disk::with_probe(Arc::new(|call, _| match call {
+            Call::MakeDir => Err(io::ErrorKind::StorageFull.into()),
+            _ => Ok(()),
+        }));
+        assert!(disk.make_dir(&root.path().join("a")).is_err());
+        assert!(!root.path().join("a").exists());
+    }
+}

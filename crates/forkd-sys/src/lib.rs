@@ -1,0 +1,12 @@
+//! What the operating system must be asked for directly: sparse files, atomic renames, locks, child processes.
+//! The only crate of the workspace that may hold unsafe code.
+
+mod child;
+mod disk;
+mod lock;
+mod sparse;
+
+pub use child::{die_with_parent, inherit};
+pub use disk::{Call, Disk, Probe};
+pub use lock::{LockKind, try_lock};
+pub use sparse::{allocated, free_space, is_zero, next_data, next_hole, punch_hole, start_writeback};

@@ -50,10 +50,10 @@ impl Output {
         }
     }
 
-    /// An error, with its causes.
+    /// An error. Those of the libraries name their causes themselves.
     #[allow(clippy::unused_self, reason = "the one place that prints")]
     pub(crate) fn error(&self, error: &anyhow::Error) {
-        let _ = writeln!(std::io::stderr(), "forkd: {error:#}");
+        let _ = writeln!(std::io::stderr(), "forkd: {error}");
     }
 }
 

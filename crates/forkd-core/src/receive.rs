@@ -31,6 +31,8 @@ const WRITE: usize = 2;
 const DECODE: usize = 3;
 const LANES: [LaneKind; 4] = [LaneKind::Ordered, LaneKind::Ordered, LaneKind::Parallel, LaneKind::Parallel];
 
+const HOLE_STEP: usize = 64 << 20;
+
 static ZEROS: [u8; RAW_LEN] = [0; RAW_LEN];
 
 /// What a frame decodes to.
@@ -46,6 +48,12 @@ impl Content {
             Self::Bytes(piece) => &piece.raw,
         }
     }
+}
+
+/// Bytes of a file, in file order.
+enum Bytes {
+    Zeros(u64),
+    Of(Arc<Content>, Range<usize>),
 }
 
 /// A part of a decoded chunk that is not placed yet.
@@ -230,15 +238,24 @@ impl<'e, S: Sink> Shared<'e, S> {
                 Some(PackEvent::Start(file)) => {
                     self.sink.start(file)?;
                     if self.entry(file).size == 0 {
-                        self.submit_hash(lanes, &mut place, file, &placing.content, 0..0);
+                        self.submit_hash(lanes, &mut place, file, Bytes::Zeros(0));
                     }
                 }
                 Some(PackEvent::Data { file, offset, range }) => {
                     let range = start + range.start..start + range.end;
-                    self.submit_hash(lanes, &mut place, file, &placing.content, range.clone());
-                    if let Content::Bytes(_) = *placing.content {
+                    if let Content::Zeros = *placing.content {
+                        self.submit_hash(lanes, &mut place, file, Bytes::Zeros(range.len() as u64));
+                    } else {
                         let content = Arc::clone(&placing.content);
+                        self.submit_hash(lanes, &mut place, file, Bytes::Of(Arc::clone(&content), range.clone()));
                         lanes.submit(WRITE, move |_| self.sink.write(file, offset, &content.bytes()[range]));
+                    }
+                }
+                Some(PackEvent::Hole { file, len, .. }) => {
+                    // In steps, so that a stop is seen between them.
+                    for start in (0..len).step_by(HOLE_STEP) {
+                        let step = (len - start).min(HOLE_STEP as u64);
+                        self.submit_hash(lanes, &mut place, file, Bytes::Zeros(step));
                     }
                 }
                 Some(PackEvent::Manifest) | None => {}
@@ -248,20 +265,12 @@ impl<'e, S: Sink> Shared<'e, S> {
         Ok(())
     }
 
-    fn submit_hash(
-        &'e self,
-        lanes: &Lanes<'e>,
-        place: &mut Place,
-        file: FileId,
-        content: &Arc<Content>,
-        range: Range<usize>,
-    ) {
-        let content = Arc::clone(content);
-        lanes.submit_ordered(HASH, place.hash_jobs, move |_| self.hash(file, &content, range));
+    fn submit_hash(&'e self, lanes: &Lanes<'e>, place: &mut Place, file: FileId, bytes: Bytes) {
+        lanes.submit_ordered(HASH, place.hash_jobs, move |_| self.hash(file, &bytes));
         place.hash_jobs += 1;
     }
 
-    fn hash(&self, file: FileId, content: &Content, range: Range<usize>) -> Result<()> {
+    fn hash(&self, file: FileId, bytes: &Bytes) -> Result<()> {
         let mut files = lock(&self.files);
         let slot = &mut files[file.link][file.file];
         let state = slot.get_or_insert_with(|| Progressing {
@@ -269,17 +278,19 @@ impl<'e, S: Sink> Shared<'e, S> {
             sums: crate::blocks::BlockSums::default(),
             received: 0,
         });
-        let len = range.len() as u64;
-        match content {
-            Content::Zeros => {
-                state.hasher.update_zeros(len);
-                state.sums.update_zeros(len);
+        let len = match bytes {
+            Bytes::Zeros(len) => {
+                state.hasher.update_zeros(*len);
+                state.sums.update_zeros(*len);
+                *len
             }
-            Content::Bytes(piece) => {
-                state.hasher.update(&piece.raw[range.clone()]);
-                state.sums.update(&piece.raw[range]);
+            Bytes::Of(content, range) => {
+                let bytes = &content.bytes()[range.clone()];
+                state.hasher.update(bytes);
+                state.sums.update(bytes);
+                bytes.len() as u64
             }
-        }
+        };
         state.received += len;
         let entry = self.entry(file);
         if state.received == entry.size

@@ -1,6 +1,9 @@
 use crate::store::LockKind;
 use crate::{Env, Error, Kind, Result, Store};
 use forkd_format::Tag;
+use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 /// What happens to snapshots that are chained to one that is removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -62,11 +65,12 @@ pub fn remove(store: &Store, tags: &[Tag], dependents: Dependents, env: Env<'_>)
     let _locks = store.lock_all(&doomed, LockKind::Exclusive, env)?;
     let staging = store.stage(env)?;
     let mut report = RemoveReport { removed: Vec::new(), orphaned };
+    let mut names = HashMap::new();
     // Children first: at no moment does a chain lack its parent.
     for (i, tag) in children_first(store, doomed).iter().enumerate() {
         env.cancel.check()?;
         let dir = store.dir(tag);
-        let freed = freed(&dir);
+        let freed = freed(&dir, &mut names);
         let trash = staging.path().join(format!("rm{i}"));
         store.disk().rename(&dir, &trash).map_err(Error::io("remove", &dir))?;
         report.removed.push((tag.clone(), freed));
@@ -82,10 +86,17 @@ fn children_first(store: &Store, mut tags: Vec<Tag>) -> Vec<Tag> {
     tags
 }
 
-/// Bytes that deleting a folder gives back: those of files that have no other name.
-fn freed(dir: &std::path::Path) -> u64 {
-    use std::os::unix::fs::MetadataExt;
+/// Bytes that deleting a folder gives back: those of files that have no name left then. `names` counts names of files that
+/// have several and lose them one by one.
+fn freed(dir: &Path, names: &mut HashMap<u64, u64>) -> u64 {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let files = entries.filter_map(|entry| entry.metadata().ok());
-    files.filter(|file| file.is_file() && file.nlink() == 1).map(|file| forkd_sys::allocated(&file)).sum()
+    let mut bytes = 0;
+    for file in entries.filter_map(|entry| entry.metadata().ok()).filter(std::fs::Metadata::is_file) {
+        let gone = names.entry(file.ino()).or_default();
+        *gone += 1;
+        if *gone == file.nlink() {
+            bytes += forkd_sys::allocated(&file);
+        }
+    }
+    bytes
 }

@@ -31,6 +31,15 @@ pub enum PackEvent {
         /// The part of the slice.
         range: Range<usize>,
     },
+    /// A stretch of the file that is zero and stands nowhere in the pack.
+    Hole {
+        /// The file.
+        file: FileId,
+        /// Offset in the file, in bytes.
+        offset: u64,
+        /// Length in bytes.
+        len: u64,
+    },
 }
 
 #[derive(Debug)]
@@ -88,6 +97,10 @@ impl PackReader {
         let event = match event {
             Some(TarEvent::Entry { name, size }) => self.entry(&name, size)?,
             Some(TarEvent::Data { offset, range }) => self.data(offset, range, bytes)?,
+            Some(TarEvent::Hole { offset, len }) => match self.current {
+                Current::File(file) => Some(PackEvent::Hole { file, offset, len }),
+                _ => return Err(self.tar.wrong(format!("{MANIFEST} has holes"))),
+            },
             None => None,
         };
         Ok((taken, event))

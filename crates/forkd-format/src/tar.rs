@@ -1,5 +1,5 @@
-//! A tar reader that is pushed bytes and takes only what a pack may hold: regular files. Header fields are read by
-//! the `tar` crate; the rules are those of `docs/format/pack.md`.
+//! A tar reader that is pushed bytes and takes only what a pack may hold: regular files, whole or in GNU's old sparse form
+//! (which existing hosts write). Header fields are read by the `tar` crate; the rules are those of `docs/format/pack.md`.
 
 use crate::FormatError;
 use std::ops::Range;
@@ -8,6 +8,8 @@ const BLOCK: usize = 512;
 /// Zero bytes allowed after the end marker: one record of GNU tar's largest common blocking factor.
 const MAX_TRAILING: u64 = 1 << 20;
 const MAX_PAX: u64 = 64 << 10;
+/// Data stretches that one sparse file may list.
+const MAX_EXTENTS: usize = 1 << 20;
 
 /// What a step of the parser found.
 #[derive(Debug, PartialEq, Eq)]
@@ -16,12 +18,15 @@ pub(crate) enum TarEvent {
     Entry { name: String, size: u64 },
     /// Bytes of the current file: a range of the slice just given, and where in the file they belong.
     Data { offset: u64, range: Range<usize> },
+    /// A stretch of the current file that is zero and stands nowhere in the stream.
+    Hole { offset: u64, len: u64 },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Header,
-    Body { size: u64, left: u64 },
+    SparseMap,
+    Body,
     Pax { left: u64, pad: u64 },
     Padding { left: u64 },
     SecondZeroBlock,
@@ -35,9 +40,43 @@ struct Override {
     size: Option<u64>,
 }
 
+/// The file that is being read: which stretches of it stand in the stream.
+#[derive(Debug, Default)]
+struct Body {
+    name: String,
+    /// Its size.
+    size: u64,
+    /// Bytes of it that stand in the stream.
+    stored: u64,
+    /// Offset and length of each stretch, in order.
+    extents: Vec<(u64, u64)>,
+    /// The stretch that is being read.
+    current: usize,
+    /// The next offset in the file.
+    at: u64,
+}
+
+impl Body {
+    /// Checks that the stretches are in order, within the file, and as long together as what is stored.
+    fn is_coherent(&self) -> bool {
+        let mut end = 0;
+        let mut stored = 0u64;
+        for (offset, len) in &self.extents {
+            let Some(next) = offset.checked_add(*len) else { return false };
+            if *offset < end || next > self.size {
+                return false;
+            }
+            end = next;
+            stored += len;
+        }
+        stored == self.stored
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct TarParser {
     state: State,
+    body: Body,
     offset: u64,
     partial: Vec<u8>,
     pax: Vec<u8>,
@@ -48,6 +87,7 @@ impl Default for TarParser {
     fn default() -> Self {
         Self {
             state: State::Header,
+            body: Body::default(),
             offset: 0,
             partial: Vec::with_capacity(BLOCK),
             pax: Vec::new(),
@@ -69,25 +109,15 @@ impl TarParser {
 
     /// Offset of the next byte in the current file's body.
     pub(crate) fn body_offset(&self) -> Option<u64> {
-        match self.state {
-            State::Body { size, left } => Some(size - left),
-            _ => None,
-        }
+        (self.state == State::Body).then_some(self.body.at)
     }
 
-    /// Takes bytes from the front of `bytes`; says how many, and what they meant. Takes at least one of a non-empty slice.
+    /// Takes bytes from the front of `bytes`; says how many, and what they meant. Of a non-empty slice it takes
+    /// at least one, or gives a [`TarEvent::Hole`].
     pub(crate) fn step(&mut self, bytes: &[u8]) -> Result<(usize, Option<TarEvent>), FormatError> {
         let (taken, event) = match self.state {
-            State::Header | State::SecondZeroBlock => self.block(bytes)?,
-            State::Body { size, left } => {
-                let step = clamp(left, bytes.len());
-                let data = TarEvent::Data { offset: size - left, range: 0..step };
-                self.state = match left - step as u64 {
-                    0 => State::Padding { left: padding(size) },
-                    left => State::Body { size, left },
-                };
-                (step, Some(data))
-            }
+            State::Header | State::SecondZeroBlock | State::SparseMap => self.block(bytes)?,
+            State::Body => self.step_body(bytes.len()),
             State::Pax { left, pad } => {
                 let step = clamp(left, bytes.len());
                 self.pax.extend_from_slice(&bytes[..step]);
@@ -121,6 +151,27 @@ impl TarParser {
         Ok((taken, event))
     }
 
+    fn step_body(&mut self, available: usize) -> (usize, Option<TarEvent>) {
+        let body = &mut self.body;
+        let offset = body.at;
+        let (start, len) = body.extents.get(body.current).copied().unwrap_or((body.size, 0));
+        let (taken, event) = if offset < start {
+            body.at = start;
+            (0, TarEvent::Hole { offset, len: start - offset })
+        } else {
+            let taken = clamp(start + len - offset, available);
+            body.at += taken as u64;
+            (taken, TarEvent::Data { offset, range: 0..taken })
+        };
+        while body.extents.get(body.current).is_some_and(|(start, len)| body.at >= start + len) {
+            body.current += 1;
+        }
+        if body.at == body.size {
+            self.state = State::Padding { left: padding(body.stored) };
+        }
+        (taken, Some(event))
+    }
+
     fn block(&mut self, bytes: &[u8]) -> Result<(usize, Option<TarEvent>), FormatError> {
         let step = (BLOCK - self.partial.len()).min(bytes.len());
         self.partial.extend_from_slice(&bytes[..step]);
@@ -130,6 +181,7 @@ impl TarParser {
         let block = std::mem::take(&mut self.partial);
         let zero = block.iter().all(|b| *b == 0);
         let event = match (self.state, zero) {
+            (State::SparseMap, _) => self.more_extents(&block)?,
             (State::SecondZeroBlock, true) => {
                 self.state = State::Trailer { seen: 0 };
                 None
@@ -161,11 +213,22 @@ impl TarParser {
             tar::EntryType::Regular => {
                 let over = std::mem::take(&mut self.next);
                 let (name, size) = (over.name.unwrap_or_else(|| name.to_owned()), over.size.unwrap_or(size));
-                self.state = match size {
-                    0 => State::Header,
-                    _ => State::Body { size, left: size },
-                };
-                Ok(Some(TarEvent::Entry { name, size }))
+                self.body = Body { name, size, stored: size, extents: vec![(0, size)], ..Body::default() };
+                self.begin_body().map(Some)
+            }
+            tar::EntryType::GNUSparse => {
+                let over = std::mem::take(&mut self.next);
+                let name = over.name.unwrap_or_else(|| name.to_owned());
+                let gnu = header.as_gnu().filter(|_| over.size.is_none());
+                let gnu = gnu.ok_or_else(|| self.wrong(format!("entry '{shown}' is sparse but not in GNU's form")))?;
+                let real = gnu.real_size().map_err(|_| self.wrong("a sparse entry's size is not a number"))?;
+                self.body = Body { name, size: real, stored: size, ..Body::default() };
+                self.add_extents(&gnu.sparse)?;
+                if gnu.is_extended() {
+                    self.state = State::SparseMap;
+                    return Ok(None);
+                }
+                self.begin_body().map(Some)
             }
             tar::EntryType::XHeader if size > 0 && size <= MAX_PAX => {
                 self.pax.clear();
@@ -175,6 +238,41 @@ impl TarParser {
             tar::EntryType::XHeader => Err(self.wrong(format!("an extended header of {size} bytes"))),
             other => Err(self.wrong(format!("entry '{shown}' is a {other:?}; a pack holds regular files only"))),
         }
+    }
+
+    fn more_extents(&mut self, block: &[u8]) -> Result<Option<TarEvent>, FormatError> {
+        let mut map = tar::GnuExtSparseHeader::new();
+        map.as_mut_bytes().copy_from_slice(block);
+        self.add_extents(map.sparse())?;
+        if map.is_extended() { Ok(None) } else { self.begin_body().map(Some) }
+    }
+
+    fn add_extents(&mut self, entries: &[tar::GnuSparseHeader]) -> Result<(), FormatError> {
+        for entry in entries.iter().filter(|entry| !entry.is_empty()) {
+            let (Ok(offset), Ok(len)) = (entry.offset(), entry.length()) else {
+                return Err(self.wrong("a sparse map holds what is not a number"));
+            };
+            if self.body.extents.len() == MAX_EXTENTS {
+                return Err(self.wrong(format!("a sparse map of more than {MAX_EXTENTS} stretches")));
+            }
+            // A stretch of no bytes only marks the end of the file.
+            if len > 0 {
+                self.body.extents.push((offset, len));
+            }
+        }
+        Ok(())
+    }
+
+    fn begin_body(&mut self) -> Result<TarEvent, FormatError> {
+        if self.body.stored == self.body.size && self.body.size == 0 {
+            self.body.extents.clear();
+        }
+        if !self.body.is_coherent() {
+            let name = crate::error::shorten(&self.body.name);
+            return Err(self.wrong(format!("entry '{name}' has a sparse map that does not fit its size")));
+        }
+        self.state = if self.body.size == 0 { State::Header } else { State::Body };
+        Ok(TarEvent::Entry { name: self.body.name.clone(), size: self.body.size })
     }
 
     fn read_pax(&mut self) -> Result<(), FormatError> {

@@ -1,1 +1,9 @@
-//! Test support.
+//! For tests, the demo and benchmarks only.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "test support: a failure here is a failed test")]
+
+mod hub;
+mod snapshots;
+
+pub use hub::{Hub, SIGNATURE};
+pub use snapshots::{Fixture, chain, fixture, fixtures_dir, pseudo_random, sha256, tree};

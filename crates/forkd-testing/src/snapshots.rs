@@ -1,0 +1,120 @@
+//! Snapshots to test with: small made-up ones, and the real ones of the fixtures folder.
+
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// A made-up snapshot.
+#[derive(Debug, Clone)]
+pub struct Fixture {
+    /// Its tag.
+    pub tag: String,
+    /// Makes its bytes.
+    pub seed: u64,
+    /// Bytes of memory.
+    pub memory: u64,
+    /// Bytes of the root disk; none without.
+    pub rootfs: Option<u64>,
+    /// Parent's tag and the digest of its memory.
+    pub parent: Option<(String, String)>,
+}
+
+/// Numbers that are the same on every run (splitmix64).
+pub fn pseudo_random(seed: u64) -> impl FnMut() -> u64 {
+    let mut state = seed;
+    move || {
+        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+}
+
+/// Writes a made-up snapshot into a store's folder, as an existing host would have: no record, absolute paths.
+pub fn fixture(data_home: &Path, fixture: &Fixture) -> PathBuf {
+    let dir = data_home.join("forkd/snapshots").join(&fixture.tag);
+    fs::create_dir_all(&dir).unwrap();
+    let mut random = pseudo_random(fixture.seed);
+    let vmstate: Vec<u8> = (0..5000).map(|_| (random() % 7) as u8).collect();
+    fs::write(dir.join("vmstate"), vmstate).unwrap();
+    // About a quarter of the pages hold something; the rest are holes, or zeros that are written out.
+    let mut body = |name: &str, size: u64| {
+        let file = File::create(dir.join(name)).unwrap();
+        file.set_len(size).unwrap();
+        for offset in (0..size).step_by(4096) {
+            let len = (size - offset).min(4096) as usize;
+            match random() % 8 {
+                0 => {
+                    let page: Vec<u8> = (0..len).map(|_| random() as u8).collect();
+                    file.write_all_at(&page, offset).unwrap();
+                }
+                1 => {
+                    let page: Vec<u8> = b"warm python heap ".iter().copied().cycle().take(len).collect();
+                    file.write_all_at(&page, offset).unwrap();
+                }
+                2 => file.write_all_at(&vec![0; len], offset).unwrap(),
+                _ => {}
+            }
+        }
+    };
+    body("memory.bin", fixture.memory);
+    if let Some(size) = fixture.rootfs {
+        body("rootfs.ext4", size);
+    }
+    let parent = fixture.parent.as_ref().map_or_else(String::new, |(tag, hash)| {
+        format!(r#","parent_tag":"{tag}","parent_content_hash":"{hash}""#)
+    });
+    let at = dir.display();
+    let json = format!(r#"{{"vmstate":"{at}/vmstate","memory":"{at}/memory.bin","volumes":[],"x_unknown":[1,"two"]{parent}}}"#);
+    fs::write(dir.join("snapshot.json"), json).unwrap();
+    dir
+}
+
+/// Writes a made-up chain, root first; gives the tags.
+pub fn chain(data_home: &Path, prefix: &str, depth: usize, memory: u64) -> Vec<String> {
+    let mut parent = None;
+    (0..depth)
+        .map(|i| {
+            let tag = format!("{prefix}{i}");
+            let rootfs = (i == 0).then_some(100_000);
+            let seed = i as u64 + 1;
+            let dir = fixture(data_home, &Fixture { tag: tag.clone(), seed, memory, rootfs, parent: parent.take() });
+            parent = Some((tag.clone(), sha256(&dir.join("memory.bin"))));
+            tag
+        })
+        .collect()
+}
+
+/// The digest of a file, lower-case hexadecimal.
+#[must_use]
+pub fn sha256(path: &Path) -> String {
+    Sha256::digest(fs::read(path).unwrap()).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Every entry below a folder with its mode and, for files, its digest: two equal trees are the same.
+#[must_use]
+pub fn tree(root: &Path) -> BTreeMap<PathBuf, String> {
+    let mut found = BTreeMap::new();
+    let mut pending = vec![root.to_owned()];
+    while let Some(dir) = pending.pop() {
+        for entry in fs::read_dir(&dir).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            let metadata = path.symlink_metadata().unwrap();
+            let mode = metadata.permissions().mode();
+            let content = if metadata.is_file() { sha256(&path) } else { String::new() };
+            if metadata.is_dir() {
+                pending.push(path.clone());
+            }
+            found.insert(path.strip_prefix(root).unwrap().to_owned(), format!("{mode:o} {content}"));
+        }
+    }
+    found
+}
+
+/// The folder of real fixtures, from `FORKD_FIXTURES`; none where it is not set.
+#[must_use]
+pub fn fixtures_dir() -> Option<PathBuf> {
+    std::env::var_os("FORKD_FIXTURES").map(PathBuf::from).filter(|dir| dir.join("forkd-0.5.3").is_dir())
+}

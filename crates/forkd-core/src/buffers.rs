@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 pub(crate) struct Buffers {
+    count: usize,
     free: Mutex<Vec<Vec<u8>>>,
     wake: Condvar,
 }
@@ -20,18 +21,20 @@ pub(crate) struct Buffer {
 impl Buffers {
     pub(crate) fn new(count: usize, len: usize) -> Arc<Self> {
         // Zeroed by the kernel when first touched: unused buffers cost nothing.
-        Arc::new(Self { free: Mutex::new((0..count).map(|_| vec![0; len]).collect()), wake: Condvar::new() })
+        Arc::new(Self { count, free: Mutex::new((0..count).map(|_| vec![0; len]).collect()), wake: Condvar::new() })
     }
 
-    /// Waits for a free buffer, until `stop` says so or the user does.
-    pub(crate) fn take(self: &Arc<Self>, cancel: &Cancel, stop: impl Fn() -> bool) -> Result<Buffer> {
+    /// Waits for a free buffer while fewer than `most` are in use, until `stop` says so or the user does.
+    pub(crate) fn take(self: &Arc<Self>, most: usize, cancel: &Cancel, stop: impl Fn() -> bool) -> Result<Buffer> {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             cancel.check()?;
             if stop() {
                 return Err(Error::new(Kind::General, "stopped"));
             }
-            if let Some(bytes) = free.pop() {
+            if self.count - free.len() < most
+                && let Some(bytes) = free.pop()
+            {
                 return Ok(Buffer { bytes, home: Arc::clone(self) });
             }
             let wait = self.wake.wait_timeout(free, Duration::from_millis(100));
@@ -61,7 +64,11 @@ impl DerefMut for Buffer {
     }
 }
 
-/// Pieces that may be in memory at a time: enough to keep the workers busy, few enough to stay under 256 MiB.
-pub(crate) fn pieces_in_flight(jobs: usize) -> usize {
+/// Frames in memory at a time, before they are decoded or after they are made: enough to keep the workers busy, few enough to
+/// stay under 256 MiB in all.
+pub(crate) fn frames_in_flight(jobs: usize) -> usize {
     (2 * jobs + 4).min(20)
 }
+
+/// Decoded pieces in memory at a time. More than workers need: while one hashes a long stretch of zeros, others decode ahead.
+pub(crate) const DECODED_IN_FLIGHT: usize = 26;

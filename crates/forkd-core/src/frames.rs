@@ -13,6 +13,9 @@ pub(crate) const RAW_LEN: usize = PIECE_SIZE + 512;
 /// Room for a frame of [`RAW_LEN`] bytes as any encoder would write it.
 pub(crate) const COMPRESSED_LEN: usize = RAW_LEN + RAW_LEN / 128 + (64 << 10);
 
+/// Decoded pieces in memory beside a stream's own window.
+const SPARING: usize = 6;
+
 /// The memory of one piece on its way: its frame and what that decodes to.
 pub(crate) struct Piece {
     pub(crate) compressed: Buffer,
@@ -26,13 +29,14 @@ pub(crate) struct Pieces {
 }
 
 impl Pieces {
-    pub(crate) fn new(count: usize) -> Self {
-        Self { compressed: Buffers::new(count, COMPRESSED_LEN), raw: Buffers::new(count, RAW_LEN) }
+    pub(crate) fn new(compressed: usize, raw: usize) -> Self {
+        Self { compressed: Buffers::new(compressed, COMPRESSED_LEN), raw: Buffers::new(raw, RAW_LEN) }
     }
 
-    pub(crate) fn take(&self, cancel: &Cancel, stop: impl Fn() -> bool) -> Result<Piece> {
-        let raw = self.raw.take(cancel, &stop)?;
-        Ok(Piece { compressed: self.compressed.take(cancel, &stop)?, raw })
+    /// Waits for memory for one piece. `sparing` keeps most of it free, for a stream whose window may take as much again.
+    pub(crate) fn take(&self, sparing: bool, cancel: &Cancel, stop: impl Fn() -> bool) -> Result<Piece> {
+        let raw = self.raw.take(if sparing { SPARING } else { usize::MAX }, cancel, &stop)?;
+        Ok(Piece { compressed: self.compressed.take(usize::MAX, cancel, &stop)?, raw })
     }
 }
 
@@ -58,6 +62,11 @@ impl<R: Read> FrameSource<R> {
     pub(crate) fn new(input: R, name: &str) -> Self {
         let buffer = vec![0; 256 << 10].into_boxed_slice();
         Self { input, name: name.to_owned(), buffer, start: 0, end: 0, streaming: None }
+    }
+
+    /// Whether the next chunk goes on with a frame that is decoded as a stream.
+    pub(crate) fn is_streaming(&self) -> bool {
+        self.streaming.is_some()
     }
 
     /// The input, read to its end.

@@ -1,6 +1,6 @@
 //! From snapshots in the store to a pack: read once, hashed and compressed on all cores, written in order.
 
-use crate::buffers::pieces_in_flight;
+use crate::buffers::frames_in_flight;
 use crate::frames::{COMPRESSED_LEN, Piece, Pieces};
 use crate::lanes::{self, LaneKind, Lanes};
 use crate::store::{LockKind, Stored};
@@ -221,7 +221,7 @@ fn write(
     };
     // High levels need tens of MiB a thread.
     let jobs = if level > 12 { env.jobs.min(2) } else { env.jobs };
-    let pieces = Pieces::new(pieces_in_flight(jobs));
+    let pieces = Pieces::new(frames_in_flight(jobs), frames_in_flight(jobs));
     lanes::run(jobs, &LANES, env.cancel, |lanes| {
         let shared = &shared;
         let (mut frames, mut hashes) = (0, 0);
@@ -242,7 +242,7 @@ fn write(
             literal(header.to_vec(), &mut frames);
             let mut parts = Parts::new(i, input);
             while let Some(part) = parts.next().map_err(Error::io("read", &input.path))? {
-                let Ok(piece) = pieces.take(env.cancel, || lanes.failed()) else { return env.cancel.check() };
+                let Ok(piece) = pieces.take(false, env.cancel, || lanes.failed()) else { return env.cancel.check() };
                 let (frame, hash) = (frames, hashes);
                 lanes.submit(COMPRESS, move |lanes| shared.part(lanes, part, piece, frame, hash));
                 frames += 1;

@@ -1,7 +1,8 @@
-//! Reads a pack with all cores: frames are decoded in parallel, their content is placed in order, hashed in order and handed to a
-//! sink in any order. Nothing of the pack is trusted before it was checked.
+//! Reads a pack with all cores: frames are decoded in parallel, their content is placed in order, hashed in order and written in
+//! order, each by whichever core is free. Nothing of the pack is trusted before it was checked.
 
-use crate::buffers::pieces_in_flight;
+use crate::blocks::BlockSums;
+use crate::buffers::{DECODED_IN_FLIGHT, frames_in_flight};
 use crate::frames::{Chunk, FrameSource, Piece, Pieces, RAW_LEN};
 use crate::lanes::{self, LaneKind, Lanes};
 use crate::{Env, Error, Kind, Result};
@@ -17,19 +18,26 @@ use zstd::bulk::Decompressor;
 pub(crate) trait Sink: Sync {
     /// A declared file begins.
     fn start(&self, file: FileId) -> Result<()>;
-    /// Bytes of it, from any thread, in any order. Stretches that are known to be zero are left out.
+    /// Bytes of it, in file order. Stretches that are known to be zero are left out.
     fn write(&self, file: FileId, offset: u64, bytes: &[u8]) -> Result<()>;
-    /// All its bytes were hashed and have the declared digest; the sums are those of [`crate::blocks`].
-    fn hashed(&self, file: FileId, blocks: String);
+    /// All its bytes were written; the sums are those of [`crate::blocks`].
+    fn written(&self, file: FileId, blocks: String);
     /// So many bytes of content were checked.
     fn advance(&self, bytes: u64);
 }
 
+// Hashing is serial within a file. Files take turns in a few lanes, so that the end of one (often zeros) and the beginning of the
+// next are hashed at the same time. Writing has one lane: the kernel lets one thread at a time write to a file.
 const PLACE: usize = 0;
 const HASH: usize = 1;
-const WRITE: usize = 2;
-const DECODE: usize = 3;
-const LANES: [LaneKind; 4] = [LaneKind::Ordered, LaneKind::Ordered, LaneKind::Parallel, LaneKind::Parallel];
+const HASH_LANES: usize = 4;
+const WRITE: usize = HASH + HASH_LANES;
+const DECODE: usize = WRITE + 1;
+const LANES: [LaneKind; DECODE + 1] = {
+    let mut lanes = [LaneKind::Ordered; DECODE + 1];
+    lanes[DECODE] = LaneKind::Parallel;
+    lanes
+};
 
 const HOLE_STEP: usize = 64 << 20;
 
@@ -51,9 +59,19 @@ impl Content {
 }
 
 /// Bytes of a file, in file order.
+#[derive(Clone)]
 enum Bytes {
     Zeros(u64),
     Of(Arc<Content>, Range<usize>),
+}
+
+impl Bytes {
+    fn len(&self) -> u64 {
+        match self {
+            Self::Zeros(len) => *len,
+            Self::Of(_, range) => range.len() as u64,
+        }
+    }
 }
 
 /// A part of a decoded chunk that is not placed yet.
@@ -75,13 +93,26 @@ pub(crate) struct Incoming<R> {
 
 struct Place {
     reader: PackReader,
-    hash_jobs: u64,
+    /// Jobs that each hash lane was given.
+    hash_jobs: [u64; HASH_LANES],
+    /// Jobs that the write lane was given.
+    write_jobs: u64,
 }
 
-struct Progressing {
-    hasher: Hasher,
-    sums: crate::blocks::BlockSums,
-    received: u64,
+/// Per-file state that a lane works on: what it computes, and how many bytes it has seen.
+type PerFile<T> = Vec<Vec<Mutex<Option<(T, u64)>>>>;
+
+fn per_file<T>(manifest: &Manifest) -> PerFile<T> {
+    manifest.links.iter().map(|link| link.files.iter().map(|_| Mutex::new(None)).collect()).collect()
+}
+
+/// Adds bytes to a file's state; gives the state back once the file is complete.
+fn add<T: Default>(files: &PerFile<T>, id: FileId, len: u64, size: u64, update: impl FnOnce(&mut T)) -> Option<T> {
+    let mut slot = lock(&files[id.link][id.file]);
+    let (state, received) = slot.get_or_insert_with(|| (T::default(), 0));
+    update(state);
+    *received += len;
+    if *received == size { slot.take().map(|(state, _)| state) } else { None }
 }
 
 /// What the jobs of one run share.
@@ -90,7 +121,8 @@ struct Shared<'e, S> {
     manifest: &'e Manifest,
     sink: &'e S,
     place: Mutex<Place>,
-    files: Mutex<Vec<Vec<Option<Progressing>>>>,
+    hashers: PerFile<Hasher>,
+    sums: PerFile<BlockSums>,
     decoders: Mutex<Vec<Decompressor<'static>>>,
     /// A frame that was seen to decode to zeros, and to how many: its like need no decoding.
     zero_frame: Mutex<(usize, Vec<u8>)>,
@@ -100,10 +132,10 @@ impl<R: Read> Incoming<R> {
     /// Reads up to the end of the manifest.
     pub(crate) fn open(input: R, name: &str, env: Env<'_>) -> Result<Self> {
         let mut source = FrameSource::new(input, name);
-        let pieces = Pieces::new(pieces_in_flight(env.jobs));
+        let pieces = Pieces::new(frames_in_flight(env.jobs), DECODED_IN_FLIGHT);
         let mut reader = PackReader::default();
         loop {
-            let Some(chunk) = source.next(pieces.take(env.cancel, || false)?)? else {
+            let Some(chunk) = source.next(pieces.take(false, env.cancel, || false)?)? else {
                 let missing = reader.finish().err();
                 let missing = missing.unwrap_or_else(|| FormatError::Manifest("missing".into()));
                 return Err(Error::Malformed { file: name.into(), source: missing });
@@ -143,8 +175,9 @@ impl<R: Read> Incoming<R> {
             name: &name,
             manifest: &manifest,
             sink,
-            place: Mutex::new(Place { reader, hash_jobs: 0 }),
-            files: Mutex::new(manifest.links.iter().map(|link| link.files.iter().map(|_| None).collect()).collect()),
+            place: Mutex::new(Place { reader, hash_jobs: [0; HASH_LANES], write_jobs: 0 }),
+            hashers: per_file(&manifest),
+            sums: per_file(&manifest),
             decoders: Mutex::default(),
             zero_frame: Mutex::default(),
         };
@@ -156,7 +189,7 @@ impl<R: Read> Incoming<R> {
                 number += 1;
             }
             loop {
-                let Ok(piece) = pieces.take(env.cancel, || lanes.failed()) else {
+                let Ok(piece) = pieces.take(source.is_streaming(), env.cancel, || lanes.failed()) else {
                     return env.cancel.check();
                 };
                 match source.next(piece) {
@@ -238,24 +271,22 @@ impl<'e, S: Sink> Shared<'e, S> {
                 Some(PackEvent::Start(file)) => {
                     self.sink.start(file)?;
                     if self.entry(file).size == 0 {
-                        self.submit_hash(lanes, &mut place, file, Bytes::Zeros(0));
+                        self.submit(lanes, &mut place, file, 0, Bytes::Zeros(0));
                     }
                 }
                 Some(PackEvent::Data { file, offset, range }) => {
                     let range = start + range.start..start + range.end;
-                    if let Content::Zeros = *placing.content {
-                        self.submit_hash(lanes, &mut place, file, Bytes::Zeros(range.len() as u64));
-                    } else {
-                        let content = Arc::clone(&placing.content);
-                        self.submit_hash(lanes, &mut place, file, Bytes::Of(Arc::clone(&content), range.clone()));
-                        lanes.submit(WRITE, move |_| self.sink.write(file, offset, &content.bytes()[range]));
-                    }
+                    let bytes = match *placing.content {
+                        Content::Zeros => Bytes::Zeros(range.len() as u64),
+                        Content::Bytes(_) => Bytes::Of(Arc::clone(&placing.content), range),
+                    };
+                    self.submit(lanes, &mut place, file, offset, bytes);
                 }
-                Some(PackEvent::Hole { file, len, .. }) => {
+                Some(PackEvent::Hole { file, offset, len }) => {
                     // In steps, so that a stop is seen between them.
                     for start in (0..len).step_by(HOLE_STEP) {
                         let step = (len - start).min(HOLE_STEP as u64);
-                        self.submit_hash(lanes, &mut place, file, Bytes::Zeros(step));
+                        self.submit(lanes, &mut place, file, offset + start, Bytes::Zeros(step));
                     }
                 }
                 Some(PackEvent::Manifest) | None => {}
@@ -265,47 +296,45 @@ impl<'e, S: Sink> Shared<'e, S> {
         Ok(())
     }
 
-    fn submit_hash(&'e self, lanes: &Lanes<'e>, place: &mut Place, file: FileId, bytes: Bytes) {
-        lanes.submit_ordered(HASH, place.hash_jobs, move |_| self.hash(file, &bytes));
-        place.hash_jobs += 1;
+    /// Has bytes hashed and written, by two lanes at the same time.
+    fn submit(&'e self, lanes: &Lanes<'e>, place: &mut Place, file: FileId, offset: u64, bytes: Bytes) {
+        let copy = bytes.clone();
+        let lane = (file.link + file.file) % HASH_LANES;
+        lanes.submit_ordered(HASH + lane, place.hash_jobs[lane], move |_| self.hash(file, &copy));
+        place.hash_jobs[lane] += 1;
+        lanes.submit_ordered(WRITE, place.write_jobs, move |_| self.write(file, offset, &bytes));
+        place.write_jobs += 1;
     }
 
     fn hash(&self, file: FileId, bytes: &Bytes) -> Result<()> {
-        let mut files = lock(&self.files);
-        let slot = &mut files[file.link][file.file];
-        let state = slot.get_or_insert_with(|| Progressing {
-            hasher: Hasher::default(),
-            sums: crate::blocks::BlockSums::default(),
-            received: 0,
-        });
-        let len = match bytes {
-            Bytes::Zeros(len) => {
-                state.hasher.update_zeros(*len);
-                state.sums.update_zeros(*len);
-                *len
-            }
-            Bytes::Of(content, range) => {
-                let bytes = &content.bytes()[range.clone()];
-                state.hasher.update(bytes);
-                state.sums.update(bytes);
-                bytes.len() as u64
-            }
-        };
-        state.received += len;
         let entry = self.entry(file);
-        if state.received == entry.size
-            && let Some(Progressing { hasher, sums, .. }) = slot.take()
-        {
-            let found = hasher.finish();
-            if found != entry.sha256 {
+        let complete = add(&self.hashers, file, bytes.len(), entry.size, |hasher| match bytes {
+            Bytes::Zeros(len) => hasher.update_zeros(*len),
+            Bytes::Of(content, range) => hasher.update(&content.bytes()[range.clone()]),
+        });
+        self.sink.advance(bytes.len());
+        match complete.map(Hasher::finish) {
+            Some(found) if found != entry.sha256 => {
                 let member = self.manifest.entry_name(&self.manifest.links[file.link], entry);
                 let message =
                     format!("{}: {member}: sha256 is {found}; the manifest declares {}", self.name, entry.sha256);
-                return Err(Error::new(Kind::Integrity, message));
+                Err(Error::new(Kind::Integrity, message))
             }
-            self.sink.hashed(file, sums.finish());
+            _ => Ok(()),
         }
-        self.sink.advance(len);
+    }
+
+    fn write(&self, file: FileId, offset: u64, bytes: &Bytes) -> Result<()> {
+        let complete = add(&self.sums, file, bytes.len(), self.entry(file).size, |sums| match bytes {
+            Bytes::Zeros(len) => sums.update_zeros(*len),
+            Bytes::Of(content, range) => sums.update(&content.bytes()[range.clone()]),
+        });
+        if let Bytes::Of(content, range) = bytes {
+            self.sink.write(file, offset, &content.bytes()[range.clone()])?;
+        }
+        if let Some(sums) = complete {
+            self.sink.written(file, sums.finish());
+        }
         Ok(())
     }
 

@@ -454,7 +454,7 @@ impl Sink for Unpacking<'_> {
         Ok(())
     }
 
-    fn hashed(&self, id: FileId, blocks: String) {
+    fn written(&self, id: FileId, blocks: String) {
         self.blocks.lock().unwrap_or_else(PoisonError::into_inner).push((id, blocks));
     }
 

@@ -210,7 +210,7 @@ impl Sink for Discard<'_> {
         Ok(())
     }
 
-    fn hashed(&self, _file: FileId, _blocks: String) {}
+    fn written(&self, _file: FileId, _blocks: String) {}
 
     fn advance(&self, bytes: u64) {
         self.0.progress.advance(bytes);

@@ -161,6 +161,9 @@ const WRITE: usize = 1;
 const COMPRESS: usize = 2;
 const LANES: [LaneKind; 3] = [LaneKind::Ordered, LaneKind::Ordered, LaneKind::Parallel];
 
+/// The kernel is asked to begin writing to the disk in steps of so many bytes.
+const WRITEBACK_STEP: u64 = 8 << 20;
+
 /// What the jobs of one run share.
 struct Shared<'e> {
     level: i32,
@@ -178,13 +181,18 @@ struct Output<'e> {
     file: &'e File,
     path: &'e Path,
     at: u64,
+    /// How far the kernel was asked to begin writing to the disk.
+    begun: u64,
 }
 
 impl Output<'_> {
     fn append(&mut self, bytes: &[u8]) -> Result<()> {
         self.store.disk().write_at(self.file, self.path, bytes, self.at).map_err(Error::io("write", self.path))?;
-        forkd_sys::start_writeback(self.file, self.at, bytes.len() as u64);
         self.at += bytes.len() as u64;
+        if self.at - self.begun >= WRITEBACK_STEP {
+            forkd_sys::start_writeback(self.file, self.begun, self.at - self.begun);
+            self.begun = self.at;
+        }
         Ok(())
     }
 }
@@ -214,7 +222,7 @@ fn write(
         level,
         inputs,
         hashes: Mutex::new(inputs.iter().map(|_| (Hasher::default(), None)).collect()),
-        output: Mutex::new(Output { store, file: out, path, at: room as u64 }),
+        output: Mutex::new(Output { store, file: out, path, at: room as u64, begun: 0 }),
         compressors: Mutex::default(),
         zero_frames: Mutex::default(),
         env,

@@ -10,6 +10,7 @@ use forkd_format::manifest::{MEMORY, ROOTFS, VMSTATE};
 use serde_json::{Map, Value, json};
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc;
@@ -134,10 +135,7 @@ impl Engine for Qemu {
         let rootfs = into.join(ROOTFS);
         std::fs::copy(&machine.rootfs, &rootfs).map_err(Error::io("copy to", &rootfs))?;
         let run = self.runtime_dir()?;
-        let vmstate = into.join(VMSTATE);
-        let state = File::create_new(&vmstate).map_err(Error::io("create", &vmstate))?;
-        let mut command = self.command(&Start::Boot(machine), into, machine.memory_mib << 20, run.path());
-        let state = inherit(&mut command, state);
+        let command = self.command(&Start::Boot(machine), into, machine.memory_mib << 20, run.path());
         let mut process = Process::start(command, run.path())?;
         let mut qmp = Qmp::new(process.connect(&run.path().join("qmp"), env.cancel)?)?;
         wait_for_guest(&mut process, run.path(), machine.boot_wait, env)?;
@@ -145,7 +143,7 @@ impl Engine for Qemu {
         std::thread::sleep(Duration::from_millis(100));
         qmp.execute("stop", json!({}))?;
         qmp.ignore_shared()?;
-        qmp.execute("migrate", json!({ "uri": format!("fd:{state}") }))?;
+        save_state(&mut qmp, &run.path().join("state"), &into.join(VMSTATE))?;
         qmp.wait_migrated(FORK_LIMIT, env.cancel)?;
         // An answer may not come any more.
         let _ = qmp.execute("quit", json!({}));
@@ -222,25 +220,45 @@ fn resume(process: &mut Process, dir: &Path, state: i32, number: usize, env: Env
 fn wait_for_guest(process: &mut Process, run: &Path, limit: Duration, env: Env<'_>) -> Result<()> {
     let begun = Instant::now();
     let mut channel = connect_guest(process, run, env)?;
-    while begun.elapsed() < limit {
-        let answer = channel.ping("bake", Duration::from_millis(500), Duration::from_secs(1), env.cancel);
-        match answer {
+    let what = loop {
+        if begun.elapsed() >= limit {
+            break format!("the guest does not answer after {} s", limit.as_secs());
+        }
+        match channel.ping("bake", Duration::from_millis(500), Duration::from_secs(1), env.cancel) {
             Ok(Some(_)) => return Ok(()),
             Ok(None) => process.check_alive()?,
-            Err(error) => {
-                process.check_alive()?;
-                return Err(error);
-            }
+            Err(error) if error.kind() == Kind::Interrupted => return Err(error),
+            Err(_) => break format!("the guest stopped while it booted ({})", process.last_words()),
         }
-    }
+    };
     let console = tail(&run.join("console")).unwrap_or_else(|| "nothing".into());
-    let message = format!("the guest does not answer after {} s; its console ends with:\n  {console}", limit.as_secs());
-    Err(Error::new(Kind::General, message))
+    Err(Error::new(Kind::General, format!("{what}; its console ends with:\n  {console}")))
 }
 
 fn connect_guest(process: &mut Process, run: &Path, env: Env<'_>) -> Result<Channel> {
     let path = run.join("guest");
     Channel::new(process.connect(&path, env.cancel)?).map_err(Error::io("connect to", &path))
+}
+
+/// Lets QEMU write the device state to a socket, and that to a file: it may open no files of its own any more.
+fn save_state(qmp: &mut Qmp, socket: &Path, vmstate: &Path) -> Result<()> {
+    let failed = || Error::io("write", vmstate);
+    let mut file = File::create_new(vmstate).map_err(failed())?;
+    let listener = UnixListener::bind(socket).map_err(Error::io("create", socket))?;
+    listener.set_nonblocking(true).map_err(Error::io("create", socket))?;
+    qmp.execute("migrate", json!({ "uri": format!("unix:{}", socket.display()) }))?;
+    let begun = Instant::now();
+    let mut stream = loop {
+        match listener.accept() {
+            Ok((stream, _)) => break stream,
+            Err(_) if begun.elapsed() < Duration::from_secs(10) => std::thread::sleep(Duration::from_millis(2)),
+            Err(e) => return Err(Error::io("receive the machine's state at", socket)(e)),
+        }
+    };
+    stream.set_nonblocking(false).map_err(failed())?;
+    stream.set_read_timeout(Some(FORK_LIMIT)).map_err(failed())?;
+    std::io::copy(&mut stream, &mut file).map_err(failed())?;
+    Ok(())
 }
 
 /// Leaves a file open in the child; says under which number.

@@ -29,7 +29,7 @@ pub(crate) enum Local<'a> {
 /// A tag in the store, else a file.
 pub(crate) fn local<'a>(what: &'a str, store: &Store) -> Option<Local<'a>> {
     let tag = what.parse::<Tag>().ok().filter(|tag| store.contains(tag));
-    tag.map(Local::Tag).or_else(|| Path::new(what).exists().then(|| Local::File(Path::new(what))))
+    tag.map(Local::Tag).or_else(|| Path::new(what).is_file().then(|| Local::File(Path::new(what))))
 }
 
 /// What to say of a name that is neither.

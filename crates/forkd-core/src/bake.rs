@@ -1,7 +1,7 @@
 //! From a running machine to a snapshot in the store, and from there to children.
 
 use crate::engine::{Child, Engine, Machine};
-use crate::store::{HashedFile, LockKind, Record};
+use crate::store::{HashedFile, LockKind, Record, sealed_mode};
 use crate::{Env, Error, Kind, Result, Store};
 use forkd_format::manifest::{MEMORY, ROOTFS, SNAPSHOT_JSON, VMSTATE};
 use forkd_format::{PIECE_SIZE, PAGE_SIZE, Snapshot, Tag};
@@ -52,7 +52,7 @@ pub fn bake(
 
 fn seal(store: &Store, path: &Path) -> Result<()> {
     let file = File::open(path).map_err(Error::io("open", path))?;
-    store.disk().seal(&file, path).map_err(Error::io("seal", path))?;
+    store.disk().set_mode(&file, path, sealed_mode(path)).map_err(Error::io("seal", path))?;
     store.disk().sync_file(&file, path).map_err(Error::io("sync", path))
 }
 

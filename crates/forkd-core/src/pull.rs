@@ -83,7 +83,7 @@ pub fn pull(store: &Store, remote: &dyn Remote, options: &PullOptions, env: Env<
         }
     };
     // Of several who want the same pack, one downloads; the others find it done.
-    let key = expected.sha256.map_or_else(|| Digest::of(location.url().as_str().as_bytes()), |sha256| sha256);
+    let key = expected.sha256.unwrap_or_else(|| Digest::of(location.url().as_str().as_bytes()));
     let _lock = store.lock_name(&format!("pull-{key}"), &format!("the download of {name}"), LockKind::Exclusive, env)?;
     if let Some(here) = already_here(store, expected.sha256, &options.unpack)? {
         return Ok(PullReport { downloaded: 0, sha256: expected.sha256, unpack: here });

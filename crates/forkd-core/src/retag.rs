@@ -1,4 +1,4 @@
-use crate::store::{HashedFile, LockKind, Record, modified_ns};
+use crate::store::{HashedFile, LockKind, Record, modified_ns, sealed_mode};
 use crate::{Env, Error, Kind, Result, Store};
 use forkd_format::Tag;
 use forkd_format::manifest::{ROOTFS, SNAPSHOT_JSON};
@@ -47,7 +47,7 @@ fn write_file(store: &Store, path: &std::path::Path, bytes: &[u8]) -> Result<i64
     let disk = store.disk();
     let file = disk.create(path, 0o644).map_err(Error::io("create", path))?;
     disk.write_at(&file, path, bytes, 0).map_err(Error::io("write", path))?;
-    disk.seal(&file, path).map_err(Error::io("seal", path))?;
+    disk.set_mode(&file, path, sealed_mode(path)).map_err(Error::io("seal", path))?;
     disk.sync_file(&file, path).map_err(Error::io("sync", path))?;
     Ok(modified_ns(&file.metadata().map_err(Error::io("read", path))?))
 }

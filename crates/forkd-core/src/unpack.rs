@@ -1,7 +1,7 @@
 //! From a pack to snapshots in the store.
 
 use crate::receive::{Incoming, Sink};
-use crate::store::{HashedFile, LockKind, Record, RecordedFile, Source, Staging, Stored, modified_ns};
+use crate::store::{HashedFile, LockKind, Record, RecordedFile, Source, Staging, Stored, modified_ns, sealed_mode};
 use crate::{Env, Error, Kind, Result, Store};
 use forkd_format::manifest::{FileEntry, Link, MEMORY, ROOTFS, RootfsSidecar, SNAPSHOT_JSON};
 use forkd_format::reader::FileId;
@@ -372,7 +372,7 @@ impl<'a> Unpacking<'a> {
     fn finish_file(&self, Staged { path, file }: &Staged, size: u64) -> Result<i64> {
         let disk = self.store.disk();
         disk.set_len(file, path, size).map_err(Error::io("write", path))?;
-        disk.seal(file, path).map_err(Error::io("seal", path))?;
+        disk.set_mode(file, path, sealed_mode(path)).map_err(Error::io("seal", path))?;
         disk.sync_file(file, path).map_err(Error::io("sync", path))?;
         Ok(modified_ns(&file.metadata().map_err(Error::io("read", path))?))
     }
@@ -485,7 +485,7 @@ fn check_parent(link: &Link, snapshot: &Snapshot) -> Result<()> {
 
 /// A decoder says in words of its own that its input is damaged; everything else is the disk's or the network's.
 fn sidecar_error(name: &str, error: std::io::Error) -> Error {
-    if error.raw_os_error().is_none() && !error.get_ref().is_some_and(|inner| inner.is::<Error>()) {
+    if error.raw_os_error().is_none() && !error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Error>) {
         return Error::new(Kind::Integrity, format!("{name}: {error}"));
     }
     crate::frames::read_error(name, error)

@@ -137,16 +137,16 @@ impl Engine for Qemu {
         let run = self.runtime_dir()?;
         let command = self.command(&Start::Boot(machine), into, machine.memory_mib << 20, run.path());
         let mut process = Process::start(command, run.path())?;
-        let mut qmp = Qmp::new(process.connect(&run.path().join("qmp"), env.cancel)?)?;
+        let mut qmp = monitor(&mut process, run.path(), env)?;
         wait_for_guest(&mut process, run.path(), machine.boot_wait, env)?;
         // The channel is closed by now, so that no half-sent line is frozen in the guest.
         std::thread::sleep(Duration::from_millis(100));
-        qmp.execute("stop", json!({}))?;
+        qmp.execute("stop", &json!({}))?;
         qmp.ignore_shared()?;
         save_state(&mut qmp, &run.path().join("state"), &into.join(VMSTATE))?;
         qmp.wait_migrated(FORK_LIMIT, env.cancel)?;
         // An answer may not come any more.
-        let _ = qmp.execute("quit", json!({}));
+        let _ = qmp.execute("quit", &json!({}));
         process.wait(Duration::from_secs(10));
         Ok(self.fields(machine))
     }
@@ -202,12 +202,12 @@ impl Engine for Qemu {
 
 /// Restores one child and asks it for an answer.
 fn resume(process: &mut Process, dir: &Path, state: i32, number: usize, env: Env<'_>) -> Result<String> {
-    let mut qmp = Qmp::new(process.connect(&dir.join("qmp"), env.cancel)?)?;
+    let mut qmp = monitor(process, dir, env)?;
     qmp.ignore_shared()?;
-    qmp.execute("migrate-incoming", json!({ "uri": format!("fd:{state}") }))?;
+    qmp.execute("migrate-incoming", &json!({ "uri": format!("fd:{state}") }))?;
     qmp.wait_migrated(FORK_LIMIT, env.cancel)
         .map_err(|e| Error::new(e.kind(), format!("child {number}: {e}; {}", process.last_words())))?;
-    qmp.execute("cont", json!({}))?;
+    qmp.execute("cont", &json!({}))?;
     let token = format!("child-{number}");
     let mut channel = connect_guest(process, dir, env)?;
     match channel.ping(&token, Duration::from_secs(5), FORK_LIMIT, env.cancel)? {
@@ -235,6 +235,12 @@ fn wait_for_guest(process: &mut Process, run: &Path, limit: Duration, env: Env<'
     Err(Error::new(Kind::General, format!("{what}; its console ends with:\n  {console}")))
 }
 
+/// The monitor of a process that was just started. One that ends instead says why in its log.
+fn monitor(process: &mut Process, run: &Path, env: Env<'_>) -> Result<Qmp> {
+    let stream = process.connect(&run.join("qmp"), env.cancel)?;
+    Qmp::new(stream).map_err(|e| Error::new(e.kind(), format!("{e}; {}", process.last_words())))
+}
+
 fn connect_guest(process: &mut Process, run: &Path, env: Env<'_>) -> Result<Channel> {
     let path = run.join("guest");
     Channel::new(process.connect(&path, env.cancel)?).map_err(Error::io("connect to", &path))
@@ -246,7 +252,7 @@ fn save_state(qmp: &mut Qmp, socket: &Path, vmstate: &Path) -> Result<()> {
     let mut file = File::create_new(vmstate).map_err(failed())?;
     let listener = UnixListener::bind(socket).map_err(Error::io("create", socket))?;
     listener.set_nonblocking(true).map_err(Error::io("create", socket))?;
-    qmp.execute("migrate", json!({ "uri": format!("unix:{}", socket.display()) }))?;
+    qmp.execute("migrate", &json!({ "uri": format!("unix:{}", socket.display()) }))?;
     let begun = Instant::now();
     let mut stream = loop {
         match listener.accept() {

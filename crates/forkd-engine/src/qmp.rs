@@ -21,12 +21,12 @@ impl Qmp {
         let writer = stream.try_clone().map_err(setup)?;
         let mut qmp = Self { reader: BufReader::new(stream), writer };
         qmp.read()?;
-        qmp.execute("qmp_capabilities", json!({}))?;
+        qmp.execute("qmp_capabilities", &json!({}))?;
         Ok(qmp)
     }
 
     /// Runs a command and gives back what it returns.
-    pub(crate) fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
+    pub(crate) fn execute(&mut self, command: &str, arguments: &Value) -> Result<Value> {
         let request = json!({ "execute": command, "arguments": arguments });
         let broken = |e| Error::new(Kind::General, format!("QEMU's monitor, {command}: {e}"));
         writeln!(self.writer, "{request}").map_err(broken)?;
@@ -56,7 +56,7 @@ impl Qmp {
     /// Lets a migration write or read guest memory in place: only device state goes through the stream.
     pub(crate) fn ignore_shared(&mut self) -> Result<()> {
         let capabilities = json!({ "capabilities": [{ "capability": "x-ignore-shared", "state": true }] });
-        self.execute("migrate-set-capabilities", capabilities).map(drop)
+        self.execute("migrate-set-capabilities", &capabilities).map(drop)
     }
 
     /// Waits until a migration that was begun is complete.
@@ -64,7 +64,7 @@ impl Qmp {
         let begun = Instant::now();
         loop {
             cancel.check()?;
-            let state = self.execute("query-migrate", json!({}))?;
+            let state = self.execute("query-migrate", &json!({}))?;
             match state.get("status").and_then(Value::as_str) {
                 Some("completed") => return Ok(()),
                 Some("failed" | "cancelled") => {

@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn finds_the_end_of_real_frames() {
         for len in [0usize, 1, 255, 256, 70_000, 1 << 20] {
-            let data: Vec<u8> = (0..len).map(|i| (i * i >> 7) as u8).collect();
+            let data: Vec<u8> = (0..len).map(|i| ((i * i) >> 7) as u8).collect();
             let mut frame = zstd::bulk::compress(&data, 3).unwrap();
             let whole = frame.len();
             frame.extend_from_slice(b"next frame");

@@ -104,13 +104,13 @@ impl Disk {
         file.set_len(len)
     }
 
-    /// Takes the write permission from a file.
+    /// Sets a file's permissions.
     ///
     /// # Errors
     /// As `fchmod(2)`.
-    pub fn seal(&self, file: &File, path: &Path) -> io::Result<()> {
+    pub fn set_mode(&self, file: &File, path: &Path, mode: u32) -> io::Result<()> {
         self.ask(Call::Mode, path)?;
-        file.set_permissions(fs::Permissions::from_mode(0o444))
+        file.set_permissions(fs::Permissions::from_mode(mode))
     }
 
     /// Syncs a file's bytes and length.

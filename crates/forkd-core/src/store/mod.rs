@@ -256,6 +256,12 @@ pub(crate) fn parent_of(stored: Option<&Stored>) -> Result<Option<Tag>> {
     Ok(parent.map(|parent| parent.tag))
 }
 
+/// The permissions of a file in the store: nobody writes to it any more. Memory keeps its owner's write permission, because QEMU
+/// 7.2 opens it for writing even where all its writes are private.
+pub(crate) fn sealed_mode(path: &Path) -> u32 {
+    if path.file_name().is_some_and(|name| name == MEMORY) { 0o644 } else { 0o444 }
+}
+
 /// Reads a file that must be small.
 pub(crate) fn read_small(path: &Path, limit: u64) -> Result<Vec<u8>> {
     let file = fs::File::open(path).map_err(Error::io("open", path))?;

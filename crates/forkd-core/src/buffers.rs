@@ -26,19 +26,19 @@ impl Buffers {
 
     /// Waits for a free buffer while fewer than `most` are in use, until `stop` says so or the user does.
     pub(crate) fn take(self: &Arc<Self>, most: usize, cancel: &Cancel, stop: impl Fn() -> bool) -> Result<Buffer> {
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
+            // Asked without the lock: a pipeline that fails drops its buffers, which takes it.
             cancel.check()?;
             if stop() {
                 return Err(Error::new(Kind::General, "stopped"));
             }
+            let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
             if self.count - free.len() < most
                 && let Some(bytes) = free.pop()
             {
                 return Ok(Buffer { bytes, home: Arc::clone(self) });
             }
-            let wait = self.wake.wait_timeout(free, Duration::from_millis(100));
-            free = wait.unwrap_or_else(PoisonError::into_inner).0;
+            drop(self.wake.wait_timeout(free, Duration::from_millis(100)));
         }
     }
 }

@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test support: a failure here is a failed test")]
 
 mod hub;
+mod packs;
 mod snapshots;
 
 pub use hub::{Hub, SIGNATURE};
+pub use packs::{Entries, Entry, chain_entries, digest, entries, manifest, tar_of, zst};
 pub use snapshots::{Fixture, chain, fixture, fixtures_dir, pseudo_random, sha256, tree};

@@ -14,6 +14,7 @@ const RETRY: Duration = Duration::from_millis(40);
 pub struct TagLock {
     // None on a read-only store, where nobody can change what a reader reads.
     held: Option<(File, PathBuf)>,
+    store: Store,
 }
 
 impl Drop for TagLock {
@@ -22,6 +23,7 @@ impl Drop for TagLock {
             // The last one out takes the file away; who waits on it notices that the name is gone and asks again.
             if forkd_sys::try_lock(file, LockKind::Exclusive).unwrap_or(false) {
                 let _ = fs::remove_file(path);
+                self.store.remove_empty(path.parent().map(Path::to_owned).as_slice());
             }
         }
     }
@@ -35,14 +37,14 @@ pub(super) fn acquire(store: &Store, name: &str, what: &str, kind: LockKind, env
     loop {
         env.cancel.check()?;
         let mut file = match open(&dir, &path) {
-            Err(e) if kind == LockKind::Shared && is_read_only(&e) => return Ok(TagLock { held: None }),
+            Err(e) if kind == LockKind::Shared && is_read_only(&e) => return Ok(TagLock { held: None, store: store.clone() }),
             file => file.map_err(Error::io("lock", &path))?,
         };
         if forkd_sys::try_lock(&file, kind).map_err(Error::io("lock", &path))? {
             if names(&path, &file) {
                 let note = format!("{} {}\n", std::process::id(), store.holder);
                 let _ = file.rewind().and_then(|()| file.set_len(0)).and_then(|()| file.write_all(note.as_bytes()));
-                return Ok(TagLock { held: Some((file, path)) });
+                return Ok(TagLock { held: Some((file, path)), store: store.clone() });
             }
             continue;
         }
@@ -59,8 +61,15 @@ pub(super) fn acquire(store: &Store, name: &str, what: &str, kind: LockKind, env
 }
 
 fn open(dir: &Path, path: &Path) -> io::Result<File> {
-    fs::create_dir_all(dir)?;
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
+    let mut tries = 0;
+    loop {
+        fs::create_dir_all(dir)?;
+        match OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path) {
+            // Another process may just have taken the empty folder away.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && tries < 100 => tries += 1,
+            other => return other,
+        }
+    }
 }
 
 fn is_read_only(error: &io::Error) -> bool {

@@ -230,6 +230,13 @@ impl Store {
         staging::sweep(self, progress)
     }
 
+    /// Takes folders of the store away where nothing is in them, and the store's own: what was refused leaves no trace.
+    fn remove_empty(&self, dirs: &[PathBuf]) {
+        for dir in dirs.iter().chain([&self.root]) {
+            let _ = fs::remove_dir(dir);
+        }
+    }
+
     /// Puts a staged folder in the place of a tag, at once, and syncs. What was there before is left in the staged folder's place.
     pub(crate) fn publish(&self, staged: &Path, tag: &Tag) -> Result<()> {
         let (target, snapshots) = (self.dir(tag), self.snapshots());
@@ -243,6 +250,7 @@ impl Store {
                 _ => Error::Io { action: "replace", path: target.clone(), source: e },
             })?;
         } else {
+            self.disk.make_dirs(&snapshots).map_err(Error::io("create", &snapshots))?;
             self.disk.rename(staged, &target).map_err(Error::io("create", &target))?;
         }
         self.disk.sync_dir(&snapshots).map_err(Error::io("sync", &snapshots))

@@ -10,19 +10,25 @@ use std::path::{Path, PathBuf};
 pub(crate) struct Staging {
     path: PathBuf,
     store: Store,
-    /// The highest folder that this run made; taken away again if nothing was put there.
-    made: Option<PathBuf>,
     _lock: File,
 }
 
 impl Staging {
     pub(super) fn create(store: &Store, progress: &dyn Progress) -> Result<Self> {
-        let parent = store.staging_root();
-        let made = parent.ancestors().take_while(|dir| !dir.exists()).last().map(Path::to_owned);
-        for dir in [&store.snapshots(), &parent] {
-            store.disk.make_dirs(dir).map_err(Error::io("create", dir))?;
-        }
         sweep(store, progress)?;
+        let mut tries = 0;
+        loop {
+            match Self::try_create(store) {
+                // Another process that had nothing to keep may just have taken the empty folder away.
+                Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound && tries < 100 => tries += 1,
+                other => return other,
+            }
+        }
+    }
+
+    fn try_create(store: &Store) -> Result<Self> {
+        let parent = store.staging_root();
+        store.disk.make_dirs(&parent).map_err(Error::io("create", &parent))?;
         // Nobody sweeps while a new folder is made but not locked yet.
         let guard = File::open(&parent).map_err(Error::io("open", &parent))?;
         while !forkd_sys::try_lock(&guard, LockKind::Shared).map_err(Error::io("lock", &parent))? {
@@ -35,7 +41,7 @@ impl Staging {
         store.disk.make_dir(&path).map_err(Error::io("create", &path))?;
         let lock = File::open(&path).map_err(Error::io("open", &path))?;
         forkd_sys::try_lock(&lock, LockKind::Exclusive).map_err(Error::io("lock", &path))?;
-        Ok(Self { path, store: store.clone(), made, _lock: lock })
+        Ok(Self { path, store: store.clone(), _lock: lock })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -53,15 +59,7 @@ impl Staging {
 impl Drop for Staging {
     fn drop(&mut self) {
         let _ = self.store.disk.remove_tree(&self.path);
-        if let Some(made) = &self.made {
-            // A refused first pack leaves no trace; folders with anything in them stay.
-            for dir in [self.store.staging_root(), self.store.root.join("locks"), self.store.snapshots()] {
-                let _ = fs::remove_dir(dir);
-            }
-            for dir in self.store.root.ancestors().take_while(|dir| dir.starts_with(made)) {
-                let _ = fs::remove_dir(dir);
-            }
-        }
+        self.store.remove_empty(&[self.store.staging_root(), self.store.snapshots()]);
     }
 }
 

@@ -72,7 +72,14 @@ fn main() {
     fs::create_dir_all(&dir).unwrap();
     let files = [("memory.bin", memory), ("rootfs.ext4", rootfs)];
     for (name, path) in files {
-        assert!(Command::new("cp").args(["--sparse=always", path]).arg(dir.join(name)).status().unwrap().success());
+        assert!(
+            Command::new("cp")
+                .args(["--sparse=always", path])
+                .arg(dir.join(name))
+                .status()
+                .unwrap()
+                .success()
+        );
     }
     fs::write(dir.join("vmstate"), vec![1; 300_000]).unwrap();
     fs::write(dir.join("snapshot.json"), r#"{"vmstate":"","memory":"","volumes":[]}"#).unwrap();
@@ -85,7 +92,8 @@ fn main() {
     fs::create_dir(&hub_dir).unwrap();
     let hub = Hub::start(&hub_dir);
     let names = ["H", "H1", "Z", "D", "W", "pack", "unpack", "pull"];
-    let [mut h, mut h1, mut z, mut d, mut w, mut pack, mut unpack, mut pull] = names.map(|name| Series(name, Vec::new()));
+    let [mut h, mut h1, mut z, mut d, mut w, mut pack, mut unpack, mut pull] =
+        names.map(|name| Series(name, Vec::new()));
     let pack_file = hub_dir.join("bench.tar.zst");
     // Touched once before the clock runs: the baselines pay for no page fault.
     let mut frame = vec![1; packed.len() + packed.len() / 64];
@@ -97,7 +105,10 @@ fn main() {
         timed(&mut h, || bytes.iter().map(|bytes| Digest::of(bytes)).collect::<Vec<_>>());
         timed(&mut h1, || Digest::of(largest));
         let len = timed(&mut z, || zstd::bulk::compress_to_buffer(&packed, &mut frame, 3).unwrap());
-        assert_eq!(timed(&mut d, || zstd::bulk::decompress_to_buffer(&frame[..len], &mut decoded).unwrap()), packed.len());
+        assert_eq!(
+            timed(&mut d, || zstd::bulk::decompress_to_buffer(&frame[..len], &mut decoded).unwrap()),
+            packed.len()
+        );
         let out = root.join("pages");
         fs::create_dir(&out).unwrap();
         timed(&mut w, || write_pages(&out, &bytes, &pages));
@@ -114,7 +125,9 @@ fn main() {
             fs::remove_file(&pack_file).unwrap();
             settle();
         }
-        pack.1.push(bench.run(&root.join("home"), &["pack", "--tag", "bench", "--out", pack_file.to_str().unwrap()]));
+        pack.1.push(
+            bench.run(&root.join("home"), &["pack", "--tag", "bench", "--out", pack_file.to_str().unwrap()]),
+        );
         if run == 0 {
             for series in [&mut h, &mut h1, &mut z, &mut d, &mut w, &mut pack] {
                 series.1.clear();
@@ -125,12 +138,21 @@ fn main() {
     let cores = std::thread::available_parallelism().unwrap().get() as f64;
     let (h_, h1_, z_, d_, w_) = (h.median(), h1.median(), z.median(), d.median(), w.median());
     for series in [&h, &h1, &z, &d, &w, &pack, &unpack, &pull] {
-        println!("{:>7}  median {:.3} s  of {:?}", series.0, series.median(), series.1.iter().map(|t| (t * 1e3) as u64).collect::<Vec<_>>());
+        println!(
+            "{:>7}  median {:.3} s  of {:?}",
+            series.0,
+            series.median(),
+            series.1.iter().map(|t| (t * 1e3) as u64).collect::<Vec<_>>()
+        );
     }
     let tar = tar_zstd_size(&dir);
     let size = pack_file.metadata().unwrap().len();
     let all: usize = bytes.iter().map(Vec::len).sum();
-    println!("input: {:.2} GiB, {:.0} MiB non-zero; {cores} cores", all as f64 / f64::from(1 << 30), nonzero as f64 / f64::from(1 << 20));
+    println!(
+        "input: {:.2} GiB, {:.0} MiB non-zero; {cores} cores",
+        all as f64 / f64::from(1 << 30),
+        nonzero as f64 / f64::from(1 << 20)
+    );
     let verdict = |what: &str, value: f64, limit: f64| {
         println!("{} {what}: {value:.3} (at most {limit})", if value <= limit { "ok  " } else { "MISS" });
     };
@@ -169,9 +191,12 @@ fn write_pages(dir: &Path, bytes: &[Vec<u8>], pages: &[Vec<u64>]) {
         let mut run: Option<(u64, u64)> = None;
         for page in pages.iter().copied().chain([u64::MAX]) {
             run = match run {
-                Some((start, end)) if page == end && end - start < PIECE_SIZE as u64 => Some((start, end + PAGE_SIZE as u64)),
+                Some((start, end)) if page == end && end - start < PIECE_SIZE as u64 => {
+                    Some((start, end + PAGE_SIZE as u64))
+                }
                 Some((start, end)) => {
-                    file.write_all_at(&bytes[start as usize..(end as usize).min(bytes.len())], start).unwrap();
+                    file.write_all_at(&bytes[start as usize..(end as usize).min(bytes.len())], start)
+                        .unwrap();
                     Some((page, page.saturating_add(PAGE_SIZE as u64)))
                 }
                 None => Some((page, page.saturating_add(PAGE_SIZE as u64))),
@@ -193,7 +218,8 @@ fn check(before: &Path, after: &Path, nonzero: u64) {
 }
 
 fn tar_zstd_size(dir: &Path) -> u64 {
-    let mut tar = Command::new("tar").args(["-c", "."]).current_dir(dir).stdout(Stdio::piped()).spawn().unwrap();
+    let mut tar =
+        Command::new("tar").args(["-c", "."]).current_dir(dir).stdout(Stdio::piped()).spawn().unwrap();
     let mut encoder = zstd::Encoder::new(Counter(0), 3).unwrap();
     let mut stream = tar.stdout.take().unwrap();
     let mut buffer = vec![0; 1 << 20];

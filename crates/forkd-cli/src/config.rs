@@ -17,20 +17,28 @@ fn home() -> Option<PathBuf> {
 pub(crate) fn store() -> Result<Store> {
     let data = env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     let data = data.or_else(|| home().map(|home| home.join(".local/share")));
-    let data = data.ok_or_else(|| Error::new(Kind::Usage, "neither XDG_DATA_HOME nor HOME names a folder for the store"))?;
+    let data = data.ok_or_else(|| {
+        Error::new(Kind::Usage, "neither XDG_DATA_HOME nor HOME names a folder for the store")
+    })?;
     let store = Store::new(&data.join("forkd"), &command_line());
     match env::var("FORKD_LOCK_TIMEOUT") {
         Err(_) => Ok(store),
         Ok(text) => match text.parse::<u32>() {
             Ok(seconds) => Ok(store.with_lock_timeout(Duration::from_secs(seconds.into()))),
-            Err(_) => Err(Error::new(Kind::Usage, format!("FORKD_LOCK_TIMEOUT is '{text}'; expected seconds"))),
+            Err(_) => {
+                Err(Error::new(Kind::Usage, format!("FORKD_LOCK_TIMEOUT is '{text}'; expected seconds")))
+            }
         },
     }
 }
 
 /// How this process names itself to those who wait for its locks; never with a URL, which may hold a secret.
 fn command_line() -> String {
-    let words = env::args().skip(1).take(8).map(|word| if word.contains("://") { "URL".to_owned() } else { word });
+    let words = env::args_os()
+        .skip(1)
+        .take(8)
+        .map(|word| word.to_string_lossy().into_owned())
+        .map(|word| if word.contains("://") { "URL".to_owned() } else { word });
     format!("forkd {}", words.collect::<Vec<_>>().join(" "))
 }
 
@@ -41,7 +49,8 @@ pub(crate) fn runtime_dir() -> PathBuf {
 
 /// The registry for short names: the flag, `FORKD_HUB_URL`, or the default.
 pub(crate) fn hub(flag: Option<&str>) -> Result<Location> {
-    let named = flag.map(str::to_owned).or_else(|| env::var("FORKD_HUB_URL").ok().filter(|text| !text.is_empty()));
+    let named =
+        flag.map(str::to_owned).or_else(|| env::var("FORKD_HUB_URL").ok().filter(|text| !text.is_empty()));
     Location::parse(named.as_deref().unwrap_or(DEFAULT_HUB))
 }
 
@@ -49,12 +58,13 @@ pub(crate) fn hub(flag: Option<&str>) -> Result<Location> {
 pub(crate) fn timestamp() -> Result<String> {
     let seconds = match env::var("SOURCE_DATE_EPOCH") {
         Err(_) => jiff::Timestamp::now().as_second(),
-        Ok(text) => text
-            .parse()
-            .map_err(|_| Error::new(Kind::Usage, format!("SOURCE_DATE_EPOCH is '{text}'; expected seconds since 1970")))?,
+        Ok(text) => text.parse().map_err(|_| {
+            Error::new(Kind::Usage, format!("SOURCE_DATE_EPOCH is '{text}'; expected seconds since 1970"))
+        })?,
     };
-    let time = jiff::Timestamp::from_second(seconds)
-        .map_err(|_| Error::new(Kind::Usage, format!("SOURCE_DATE_EPOCH {seconds} is no time that a calendar knows")))?;
+    let time = jiff::Timestamp::from_second(seconds).map_err(|_| {
+        Error::new(Kind::Usage, format!("SOURCE_DATE_EPOCH {seconds} is no time that a calendar knows"))
+    })?;
     Ok(time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
 }
 
@@ -69,7 +79,9 @@ pub(crate) fn display(path: &Path) -> String {
 /// The settings of the transports. The variables are for tests and odd networks.
 pub(crate) fn http() -> Result<forkd_remote::HttpOptions> {
     let mut options = forkd_remote::HttpOptions::default();
-    for (name, field) in [("FORKD_STALL_TIMEOUT_MS", &mut options.stall_timeout), ("FORKD_BACKOFF_MS", &mut options.backoff)] {
+    for (name, field) in
+        [("FORKD_STALL_TIMEOUT_MS", &mut options.stall_timeout), ("FORKD_BACKOFF_MS", &mut options.backoff)]
+    {
         if let Ok(text) = env::var(name) {
             let wrong = |_| Error::new(Kind::Usage, format!("{name} is '{text}'; expected milliseconds"));
             *field = Duration::from_millis(text.parse().map_err(wrong)?);

@@ -1,5 +1,6 @@
 //! The `forkd` command: arguments, printing, progress and exit codes. What it does is in the libraries.
 #![forbid(unsafe_code)]
+#![allow(rustdoc::broken_intra_doc_links, rustdoc::invalid_html_tags, reason = "the help texts of arguments")]
 
 mod commands;
 mod config;
@@ -56,7 +57,8 @@ fn main() -> ExitCode {
         let _ = signal_hook::flag::register(signal, cancel.flag());
     }
     let output = Output::new(cli.format, cli.quiet);
-    let jobs = cli.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
+    let jobs =
+        cli.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
     let context = commands::Context::new(&output, &cancel, jobs);
     let outcome = match &cli.command {
         Command::Pack(args) => commands::pack::run(args, &context),
@@ -73,6 +75,7 @@ fn main() -> ExitCode {
         Command::Fork(args) => commands::fork::run(args, &context),
     };
     match outcome {
+        Ok(()) if output.failed() => ExitCode::FAILURE,
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             output.error(&error);

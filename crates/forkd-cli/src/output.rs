@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 use std::io::{ErrorKind, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// How results are printed.
@@ -18,11 +19,32 @@ pub(crate) enum Format {
 pub(crate) struct Output {
     format: Format,
     quiet: bool,
+    closed: AtomicBool,
+    failed: AtomicBool,
 }
 
 impl Output {
     pub(crate) fn new(format: Format, quiet: bool) -> Self {
-        Self { format, quiet }
+        Self { format, quiet, closed: AtomicBool::new(false), failed: AtomicBool::new(false) }
+    }
+
+    /// Whoever read us may have enough; the work goes on without telling.
+    fn write(&self, text: &str) {
+        let mut stdout = std::io::stdout().lock();
+        if !self.closed.load(Ordering::Relaxed)
+            && let Err(error) = writeln!(stdout, "{text}").and_then(|()| stdout.flush())
+        {
+            self.closed.store(true, Ordering::Relaxed);
+            if error.kind() != ErrorKind::BrokenPipe {
+                self.failed.store(true, Ordering::Relaxed);
+                let _ = writeln!(std::io::stderr(), "forkd: cannot print: {error}");
+            }
+        }
+    }
+
+    /// Whether something could not be printed although someone was there to read it.
+    pub(crate) fn failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is_quiet(&self) -> bool {
@@ -32,36 +54,30 @@ impl Output {
     /// A line that tells how things go: text only, not when quiet.
     pub(crate) fn line(&self, line: &str) {
         if self.format == Format::Text && !self.quiet {
-            write_out(line);
+            self.write(line);
         }
     }
 
     /// A line that was asked for: text only, quiet or not.
     pub(crate) fn answer(&self, line: &str) {
         if self.format == Format::Text {
-            write_out(line);
+            self.write(line);
         }
     }
 
     /// The result as JSON; printed in that format only.
     pub(crate) fn json(&self, value: &Value) {
         if self.format == Format::Json {
-            write_out(&format!("{value:#}"));
+            self.write(&format!("{value:#}"));
         }
     }
 
     /// An error. Those of the libraries name their causes themselves.
     #[allow(clippy::unused_self, reason = "the one place that prints")]
     pub(crate) fn error(&self, error: &anyhow::Error) {
-        let _ = writeln!(std::io::stderr(), "forkd: {error}");
-    }
-}
-
-fn write_out(text: &str) {
-    let mut stdout = std::io::stdout().lock();
-    if let Err(error) = writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
-        // Whoever read us has enough; any other failure must not pass for success.
-        std::process::exit(if error.kind() == ErrorKind::BrokenPipe { 0 } else { 1 });
+        let text = error.to_string();
+        let lines: Vec<String> = text.lines().map(printable).collect();
+        let _ = writeln!(std::io::stderr(), "forkd: {}", lines.join("\n"));
     }
 }
 
@@ -96,7 +112,14 @@ pub(crate) fn age(age: Duration) -> String {
 
 /// Text from strangers, so that it cannot steer a terminal.
 pub(crate) fn printable(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
+    // Control characters, line separators, and those that turn the direction of writing.
+    let steers = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars()
+        .flat_map(|c| if steers(c) { c.escape_default().collect::<Vec<_>>() } else { vec![c] })
+        .collect()
 }
 
 #[cfg(test)]

@@ -45,7 +45,9 @@ impl Progress for Shown {
                 ProgressBar::with_draw_target(Some(total), target),
                 "{msg} [{bar:30}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}",
             ),
-            None => (ProgressBar::with_draw_target(None, target), "{msg} {binary_bytes} {binary_bytes_per_sec}"),
+            None => {
+                (ProgressBar::with_draw_target(None, target), "{msg} {binary_bytes} {binary_bytes_per_sec}")
+            }
         };
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("=> "));
@@ -62,7 +64,8 @@ impl Progress for Shown {
             plain.done += bytes;
             if plain.told.elapsed() >= EVERY {
                 plain.told = Instant::now();
-                let of = plain.total.map(|total| format!(" of {}", crate::output::mib(total))).unwrap_or_default();
+                let of =
+                    plain.total.map(|total| format!(" of {}", crate::output::mib(total))).unwrap_or_default();
                 let rate = plain.done as f64 / plain.begun.elapsed().as_secs_f64();
                 let done = crate::output::mib(plain.done);
                 print(&format!("{} {done}{of} ({}/s)", plain.task, crate::output::mib(rate as u64)));

@@ -1,10 +1,10 @@
 //! From a running machine to a snapshot in the store, and from there to children.
 
 use crate::engine::{Child, Engine, Machine};
-use crate::store::{HashedFile, LockKind, Record, sealed_mode};
+use crate::store::{HashedFile, LockKind, Record};
 use crate::{Env, Error, Kind, Result, Store};
 use forkd_format::manifest::{MEMORY, ROOTFS, SNAPSHOT_JSON, VMSTATE};
-use forkd_format::{PIECE_SIZE, PAGE_SIZE, Snapshot, Tag};
+use forkd_format::{PAGE_SIZE, PIECE_SIZE, Snapshot, Tag};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -24,12 +24,16 @@ pub fn bake(
     let _lock = store.lock(tag, LockKind::Exclusive, env)?;
     let target = store.dir(tag);
     if store.contains(tag) {
-        return Err(Error::new(Kind::General, format!("'{tag}' is already at {}; `forkd rmi {tag}` first", target.display())));
+        return Err(Error::new(
+            Kind::General,
+            format!("'{tag}' is already at {}; `forkd rmi {tag}` first", target.display()),
+        ));
     }
     let staging = store.stage(env)?;
     let dir = staging.dir("bake")?;
     let fields = engine.bake(machine, &dir, env)?;
-    let mut record = Record { record_version: 1, created_at: Some(created_at.to_owned()), ..Record::default() };
+    let mut record =
+        Record { record_version: 1, created_at: Some(created_at.to_owned()), ..Record::default() };
     for name in [VMSTATE, ROOTFS, MEMORY] {
         let path = dir.join(name);
         punch_zero_pages(&path)?;
@@ -52,7 +56,7 @@ pub fn bake(
 
 fn seal(store: &Store, path: &Path) -> Result<()> {
     let file = File::open(path).map_err(Error::io("open", path))?;
-    store.disk().set_mode(&file, path, sealed_mode(path)).map_err(Error::io("seal", path))?;
+    crate::store::seal(store.disk(), &file, path).map_err(Error::io("seal", path))?;
     store.disk().sync_file(&file, path).map_err(Error::io("sync", path))
 }
 
@@ -101,7 +105,8 @@ pub fn fork(
     let _lock = store.lock(tag, LockKind::Shared, env)?;
     let stored = store.load(tag)?;
     if let Some(parent) = crate::store::parent_of(Some(&stored))? {
-        let message = format!("'{tag}' is a chain link on top of '{parent}'; this forkd forks flat snapshots only");
+        let message =
+            format!("'{tag}' is a chain link on top of '{parent}'; this forkd forks flat snapshots only");
         return Err(Error::new(Kind::Incompatible, message));
     }
     engine.check(&stored)?;
@@ -109,9 +114,11 @@ pub fn fork(
     for (name, path) in stored.bodies() {
         let metadata = path.metadata().map_err(Error::io("read", &path))?;
         let Some(recorded) = stored.record.as_ref().and_then(|record| record.file(name)) else { continue };
-        let untouched = metadata.len() == recorded.size && crate::store::modified_ns(&metadata) == recorded.mtime_ns;
-        if !untouched && stored.digest(name, &path)? != recorded.sha256 {
-            let message = format!("{}: altered since it was stored; `forkd verify {tag}` shows where", path.display());
+        let untouched =
+            metadata.len() == recorded.size && crate::store::modified_ns(&metadata) == recorded.mtime_ns;
+        if !untouched && stored.digest(name, &path, true)? != recorded.sha256 {
+            let message =
+                format!("{}: altered since it was stored; `forkd verify {tag}` shows where", path.display());
             return Err(Error::new(Kind::Integrity, message));
         }
     }

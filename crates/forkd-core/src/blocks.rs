@@ -103,7 +103,9 @@ mod tests {
         data[5 * BLOCK_SIZE + 76] = 9;
         let whole = |step: usize| {
             let mut sums = BlockSums::default();
-            data.chunks(step).for_each(|chunk| if is_zero(chunk) { sums.update_zeros(chunk.len() as u64) } else { sums.update(chunk) });
+            data.chunks(step).for_each(|chunk| {
+                if is_zero(chunk) { sums.update_zeros(chunk.len() as u64) } else { sums.update(chunk) }
+            });
             sums.finish()
         };
         let expected = whole(data.len());
@@ -125,6 +127,9 @@ mod tests {
         let size = 3 * BLOCK_SIZE as u64 + 10;
         let block = BLOCK_SIZE as u64;
         assert_eq!(differing(&sums(&[]), &sums(&[]), size), []);
-        assert_eq!(differing(&sums(&[]), &sums(&[5, BLOCK_SIZE, 3 * BLOCK_SIZE]), size), [(0, 2 * block), (3 * block, size)]);
+        assert_eq!(
+            differing(&sums(&[]), &sums(&[5, BLOCK_SIZE, 3 * BLOCK_SIZE]), size),
+            [(0, 2 * block), (3 * block, size)]
+        );
     }
 }

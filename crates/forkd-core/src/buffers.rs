@@ -21,11 +21,20 @@ pub(crate) struct Buffer {
 impl Buffers {
     pub(crate) fn new(count: usize, len: usize) -> Arc<Self> {
         // Zeroed by the kernel when first touched: unused buffers cost nothing.
-        Arc::new(Self { count, free: Mutex::new((0..count).map(|_| vec![0; len]).collect()), wake: Condvar::new() })
+        Arc::new(Self {
+            count,
+            free: Mutex::new((0..count).map(|_| vec![0; len]).collect()),
+            wake: Condvar::new(),
+        })
     }
 
     /// Waits for a free buffer while fewer than `most` are in use, until `stop` says so or the user does.
-    pub(crate) fn take(self: &Arc<Self>, most: usize, cancel: &Cancel, stop: impl Fn() -> bool) -> Result<Buffer> {
+    pub(crate) fn take(
+        self: &Arc<Self>,
+        most: usize,
+        cancel: &Cancel,
+        stop: impl Fn() -> bool,
+    ) -> Result<Buffer> {
         loop {
             // Asked without the lock: a pipeline that fails drops its buffers, which takes it.
             cancel.check()?;

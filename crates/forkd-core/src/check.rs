@@ -37,7 +37,8 @@ impl<'a> CheckedBody<'a> {
     pub(crate) fn verify(self) -> Result<u64> {
         let Self { name, expected, hasher, count, .. } = self;
         if let Some(size) = expected.size.filter(|size| *size != count) {
-            let message = format!("{name}: {count} bytes came; the registry declares {size}. Nothing was unpacked");
+            let message =
+                format!("{name}: {count} bytes came; the registry declares {size}. Nothing was unpacked");
             return Err(Error::new(Kind::Integrity, message));
         }
         match (expected.sha256, hasher.map(Hasher::finish)) {
@@ -56,7 +57,8 @@ impl Read for CheckedBody<'_> {
         let read = self.inner.read(buffer)?;
         self.count += read as u64;
         if let Some(size) = self.expected.size.filter(|size| self.count > *size) {
-            let message = format!("{}: more bytes come than the {size} that the registry declares", self.name);
+            let message =
+                format!("{}: more bytes come than the {size} that the registry declares", self.name);
             return Err(std::io::Error::other(Error::new(Kind::Integrity, message)));
         }
         if let Some(hasher) = &mut self.hasher {

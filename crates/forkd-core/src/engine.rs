@@ -52,5 +52,11 @@ pub trait Engine: Send + Sync {
     ///
     /// # Errors
     /// Where a child does not start or answer.
-    fn fork(&self, snapshot: &Stored, count: usize, env: Env<'_>, answered: &mut dyn FnMut(&Child)) -> Result<()>;
+    fn fork(
+        &self,
+        snapshot: &Stored,
+        count: usize,
+        env: Env<'_>,
+        answered: &mut dyn FnMut(&Child),
+    ) -> Result<()>;
 }

@@ -13,6 +13,9 @@ pub(crate) const RAW_LEN: usize = PIECE_SIZE + 512;
 /// Room for a frame of [`RAW_LEN`] bytes as any encoder would write it.
 pub(crate) const COMPRESSED_LEN: usize = RAW_LEN + RAW_LEN / 128 + (64 << 10);
 
+/// Bytes that skippable frames of one stream may take.
+const MAX_SKIPPED: u64 = 256 << 20;
+
 /// Decoded pieces in memory beside a stream's own window.
 const SPARING: usize = 6;
 
@@ -56,12 +59,13 @@ pub(crate) struct FrameSource<R> {
     start: usize,
     end: usize,
     streaming: Option<Decoder<'static>>,
+    skipped: u64,
 }
 
 impl<R: Read> FrameSource<R> {
     pub(crate) fn new(input: R, name: &str) -> Self {
         let buffer = vec![0; 256 << 10].into_boxed_slice();
-        Self { input, name: name.to_owned(), buffer, start: 0, end: 0, streaming: None }
+        Self { input, name: name.to_owned(), buffer, start: 0, end: 0, streaming: None, skipped: 0 }
     }
 
     /// Whether the next chunk goes on with a frame that is decoded as a stream.
@@ -87,12 +91,16 @@ impl<R: Read> FrameSource<R> {
             match FrameHeader::parse(self.unread()).map_err(|e| self.malformed(e))? {
                 None => return Err(self.cut_off()),
                 Some(FrameHeader::Skippable(len)) => self.skip(len)?,
-                Some(FrameHeader::Data { content_size: Some(content), len, checksum }) if content <= RAW_LEN as u64 => {
+                Some(FrameHeader::Data { content_size: Some(content), len, checksum })
+                    if content <= RAW_LEN as u64 =>
+                {
                     return self.gather(piece, content as usize, FrameScanner::new(len, checksum)).map(Some);
                 }
                 Some(FrameHeader::Data { .. }) => {
                     let mut decoder = Decoder::new().map_err(|e| self.undecodable(&e))?;
-                    decoder.set_parameter(DParameter::WindowLogMax(MAX_WINDOW_LOG)).map_err(|e| self.undecodable(&e))?;
+                    decoder
+                        .set_parameter(DParameter::WindowLogMax(MAX_WINDOW_LOG))
+                        .map_err(|e| self.undecodable(&e))?;
                     self.streaming = Some(decoder);
                     return self.stream(piece, true).map(Some);
                 }
@@ -108,10 +116,11 @@ impl<R: Read> FrameSource<R> {
             if found == Some(len) {
                 return Ok(Chunk::Frame { piece, len, content });
             }
-            // While the end is unknown, one byte past the known part is enough to go on.
+            // While the end is unknown, the three bytes of the next block's header are enough to go on.
             let wanted = found.unwrap_or(scanner.known_len() + 3);
             if wanted > COMPRESSED_LEN {
-                let message = format!("{wanted} bytes or more for {content} of content; no encoder writes that");
+                let message =
+                    format!("{wanted} bytes or more for {content} of content; no encoder writes that");
                 return Err(self.malformed(FormatError::Frame(message)));
             }
             self.fill(1)?;
@@ -151,6 +160,11 @@ impl<R: Read> FrameSource<R> {
     }
 
     fn skip(&mut self, mut len: u64) -> Result<()> {
+        self.skipped += len;
+        if self.skipped > MAX_SKIPPED {
+            let message = format!("more than {MAX_SKIPPED} bytes of skippable frames");
+            return Err(self.malformed(FormatError::Frame(message)));
+        }
         while len > 0 {
             self.fill(1)?;
             if self.start == self.end {

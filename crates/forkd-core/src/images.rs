@@ -39,7 +39,12 @@ pub fn images(store: &Store) -> Result<Vec<Image>> {
 
 fn image(store: &Store, stored: Stored) -> Image {
     let memory = stored.dir.join(MEMORY).metadata();
-    let disk_size = stored.bodies().iter().filter_map(|(_, path)| path.metadata().ok()).map(|m| forkd_sys::allocated(&m)).sum();
+    let disk_size = stored
+        .bodies()
+        .iter()
+        .filter_map(|(_, path)| path.metadata().ok())
+        .map(|m| forkd_sys::allocated(&m))
+        .sum();
     Image {
         disk_size,
         memory: memory.as_ref().map_or(0, std::fs::Metadata::len),

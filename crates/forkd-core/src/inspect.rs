@@ -3,7 +3,6 @@ use crate::store::{Source, parent_of};
 use crate::{Env, Error, Result, Store};
 use forkd_format::manifest::{RootfsSidecar, SNAPSHOT_JSON};
 use forkd_format::{Digest, Manifest, Tag};
-use std::fs::File;
 use std::path::Path;
 
 /// What is known of a snapshot or a pack.
@@ -62,7 +61,7 @@ pub struct FileFacts {
 /// # Errors
 /// [`crate::Kind::NotFound`], [`crate::Kind::Integrity`].
 pub fn inspect_file(file: &Path, env: Env<'_>) -> Result<Inspection> {
-    let input = File::open(file).map_err(Error::io("open", file))?;
+    let input = crate::unpack::open_pack(file)?;
     let size = input.metadata().map_err(Error::io("open", file))?.len();
     let incoming = Incoming::open(input, &file.display().to_string(), env)?;
     Ok(of_manifest(incoming.manifest(), Some(size)))
@@ -76,7 +75,12 @@ fn of_manifest(manifest: &Manifest, pack_size: Option<u64>) -> Inspection {
         files: link
             .files
             .iter()
-            .map(|file| FileFacts { path: file.path.clone(), size: file.size, disk_size: None, sha256: Some(file.sha256) })
+            .map(|file| FileFacts {
+                path: file.path.clone(),
+                size: file.size,
+                disk_size: None,
+                sha256: Some(file.sha256),
+            })
             .collect(),
     });
     Inspection {

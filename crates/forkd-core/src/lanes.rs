@@ -68,7 +68,8 @@ pub(crate) fn run<'e, R>(
         produced
     });
     let state = lanes.state.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let stuck = state.lanes.iter().any(|lane| matches!(lane, Lane::Ordered { ready, .. } if !ready.is_empty()));
+    let stuck =
+        state.lanes.iter().any(|lane| matches!(lane, Lane::Ordered { ready, .. } if !ready.is_empty()));
     match (state.failure, produced) {
         (Some(error), _) => Err(error),
         (None, Some(value)) if !stuck => Ok(value),
@@ -113,7 +114,12 @@ impl<'e> Lanes<'e> {
     }
 
     /// Adds a job to an ordered lane; numbers count from 0 without gaps.
-    pub(crate) fn submit_ordered(&self, lane: usize, number: u64, job: impl FnOnce(&Self) -> Result<()> + Send + 'e) {
+    pub(crate) fn submit_ordered(
+        &self,
+        lane: usize,
+        number: u64,
+        job: impl FnOnce(&Self) -> Result<()> + Send + 'e,
+    ) {
         let mut state = self.lock();
         if state.failure.is_none()
             && let Lane::Ordered { ready, .. } = &mut state.lanes[lane]
@@ -223,11 +229,26 @@ mod tests {
     #[test]
     fn a_panic_a_gap_and_a_stop_all_end_it() {
         let none = Cancel::default();
-        assert!(run(2, &KINDS, &none, |lanes| { lanes.submit(1, |_| panic!("x")); Ok(()) }).is_err());
-        assert!(run(2, &KINDS, &none, |lanes| { lanes.submit_ordered(0, 1, |_| Ok(())); Ok(()) }).is_err());
+        assert!(
+            run(2, &KINDS, &none, |lanes| {
+                lanes.submit(1, |_| panic!("x"));
+                Ok(())
+            })
+            .is_err()
+        );
+        assert!(
+            run(2, &KINDS, &none, |lanes| {
+                lanes.submit_ordered(0, 1, |_| Ok(()));
+                Ok(())
+            })
+            .is_err()
+        );
         let stopped = Cancel::default();
         stopped.cancel();
-        let result = run(2, &KINDS, &stopped, |lanes| { lanes.submit(1, |_| Ok(())); Ok(()) });
+        let result = run(2, &KINDS, &stopped, |lanes| {
+            lanes.submit(1, |_| Ok(()));
+            Ok(())
+        });
         assert_eq!(result.unwrap_err().kind(), Kind::Interrupted);
         assert_eq!(run(2, &KINDS, &none, |_| Ok(7)).unwrap(), 7);
     }

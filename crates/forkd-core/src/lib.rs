@@ -31,7 +31,7 @@ pub use error::{Error, Kind, Result};
 pub use images::{Image, images};
 pub use inspect::{FileFacts, Inspection, LinkFacts, inspect_file, inspect_tag};
 pub use pack::{PackOptions, PackReport, pack};
-pub use pull::{PullOptions, PullReport, Target, resolve, pull};
+pub use pull::{PullOptions, PullReport, Target, pull, resolve};
 pub use push::{PushReport, push, temp_path};
 pub use remove::{Dependents, RemoveReport, remove};
 pub use retag::retag;

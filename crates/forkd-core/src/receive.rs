@@ -39,6 +39,9 @@ const LANES: [LaneKind; DECODE + 1] = {
     lanes
 };
 
+/// A manifest has one frame, or two; whoever cuts it finer means no good.
+const MAX_FRAMES_BEFORE_MANIFEST: usize = 64;
+
 const HOLE_STEP: usize = 64 << 20;
 
 static ZEROS: [u8; RAW_LEN] = [0; RAW_LEN];
@@ -58,8 +61,14 @@ impl Content {
     }
 }
 
+/// A stretch of a file.
+struct Part {
+    file: FileId,
+    offset: u64,
+    bytes: Bytes,
+}
+
 /// Bytes of a file, in file order.
-#[derive(Clone)]
 enum Bytes {
     Zeros(u64),
     Of(Arc<Content>, Range<usize>),
@@ -107,7 +116,13 @@ fn per_file<T>(manifest: &Manifest) -> PerFile<T> {
 }
 
 /// Adds bytes to a file's state; gives the state back once the file is complete.
-fn add<T: Default>(files: &PerFile<T>, id: FileId, len: u64, size: u64, update: impl FnOnce(&mut T)) -> Option<T> {
+fn add<T: Default>(
+    files: &PerFile<T>,
+    id: FileId,
+    len: u64,
+    size: u64,
+    update: impl FnOnce(&mut T),
+) -> Option<T> {
     let mut slot = lock(&files[id.link][id.file]);
     let (state, received) = slot.get_or_insert_with(|| (T::default(), 0));
     update(state);
@@ -134,7 +149,7 @@ impl<R: Read> Incoming<R> {
         let mut source = FrameSource::new(input, name);
         let pieces = Pieces::new(frames_in_flight(env.jobs), DECODED_IN_FLIGHT);
         let mut reader = PackReader::default();
-        loop {
+        for _ in 0..MAX_FRAMES_BEFORE_MANIFEST {
             let Some(chunk) = source.next(pieces.take(false, env.cancel, || false)?)? else {
                 let missing = reader.finish().err();
                 let missing = missing.unwrap_or_else(|| FormatError::Manifest("missing".into()));
@@ -154,13 +169,26 @@ impl<R: Read> Incoming<R> {
                 at += taken;
                 if let (Some(PackEvent::Manifest), Some(manifest)) = (event, reader.manifest()) {
                     let content = at..content;
-                    let pending =
-                        Placing { content: Arc::new(Content::Bytes(piece)), range: content, starts_frame: false };
+                    let pending = Placing {
+                        content: Arc::new(Content::Bytes(piece)),
+                        range: content,
+                        starts_frame: false,
+                    };
                     let manifest = manifest.clone();
-                    return Ok(Self { source, reader, pieces, pending: Some(pending), manifest, name: name.into() });
+                    return Ok(Self {
+                        source,
+                        reader,
+                        pieces,
+                        pending: Some(pending),
+                        manifest,
+                        name: name.into(),
+                    });
                 }
             }
         }
+        let message =
+            format!("the manifest does not end within the first {MAX_FRAMES_BEFORE_MANIFEST} frames");
+        Err(Error::Malformed { file: name.into(), source: FormatError::Manifest(message) })
     }
 
     pub(crate) fn manifest(&self) -> &Manifest {
@@ -202,8 +230,11 @@ impl<R: Read> Incoming<R> {
                     }
                     Ok(Some(Chunk::Decoded { piece, content, starts_frame })) => {
                         let content_range = 0..content;
-                        let placing =
-                            Placing { content: Arc::new(Content::Bytes(piece)), range: content_range, starts_frame };
+                        let placing = Placing {
+                            content: Arc::new(Content::Bytes(piece)),
+                            range: content_range,
+                            starts_frame,
+                        };
                         lanes.submit_ordered(PLACE, number, move |lanes| shared.place(lanes, &placing));
                     }
                     // Told in its turn, so that the message can say where the good part ends.
@@ -245,7 +276,12 @@ impl<'e, S: Sink> Shared<'e, S> {
         });
     }
 
-    fn decode_piece(&self, piece: &mut Piece, len: usize, content: usize) -> std::result::Result<(), FormatError> {
+    fn decode_piece(
+        &self,
+        piece: &mut Piece,
+        len: usize,
+        content: usize,
+    ) -> std::result::Result<(), FormatError> {
         let decoder = lock(&self.decoders).pop();
         let mut decoder = match decoder {
             Some(decoder) => decoder,
@@ -265,13 +301,16 @@ impl<'e, S: Sink> Shared<'e, S> {
             return Err(Error::Malformed { file: self.name.to_owned(), source: FormatError::Frame(message) });
         }
         let bytes = placing.content.bytes();
+        let mut batch = Vec::new();
         while start < end {
-            let (taken, event) = place.reader.step(&bytes[start..end]).map_err(Error::malformed(self.name))?;
+            let (taken, event) =
+                place.reader.step(&bytes[start..end]).map_err(Error::malformed(self.name))?;
             match event {
                 Some(PackEvent::Start(file)) => {
+                    self.submit(lanes, &mut place, &mut batch);
                     self.sink.start(file)?;
                     if self.entry(file).size == 0 {
-                        self.submit(lanes, &mut place, file, 0, Bytes::Zeros(0));
+                        batch.push(Part { file, offset: 0, bytes: Bytes::Zeros(0) });
                     }
                 }
                 Some(PackEvent::Data { file, offset, range }) => {
@@ -280,29 +319,39 @@ impl<'e, S: Sink> Shared<'e, S> {
                         Content::Zeros => Bytes::Zeros(range.len() as u64),
                         Content::Bytes(_) => Bytes::Of(Arc::clone(&placing.content), range),
                     };
-                    self.submit(lanes, &mut place, file, offset, bytes);
+                    batch.push(Part { file, offset, bytes });
                 }
                 Some(PackEvent::Hole { file, offset, len }) => {
                     // In steps, so that a stop is seen between them.
                     for start in (0..len).step_by(HOLE_STEP) {
-                        let step = (len - start).min(HOLE_STEP as u64);
-                        self.submit(lanes, &mut place, file, offset + start, Bytes::Zeros(step));
+                        let bytes = Bytes::Zeros((len - start).min(HOLE_STEP as u64));
+                        batch.push(Part { file, offset: offset + start, bytes });
+                        if len > HOLE_STEP as u64 {
+                            self.submit(lanes, &mut place, &mut batch);
+                        }
                     }
                 }
                 Some(PackEvent::Manifest) | None => {}
             }
             start += taken;
         }
+        self.submit(lanes, &mut place, &mut batch);
         Ok(())
     }
 
-    /// Has bytes hashed and written, by two lanes at the same time.
-    fn submit(&'e self, lanes: &Lanes<'e>, place: &mut Place, file: FileId, offset: u64, bytes: Bytes) {
-        let copy = bytes.clone();
+    /// Has the parts of one file hashed and written, by two lanes at the same time.
+    fn submit(&'e self, lanes: &Lanes<'e>, place: &mut Place, batch: &mut Vec<Part>) {
+        let Some(file) = batch.first().map(|part| part.file) else { return };
         let lane = (file.link + file.file) % HASH_LANES;
-        lanes.submit_ordered(HASH + lane, place.hash_jobs[lane], move |_| self.hash(file, &copy));
+        let parts: Arc<[Part]> = std::mem::take(batch).into();
+        let copy = Arc::clone(&parts);
+        lanes.submit_ordered(HASH + lane, place.hash_jobs[lane], move |_| {
+            copy.iter().try_for_each(|part| self.hash(part.file, &part.bytes))
+        });
         place.hash_jobs[lane] += 1;
-        lanes.submit_ordered(WRITE, place.write_jobs, move |_| self.write(file, offset, &bytes));
+        lanes.submit_ordered(WRITE, place.write_jobs, move |_| {
+            parts.iter().try_for_each(|part| self.write(part.file, part.offset, &part.bytes))
+        });
         place.write_jobs += 1;
     }
 
@@ -316,8 +365,10 @@ impl<'e, S: Sink> Shared<'e, S> {
         match complete.map(Hasher::finish) {
             Some(found) if found != entry.sha256 => {
                 let member = self.manifest.entry_name(&self.manifest.links[file.link], entry);
-                let message =
-                    format!("{}: {member}: sha256 is {found}; the manifest declares {}", self.name, entry.sha256);
+                let message = format!(
+                    "{}: {member}: sha256 is {found}; the manifest declares {}",
+                    self.name, entry.sha256
+                );
                 Err(Error::new(Kind::Integrity, message))
             }
             _ => Ok(()),

@@ -17,11 +17,15 @@ impl Location {
     /// # Errors
     /// [`Kind::Usage`]; the message does not repeat the text, which may hold a secret.
     pub fn parse(text: &str) -> Result<Self> {
-        let url = Url::parse(text)
-            .map_err(|e| Error::new(Kind::Usage, format!("not a URL ({e}); expected http:, https: or file:")))?;
+        let url = Url::parse(text).map_err(|e| {
+            Error::new(Kind::Usage, format!("not a URL ({e}); expected http:, https: or file:"))
+        })?;
         match url.scheme() {
             "http" | "https" | "file" => Ok(Self(url)),
-            other => Err(Error::new(Kind::Usage, format!("'{other}:' URLs are not supported; expected http:, https: or file:"))),
+            other => Err(Error::new(
+                Kind::Usage,
+                format!("'{other}:' URLs are not supported; expected http:, https: or file:"),
+            )),
         }
     }
 
@@ -36,8 +40,13 @@ impl Location {
     /// # Errors
     /// [`Kind::Usage`] where the fragment is there but holds no digest.
     pub fn pinned_digest(&self) -> Result<Option<forkd_format::Digest>> {
-        let Some(hex) = self.0.fragment().and_then(|fragment| fragment.strip_prefix("sha256=")) else { return Ok(None) };
-        hex.to_ascii_lowercase().parse().map(Some).map_err(|e| Error::new(Kind::Usage, format!("#sha256=: {e}")))
+        // A misspelt pin must not pass for none.
+        let Some(fragment) = self.0.fragment() else { return Ok(None) };
+        let hex = fragment.strip_prefix("sha256=").unwrap_or(fragment);
+        hex.to_ascii_lowercase()
+            .parse()
+            .map(Some)
+            .map_err(|e| Error::new(Kind::Usage, format!("the URL's fragment: {e}; expected #sha256=<hex>")))
     }
 
     /// A URL relative to this one; an absolute one stands for itself. The query is not carried over.
@@ -99,7 +108,12 @@ pub trait Remote: Send + Sync {
 }
 
 /// Reads a small object whole.
-pub(crate) fn get_small(remote: &dyn Remote, location: &Location, limit: u64, cancel: &Cancel) -> Result<Vec<u8>> {
+pub(crate) fn get_small(
+    remote: &dyn Remote,
+    location: &Location,
+    limit: u64,
+    cancel: &Cancel,
+) -> Result<Vec<u8>> {
     let download = remote.get(location, cancel)?;
     let mut bytes = Vec::new();
     let name = location.to_string();
@@ -122,9 +136,15 @@ mod tests {
             assert_eq!(shown, "https://bucket.example:8443/p.tar.zst");
         }
         assert!(location.pinned_digest().is_err());
-        assert_eq!(location.join("x.zst").unwrap().url().as_str(), "https://user:pw@bucket.example:8443/x.zst");
+        assert_eq!(
+            location.join("x.zst").unwrap().url().as_str(),
+            "https://user:pw@bucket.example:8443/x.zst"
+        );
         let error = Location::parse("ftp://user:pw@h/?sig=1").unwrap_err().to_string();
         assert!(!error.contains("pw") && !error.contains("sig"), "{error}");
-        assert_eq!(Location::parse("file:///tmp/hub/registry.json").unwrap().to_string(), "file:///tmp/hub/registry.json");
+        assert_eq!(
+            Location::parse("file:///tmp/hub/registry.json").unwrap().to_string(),
+            "file:///tmp/hub/registry.json"
+        );
     }
 }

@@ -31,44 +31,29 @@ pub struct RemoveReport {
 /// # Errors
 /// [`Kind::NotFound`] where one is not there, [`Kind::General`] where it has dependents; nothing is removed then.
 pub fn remove(store: &Store, tags: &[Tag], dependents: Dependents, env: Env<'_>) -> Result<RemoveReport> {
+    for tag in tags.iter().filter(|tag| !store.contains(tag)) {
+        store.load(tag)?;
+    }
     let mut doomed: Vec<Tag> = Vec::new();
-    for tag in tags {
-        if !store.contains(tag) {
-            store.load(tag)?;
-        }
+    tags.iter().for_each(|tag| {
         if !doomed.contains(tag) {
-            doomed.push(tag.clone());
+            doomed.push(tag.clone())
         }
-    }
-    let mut orphaned = Vec::new();
-    loop {
-        let found = store.dependents(&doomed)?;
-        match (dependents, found.first()) {
-            (_, None) => break,
-            (Dependents::Refuse, Some((parent, _))) => {
-                let children: Vec<String> =
-                    found.iter().filter(|(p, _)| p == parent).map(|(_, child)| format!("'{child}'")).collect();
-                let message = format!(
-                    "'{parent}' is the chain parent of {}; remove {} first, or use --cascade to remove all of them",
-                    children.join(", "),
-                    if children.len() == 1 { "it" } else { "them" },
-                );
-                return Err(Error::new(Kind::General, message));
-            }
-            (Dependents::Cascade, _) => doomed.extend(found.into_iter().map(|(_, child)| child)),
-            (Dependents::Orphan, _) => {
-                orphaned = found.into_iter().map(|(_, child)| child).collect();
-                break;
-            }
+    });
+    // Who chains a snapshot to another holds the lock of that one: once all are locked, no dependent can be added.
+    let (_locks, orphaned) = loop {
+        let orphaned = add_dependents(store, &mut doomed, dependents)?;
+        let locks = store.lock_all(&doomed, LockKind::Exclusive, env)?;
+        let known = doomed.len();
+        if add_dependents(store, &mut doomed, dependents)? == orphaned && doomed.len() == known {
+            break (locks, orphaned);
         }
-    }
-    let _locks = store.lock_all(&doomed, LockKind::Exclusive, env)?;
+    };
     let staging = store.stage(env)?;
     let mut report = RemoveReport { removed: Vec::new(), orphaned };
     let mut names = HashMap::new();
     // Children first: at no moment does a chain lack its parent.
     for (i, tag) in children_first(store, doomed).iter().enumerate() {
-        env.cancel.check()?;
         let dir = store.dir(tag);
         let freed = freed(&dir, &mut names);
         let trash = staging.path().join(format!("rm{i}"));
@@ -78,6 +63,31 @@ pub fn remove(store: &Store, tags: &[Tag], dependents: Dependents, env: Env<'_>)
     let snapshots = store.snapshots();
     store.disk().sync_dir(&snapshots).map_err(Error::io("sync", &snapshots))?;
     Ok(report)
+}
+
+/// Looks for snapshots chained to the doomed ones: refuses, adds them, or gives those that will be orphans.
+fn add_dependents(store: &Store, doomed: &mut Vec<Tag>, dependents: Dependents) -> Result<Vec<Tag>> {
+    loop {
+        let found = store.dependents(doomed)?;
+        match (dependents, found.first()) {
+            (_, None) => return Ok(Vec::new()),
+            (Dependents::Refuse, Some((parent, _))) => {
+                let children: Vec<String> = found
+                    .iter()
+                    .filter(|(p, _)| p == parent)
+                    .map(|(_, child)| format!("'{child}'"))
+                    .collect();
+                let message = format!(
+                    "'{parent}' is the chain parent of {}; remove {} first, or use --cascade to remove all of them",
+                    children.join(", "),
+                    if children.len() == 1 { "it" } else { "them" },
+                );
+                return Err(Error::new(Kind::General, message));
+            }
+            (Dependents::Cascade, _) => doomed.extend(found.into_iter().map(|(_, child)| child)),
+            (Dependents::Orphan, _) => return Ok(found.into_iter().map(|(_, child)| child).collect()),
+        }
+    }
 }
 
 fn children_first(store: &Store, mut tags: Vec<Tag>) -> Vec<Tag> {

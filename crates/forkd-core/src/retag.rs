@@ -1,4 +1,4 @@
-use crate::store::{HashedFile, LockKind, Record, modified_ns, sealed_mode};
+use crate::store::{HashedFile, LockKind, Record, modified_ns};
 use crate::{Env, Error, Kind, Result, Store};
 use forkd_format::Tag;
 use forkd_format::manifest::{ROOTFS, SNAPSHOT_JSON};
@@ -13,12 +13,17 @@ pub fn retag(store: &Store, old: &Tag, new: &Tag, env: Env<'_>) -> Result<PathBu
         return Err(Error::new(Kind::Usage, format!("'{old}' has that tag already")));
     }
     store.load(old)?;
-    let _old = store.lock_all(std::slice::from_ref(old), LockKind::Shared, env)?;
-    let _new = store.lock(new, LockKind::Exclusive, env)?;
+    // In the order of the tags, as everyone who locks several.
+    let mut wanted = [(old, LockKind::Shared), (new, LockKind::Exclusive)];
+    wanted.sort_by_key(|(tag, _)| *tag);
+    let _locks = [store.lock(wanted[0].0, wanted[0].1, env)?, store.lock(wanted[1].0, wanted[1].1, env)?];
     let stored = store.load(old)?;
     let target = store.dir(new);
     if store.contains(new) {
-        return Err(Error::new(Kind::General, format!("'{new}' is already at {}; `forkd rmi {new}` first", target.display())));
+        return Err(Error::new(
+            Kind::General,
+            format!("'{new}' is already at {}; `forkd rmi {new}` first", target.display()),
+        ));
     }
     let staging = store.stage(env)?;
     let dir = staging.dir("tag")?;
@@ -47,7 +52,7 @@ fn write_file(store: &Store, path: &std::path::Path, bytes: &[u8]) -> Result<i64
     let disk = store.disk();
     let file = disk.create(path, 0o644).map_err(Error::io("create", path))?;
     disk.write_at(&file, path, bytes, 0).map_err(Error::io("write", path))?;
-    disk.set_mode(&file, path, sealed_mode(path)).map_err(Error::io("seal", path))?;
+    crate::store::seal(disk, &file, path).map_err(Error::io("seal", path))?;
     disk.sync_file(&file, path).map_err(Error::io("sync", path))?;
     Ok(modified_ns(&file.metadata().map_err(Error::io("read", path))?))
 }

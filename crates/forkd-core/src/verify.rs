@@ -1,12 +1,12 @@
 use crate::blocks::differing;
 use crate::receive::{Incoming, Sink};
 use crate::store::{HashedFile, LockKind, Stored};
-use crate::unpack::{memory_digest, open_beside};
+use crate::unpack::{memory_digest, open_beside, open_pack, parse_description, put, sidecar_error};
 use crate::{Env, Error, Kind, Result, Store};
+use forkd_format::manifest::SNAPSHOT_JSON;
 use forkd_format::reader::FileId;
-use forkd_format::{Digest, Hasher, Tag};
+use forkd_format::{Digest, Hasher, Manifest, Tag};
 use std::fmt;
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -58,7 +58,12 @@ pub fn verify_tag(store: &Store, tag: &Tag, env: Env<'_>) -> Result<VerifyReport
     let tags: Vec<Tag> = store.chain(tag)?.into_iter().map(|link| link.tag).collect();
     let _locks = store.lock_all(&tags, LockKind::Shared, env)?;
     let chain = store.chain(tag)?;
-    let total = chain.iter().flat_map(Stored::bodies).filter_map(|(_, path)| path.metadata().ok()).map(|m| m.len()).sum();
+    let total = chain
+        .iter()
+        .flat_map(Stored::bodies)
+        .filter_map(|(_, path)| path.metadata().ok())
+        .map(|m| m.len())
+        .sum();
     env.progress.start("verifying", Some(total));
     let report = verify_chain(&chain, env);
     env.progress.finish();
@@ -76,9 +81,14 @@ fn verify_chain(chain: &[Stored], env: Env<'_>) -> Result<VerifyReport> {
     let mut checks = Vec::new();
     for (link, stored) in chain.iter().enumerate() {
         let names = stored.record.iter().flat_map(|record| &record.files).map(|file| file.path.as_str());
-        let mut files: Vec<Check<'_>> = stored.bodies().into_iter().map(|(name, path)| Check { link, name, path }).collect();
+        let mut files: Vec<Check<'_>> =
+            stored.bodies().into_iter().map(|(name, path)| Check { link, name, path }).collect();
         let known: Vec<&str> = files.iter().map(|check| check.name).collect();
-        files.extend(names.filter(|name| !known.contains(name)).map(|name| Check { link, name, path: stored.dir.join(name) }));
+        files.extend(names.filter(|name| !known.contains(name)).map(|name| Check {
+            link,
+            name,
+            path: stored.dir.join(name),
+        }));
         checks.extend(files);
     }
     let found = read_all(&checks, env)?;
@@ -90,7 +100,11 @@ fn verify_chain(chain: &[Stored], env: Env<'_>) -> Result<VerifyReport> {
             Ok(hashed) => hashed,
             Err(error) if error.kind() == Kind::Interrupted => return Err(error),
             Err(error) => {
-                report.damage.push(Damage { path: check.path.clone(), ranges: Vec::new(), message: error.to_string() });
+                report.damage.push(Damage {
+                    path: check.path.clone(),
+                    ranges: Vec::new(),
+                    message: error.to_string(),
+                });
                 continue;
             }
         };
@@ -111,7 +125,8 @@ fn verify_chain(chain: &[Stored], env: Env<'_>) -> Result<VerifyReport> {
             report.damage.push(Damage { path: check.path.clone(), ranges, message });
         }
     }
-    report.unrecorded = chain.iter().filter(|stored| stored.record.is_none()).map(|stored| stored.tag.clone()).collect();
+    report.unrecorded =
+        chain.iter().filter(|stored| stored.record.is_none()).map(|stored| stored.tag.clone()).collect();
     report.damage.extend(broken_edges(chain, &memories)?);
     Ok(report)
 }
@@ -126,8 +141,9 @@ fn broken_edges(chain: &[Stored], memories: &[Option<Digest>]) -> Result<Vec<Dam
             None => memory_digest(&chain[i - 1])?,
         };
         if found != expected {
-            let message = format!("parent_content_hash is {expected}, but '{}' has {found}", chain[i - 1].tag);
-            damage.push(Damage { path: stored.dir.join(forkd_format::manifest::SNAPSHOT_JSON), ranges: Vec::new(), message });
+            let message =
+                format!("parent_content_hash is {expected}, but '{}' has {found}", chain[i - 1].tag);
+            damage.push(Damage { path: stored.dir.join(SNAPSHOT_JSON), ranges: Vec::new(), message });
         }
     }
     Ok(damage)
@@ -164,17 +180,23 @@ fn read_all(checks: &[Check<'_>], env: Env<'_>) -> Result<Vec<Result<HashedFile>
 /// [`Kind::NotFound`], and [`Kind::Integrity`] naming the first damage by file and offset.
 pub fn verify_file(file: &Path, env: Env<'_>) -> Result<VerifyReport> {
     let name = file.display().to_string();
-    let input = File::open(file).map_err(Error::io("open", file))?;
+    let input = open_pack(file)?;
     let incoming = Incoming::open(input, &name, env)?;
     let manifest = incoming.manifest().clone();
     env.progress.start("verifying", Some(manifest.unpacked_size()));
-    let received = incoming.receive(&Discard(env), env);
+    let descriptions = manifest.links.iter().map(|_| Vec::new()).collect();
+    let sink = Discard { env, manifest: &manifest, descriptions: Mutex::new(descriptions) };
+    let received = incoming.receive(&sink, env);
     env.progress.finish();
     received?;
+    let descriptions = sink.descriptions.into_inner().unwrap_or_default();
+    for (link, description) in manifest.links.iter().zip(descriptions) {
+        parse_description(link, &description)?;
+    }
     let mut files = manifest.links.iter().map(|link| link.files.len()).sum();
     if let Some(rootfs) = &manifest.rootfs {
         let sidecar = rootfs.file_name();
-        let wrong = |e: std::io::Error| Error::new(Kind::Integrity, format!("{sidecar}: {e}"));
+        let wrong = |e: std::io::Error| sidecar_error(&sidecar, e);
         let mut decoder = zstd::stream::read::Decoder::new(open_beside(file, rootfs)?).map_err(wrong)?;
         decoder.window_log_max(forkd_format::frame::MAX_WINDOW_LOG).map_err(wrong)?;
         let mut decoder = decoder.take(rootfs.size + 1);
@@ -195,24 +217,38 @@ pub fn verify_file(file: &Path, env: Env<'_>) -> Result<VerifyReport> {
         }
         files += 1;
     }
-    Ok(VerifyReport { links: manifest.links.len(), files, bytes: manifest.unpacked_size(), ..VerifyReport::default() })
+    Ok(VerifyReport {
+        links: manifest.links.len(),
+        files,
+        bytes: manifest.unpacked_size(),
+        ..VerifyReport::default()
+    })
 }
 
-/// A sink that keeps nothing: the reader checks every digest on the way.
-struct Discard<'a>(Env<'a>);
+/// A sink that keeps descriptions only: the reader checks every digest on the way.
+struct Discard<'a> {
+    env: Env<'a>,
+    manifest: &'a Manifest,
+    descriptions: Mutex<Vec<Vec<u8>>>,
+}
 
 impl Sink for Discard<'_> {
     fn start(&self, _file: FileId) -> Result<()> {
         Ok(())
     }
 
-    fn write(&self, _file: FileId, _offset: u64, _bytes: &[u8]) -> Result<()> {
+    fn write(&self, id: FileId, offset: u64, bytes: &[u8]) -> Result<()> {
+        if self.manifest.links[id.link].files[id.file].path == SNAPSHOT_JSON
+            && let Ok(mut descriptions) = self.descriptions.lock()
+        {
+            put(&mut descriptions[id.link], offset, bytes);
+        }
         Ok(())
     }
 
     fn written(&self, _file: FileId, _blocks: String) {}
 
     fn advance(&self, bytes: u64) {
-        self.0.progress.advance(bytes);
+        self.env.progress.advance(bytes);
     }
 }

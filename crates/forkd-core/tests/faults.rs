@@ -1,4 +1,5 @@
 //! Every call that changes the disk fails once (test catalogue, item 9), and none of the publish sequence may be left out (item 10).
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
 mod common;
 
@@ -31,7 +32,11 @@ fn failing(at: usize, forever: bool) -> (Probe, Arc<AtomicUsize>) {
     let counter = Arc::clone(&count);
     let probe = Arc::new(move |_: Call, _: &Path| {
         let number = counter.fetch_add(1, Ordering::SeqCst);
-        if number == at || (forever && number > at) { Err(std::io::Error::from_raw_os_error(5)) } else { Ok(()) }
+        if number == at || (forever && number > at) {
+            Err(std::io::Error::from_raw_os_error(5))
+        } else {
+            Ok(())
+        }
     });
     (probe, count)
 }
@@ -61,7 +66,10 @@ fn survives(prepare: &dyn Fn(&Home), operation: &dyn Fn(&Home, &Store) -> forkd_
             let now = relocate(&seen(&home.store));
             for tag in before.keys().chain(after.keys()) {
                 let (now, before, after) = (now.get(tag), before.get(tag), after.get(tag));
-                assert!(now == before || now == after, "call {n}, forever {forever}: '{tag}' is neither old nor new");
+                assert!(
+                    now == before || now == after,
+                    "call {n}, forever {forever}: '{tag}' is neither old nor new"
+                );
             }
             for tag in home.store.tags().unwrap() {
                 // A chain whose upper links did not come through is fine; one whose lower links are missing is not.
@@ -123,7 +131,9 @@ fn a_pack_that_fails_leaves_the_old_file() {
         let (probe, count) = failing(n, false);
         let store = home.store.clone().with_disk(Disk::with_probe(probe));
         let outcome = forkd_core::pack(&store, &common::options("t"), &out, env());
-        let names = std::fs::read_dir(home.dir.path()).unwrap().filter_map(|e| e.unwrap().file_name().into_string().ok());
+        let names = std::fs::read_dir(home.dir.path())
+            .unwrap()
+            .filter_map(|e| e.unwrap().file_name().into_string().ok());
         assert_eq!(names.filter(|name| name.starts_with(".forkd-pack")).count(), 0, "call {n} leaves a file");
         if count.load(Ordering::SeqCst) <= n {
             outcome.unwrap();
@@ -161,24 +171,40 @@ fn check_durable(calls: &[(Call, PathBuf)]) -> Result<(), String> {
         matches!(call, Call::Rename | Call::Exchange) && path == Path::new("snapshots/t")
     });
     let published = published.ok_or("the snapshot is never moved to its tag")?;
-    let created: Vec<&PathBuf> =
-        calls.iter().filter(|(call, path)| *call == Call::Create && staged(path)).map(|(_, path)| path).collect();
+    let created: Vec<&PathBuf> = calls
+        .iter()
+        .filter(|(call, path)| *call == Call::Create && staged(path))
+        .map(|(_, path)| path)
+        .collect();
     if created.len() != 4 {
-        return Err(format!("{} files are made; expected snapshot.json, vmstate, memory.bin, forkd.json", created.len()));
+        return Err(format!(
+            "{} files are made; expected snapshot.json, vmstate, memory.bin, forkd.json",
+            created.len()
+        ));
     }
     for file in created {
-        let last = calls.iter().rposition(|(call, path)| *call == Call::Write && path == file).ok_or("a file is never written")?;
+        let last = calls
+            .iter()
+            .rposition(|(call, path)| *call == Call::Write && path == file)
+            .ok_or("a file is never written")?;
         let synced = calls.iter().rposition(|(call, path)| *call == Call::SyncFile && path == file);
         if synced.is_none_or(|at| at < last || at > published) {
-            return Err(format!("{}: its bytes may be lost: not synced between its last write and the move", file.display()));
+            return Err(format!(
+                "{}: its bytes may be lost: not synced between its last write and the move",
+                file.display()
+            ));
         }
         let dir = file.parent().unwrap_or(Path::new(""));
         let listed = calls.iter().rposition(|(call, path)| *call == Call::SyncDir && path == dir);
         if listed.is_none_or(|at| at < synced.unwrap_or(0) || at > published) {
-            return Err(format!("{}: its name may be lost: its folder is not synced before the move", file.display()));
+            return Err(format!(
+                "{}: its name may be lost: its folder is not synced before the move",
+                file.display()
+            ));
         }
     }
-    let moved = calls.iter().rposition(|(call, path)| *call == Call::SyncDir && path == Path::new("snapshots"));
+    let moved =
+        calls.iter().rposition(|(call, path)| *call == Call::SyncDir && path == Path::new("snapshots"));
     if moved.is_none_or(|at| at < published) {
         return Err("the move itself may be lost: 'snapshots' is not synced after it".into());
     }
@@ -191,12 +217,17 @@ fn no_sync_or_rename_of_the_publish_sequence_can_be_left_out() {
         let calls = recorded(force);
         check_durable(&calls).unwrap();
         assert!(calls.iter().any(|(call, _)| *call == if force { Call::Exchange } else { Call::Rename }));
-        let matters = |call: &Call| matches!(call, Call::SyncFile | Call::SyncDir | Call::Rename | Call::Exchange);
+        let matters =
+            |call: &Call| matches!(call, Call::SyncFile | Call::SyncDir | Call::Rename | Call::Exchange);
         let mut checked = 0;
         for (i, (call, path)) in calls.iter().enumerate().filter(|(_, (call, _))| matters(call)) {
             let mut without = calls.clone();
             without.remove(i);
-            assert!(check_durable(&without).is_err(), "{call:?} {} can be left out unnoticed", path.display());
+            assert!(
+                check_durable(&without).is_err(),
+                "{call:?} {} can be left out unnoticed",
+                path.display()
+            );
             checked += 1;
         }
         assert!(checked >= 7, "{checked}");

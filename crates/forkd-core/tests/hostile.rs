@@ -1,4 +1,5 @@
 //! Packs that are damaged or lie (test catalogue, items 1 to 5): refused as such, and nothing changes.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
 mod common;
 
@@ -31,7 +32,12 @@ fn unpacked(pack: &[u8]) -> Option<Vec<(std::path::PathBuf, String)>> {
     let home = Home::new();
     home.unpack(pack).ok()?;
     let snapshots = home.dir.path().join("forkd/snapshots");
-    Some(tree(&snapshots).into_iter().filter(|(path, _)| !path.ends_with("forkd.json") && !path.ends_with("snapshot.json")).collect())
+    Some(
+        tree(&snapshots)
+            .into_iter()
+            .filter(|(path, _)| !path.ends_with("forkd.json") && !path.ends_with("snapshot.json"))
+            .collect(),
+    )
 }
 
 /// A small pack as forkd writes it.
@@ -52,7 +58,8 @@ fn refused_or_same(home: &Home, flipped: &[u8], original: &[(std::path::PathBuf,
         Ok(_) => {
             // Another tag or description may have come out of it: only the bytes of the files are promised.
             let files = |tree: Vec<(std::path::PathBuf, String)>| {
-                let mut files: Vec<_> = tree.into_iter().filter_map(|(p, d)| Some((p.file_name()?.to_owned(), d))).collect();
+                let mut files: Vec<_> =
+                    tree.into_iter().filter_map(|(p, d)| Some((p.file_name()?.to_owned(), d))).collect();
                 files.retain(|(_, digest)| digest.len() > 30);
                 files.sort();
                 files
@@ -122,7 +129,14 @@ fn hostile_tar_entries_are_refused() {
     refused_entries(&add(Entry::file("Memory.bin", b"x")), "'Memory.bin' is not declared");
     refused_entries(&add(good[3].clone()), "comes twice");
     refused_entries(&add(good[0].clone()), "'manifest.toml' is not declared");
-    for kind in [EntryType::Symlink, EntryType::Link, EntryType::Char, EntryType::Block, EntryType::Fifo, EntryType::Directory] {
+    for kind in [
+        EntryType::Symlink,
+        EntryType::Link,
+        EntryType::Char,
+        EntryType::Block,
+        EntryType::Fifo,
+        EntryType::Directory,
+    ] {
         refused_entries(&add(link(kind, "rootfs.ext4")), "regular files only");
     }
     // Written through: a symbolic link in place of a declared file, then the file.
@@ -142,7 +156,8 @@ fn hostile_tar_entries_are_refused() {
     damaged[3].bytes[5000] ^= 1;
     refused_entries(&damaged, "memory.bin: sha256 is");
     refused_entries(&[], "manifest");
-    let long = Entry { name: "././@LongLink".into(), kind: EntryType::GNULongName, bytes: b"../../evil\0".to_vec() };
+    let long =
+        Entry { name: "././@LongLink".into(), kind: EntryType::GNULongName, bytes: b"../../evil\0".to_vec() };
     refused_entries(&add(long), "regular files only");
     let pax = |record: &str| {
         let mut all = good.clone();
@@ -208,19 +223,36 @@ fn hostile_manifests_are_refused_before_any_body() {
     }
     let huge = format!("#{}\n", "x".repeat(64 << 20));
     refused_entries(&[Entry::file("manifest.toml", huge.as_bytes())], "67108866 bytes");
-    let many: String = (0..20_000).map(|i| format!("\n[[files]]\npath = \"{i}\"\nsize = 1\nsha256 = \"\"\n")).collect();
+    let many: String =
+        (0..20_000).map(|i| format!("\n[[files]]\npath = \"{i}\"\nsize = 1\nsha256 = \"\"\n")).collect();
     refused_entries(&with_manifest(entries("t", 1), |text| text + &many)[..1], "manifest.toml");
 }
 
 #[test]
 fn broken_chains_are_refused() {
     let cases: &[(&str, &str, &str)] = &[
-        ("[[chain]]\ntag = \"c1\"\nparent_tag = \"c0\"", "[[chain]]\ntag = \"c1\"\nparent_tag = \"c2\"", "names the parent"),
-        ("[[chain]]\ntag = \"c1\"\nparent_tag = \"c0\"", "[[chain]]\ntag = \"c0\"\nparent_tag = \"c0\"", "two links"),
+        (
+            "[[chain]]\ntag = \"c1\"\nparent_tag = \"c0\"",
+            "[[chain]]\ntag = \"c1\"\nparent_tag = \"c2\"",
+            "names the parent",
+        ),
+        (
+            "[[chain]]\ntag = \"c1\"\nparent_tag = \"c0\"",
+            "[[chain]]\ntag = \"c0\"\nparent_tag = \"c0\"",
+            "two links",
+        ),
         ("[[chain]]\ntag = \"c1\"", "[[chain]]\ntag = \"C0\"", "two links"),
         ("[[chain]]\ntag = \"c0\"\n", "[[chain]]\ntag = \"c0\"\nparent_tag = \"c2\"\n", "root link"),
-        ("tag = \"c2\"\nparent_tag = \"c1\"\nfiles", "tag = \"c1\"\nparent_tag = \"c0\"\nfiles", "not the head"),
-        ("tag = \"c2\"\nparent_tag = \"c1\"\nfiles", "tag = \"c2\"\nparent_tag = \"c0\"\nfiles", "not the head"),
+        (
+            "tag = \"c2\"\nparent_tag = \"c1\"\nfiles",
+            "tag = \"c1\"\nparent_tag = \"c0\"\nfiles",
+            "not the head",
+        ),
+        (
+            "tag = \"c2\"\nparent_tag = \"c1\"\nfiles",
+            "tag = \"c2\"\nparent_tag = \"c0\"\nfiles",
+            "not the head",
+        ),
         ("parent_content_hash = \"", "parent_content_hash = \"00", "sha256"),
     ];
     for (from, to, expected) in cases {
@@ -236,9 +268,13 @@ fn broken_chains_are_refused() {
     // snapshot.json must say what the manifest says.
     let mut lying = entries("t", 1);
     let json = br#"{"vmstate":"v","memory":"m","parent_tag":"elsewhere"}"#;
-    let files: Vec<_> = [("snapshot.json", json.to_vec()), ("vmstate", lying[2].bytes.clone()), ("memory.bin", lying[3].bytes.clone())]
-        .map(|(name, bytes)| (name.to_owned(), bytes))
-        .into();
+    let files: Vec<_> = [
+        ("snapshot.json", json.to_vec()),
+        ("vmstate", lying[2].bytes.clone()),
+        ("memory.bin", lying[3].bytes.clone()),
+    ]
+    .map(|(name, bytes)| (name.to_owned(), bytes))
+    .into();
     lying[0].bytes = forkd_testing::manifest("t", &files).into_bytes();
     lying[1].bytes = json.to_vec();
     refused_entries(&lying, "names the parent 'elsewhere'");

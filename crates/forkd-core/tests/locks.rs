@@ -1,4 +1,5 @@
 //! Locks (test catalogue, item 13).
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
 mod common;
 
@@ -51,7 +52,8 @@ fn readers_share_and_a_waiter_names_what_it_waits_for() {
     let tag = "t".parse().unwrap();
     let _one = home.store.lock(&tag, LockKind::Shared, env()).unwrap();
     let _two = home.store.lock(&tag, LockKind::Shared, env()).unwrap();
-    let impatient = Store::new(home.store.root(), "forkd rmi t").with_lock_timeout(Duration::from_millis(150));
+    let impatient =
+        Store::new(home.store.root(), "forkd rmi t").with_lock_timeout(Duration::from_millis(150));
     let notes = Notes::default();
     let cancel = Cancel::default();
     let begun = Instant::now();
@@ -60,7 +62,10 @@ fn readers_share_and_a_waiter_names_what_it_waits_for() {
     assert!(begun.elapsed() >= Duration::from_millis(150));
     assert_eq!(error.kind(), Kind::Locked);
     let holder = format!("process {} (a test)", std::process::id());
-    assert_eq!(error.to_string(), format!("snapshot 't' is in use by {holder}; try again when that has ended"));
+    assert_eq!(
+        error.to_string(),
+        format!("snapshot 't' is in use by {holder}; try again when that has ended")
+    );
     assert_eq!(*notes.0.lock().unwrap(), [format!("waiting for snapshot 't', in use by {holder}")]);
     cancel.cancel();
     assert!(matches!(home.store.lock(&tag, LockKind::Exclusive, waiting), Err(Error::Interrupted)));

@@ -1,4 +1,5 @@
 //! unpack(pack(x)) = x (test catalogue, item 15).
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
 mod common;
 
@@ -81,7 +82,10 @@ fn packing_twice_gives_the_same_bytes_here_and_elsewhere() {
 fn unpacked_files_take_no_room_for_zero_pages() {
     use std::os::unix::fs::MetadataExt;
     let (a, b) = (Home::new(), Home::new());
-    let dir = fixture(a.dir.path(), &Fixture { tag: "t".into(), seed: 3, memory: 8 << 20, rootfs: None, parent: None });
+    let dir = fixture(
+        a.dir.path(),
+        &Fixture { tag: "t".into(), seed: 3, memory: 8 << 20, rootfs: None, parent: None },
+    );
     b.unpack(&a.pack("t", "out")).unwrap();
     let bytes = std::fs::read(dir.join("memory.bin")).unwrap();
     let data = bytes.chunks(4096).filter(|page| page.iter().any(|b| *b != 0)).count() as u64 * 4096;
@@ -96,17 +100,24 @@ fn what_is_here_is_kept_and_what_differs_needs_force() {
     let two = a.pack(&tags[1], "two");
     let three = a.pack(&tags[2], "three");
     b.unpack(&two).unwrap();
-    let outcomes = |report: &forkd_core::UnpackReport| report.links.iter().map(|l| l.outcome).collect::<Vec<_>>();
+    let outcomes =
+        |report: &forkd_core::UnpackReport| report.links.iter().map(|l| l.outcome).collect::<Vec<_>>();
     assert_eq!(outcomes(&b.unpack(&three).unwrap()), [Outcome::Kept, Outcome::Kept, Outcome::Created]);
     assert!(b.unpack(&three).unwrap().nothing_new());
 
     let other = Home::new();
-    fixture(other.dir.path(), &Fixture { tag: "k0".into(), seed: 99, memory: 50_000, rootfs: None, parent: None });
+    fixture(
+        other.dir.path(),
+        &Fixture { tag: "k0".into(), seed: 99, memory: 50_000, rootfs: None, parent: None },
+    );
     let pack = other.file(&other.pack("k0", "out"));
     let before = b.tree();
     let refused = forkd_core::unpack_file(&b.store, &pack, &UnpackOptions::default(), env()).unwrap_err();
     assert_eq!(refused.kind(), Kind::General);
-    assert!(refused.to_string().contains("'k0' is already at") && refused.to_string().contains("--force"), "{refused}");
+    assert!(
+        refused.to_string().contains("'k0' is already at") && refused.to_string().contains("--force"),
+        "{refused}"
+    );
     let force = UnpackOptions { force: true, tag: None };
     let orphaning = forkd_core::unpack_file(&b.store, &pack, &force, env()).unwrap_err();
     assert!(orphaning.to_string().contains("'k1' is chained to 'k0'"), "{orphaning}");
@@ -140,7 +151,10 @@ fn a_chain_that_would_not_restore_is_not_packed() {
 fn damage_is_named_by_file_and_range() {
     let a = Home::new();
     let b = Home::new();
-    fixture(a.dir.path(), &Fixture { tag: "t".into(), seed: 5, memory: 9 << 20, rootfs: Some(1 << 20), parent: None });
+    fixture(
+        a.dir.path(),
+        &Fixture { tag: "t".into(), seed: 5, memory: 9 << 20, rootfs: Some(1 << 20), parent: None },
+    );
     let mut pack = a.pack("t", "out");
     b.unpack(&pack).unwrap();
     let memory = b.store.dir(&"t".parse().unwrap()).join("memory.bin");

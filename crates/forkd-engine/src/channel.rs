@@ -20,11 +20,19 @@ impl Channel {
     }
 
     /// Sends `ping TOKEN` until `pong TOKEN …` comes back, and gives the rest of that line. `Ok(None)`: not within the limit.
-    pub(crate) fn ping(&mut self, token: &str, every: Duration, limit: Duration, cancel: &Cancel) -> Result<Option<String>> {
+    pub(crate) fn ping(
+        &mut self,
+        token: &str,
+        every: Duration,
+        limit: Duration,
+        cancel: &Cancel,
+    ) -> Result<Option<String>> {
         let begun = Instant::now();
         let mut sent: Option<Instant> = None;
         let wanted = format!("pong {token} ");
-        let broken = |e: std::io::Error| Error::new(forkd_core::Kind::General, format!("the guest channel broke: {e}"));
+        let broken = |e: std::io::Error| {
+            Error::new(forkd_core::Kind::General, format!("the guest channel broke: {e}"))
+        };
         while begun.elapsed() < limit {
             cancel.check()?;
             if sent.is_none_or(|at| at.elapsed() >= every) {
@@ -35,7 +43,11 @@ impl Channel {
             match self.stream.read(&mut buffer) {
                 Ok(0) => return Err(broken(ErrorKind::UnexpectedEof.into())),
                 Ok(read) => self.received.extend_from_slice(&buffer[..read]),
-                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {}
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+                    ) => {}
                 Err(e) => return Err(broken(e)),
             }
             while let Some(end) = self.received.iter().position(|byte| *byte == b'\n') {

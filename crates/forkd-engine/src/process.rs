@@ -1,7 +1,7 @@
 //! A QEMU process that never outlives the value that stands for it.
 
 use forkd_core::{Cancel, Error, Kind, Result};
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -46,7 +46,9 @@ impl Process {
     pub(crate) fn check_alive(&mut self) -> Result<()> {
         match self.child.try_wait() {
             Ok(None) => Ok(()),
-            Ok(Some(status)) => Err(Error::new(Kind::General, format!("QEMU ended ({status}): {}", self.last_words()))),
+            Ok(Some(status)) => {
+                Err(Error::new(Kind::General, format!("QEMU ended ({status}): {}", self.last_words())))
+            }
             Err(e) => Err(Error::new(Kind::General, format!("QEMU cannot be watched: {e}"))),
         }
     }
@@ -72,11 +74,14 @@ impl Drop for Process {
     }
 }
 
-/// The last lines of a log, printable; `None` where there are none.
+/// The last lines of a log; `None` where there are none.
 pub(crate) fn tail(path: &Path) -> Option<String> {
     let mut text = Vec::new();
-    std::fs::File::open(path).ok()?.take(4 << 20).read_to_end(&mut text).ok()?;
-    let text = String::from_utf8_lossy(&text);
+    let mut file = std::fs::File::open(path).ok()?;
+    let size = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(size.saturating_sub(8 << 10))).ok()?;
+    file.take(8 << 10).read_to_end(&mut text).ok()?;
+    let text = String::from_utf8_lossy(&text).replace('\r', "");
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     let last = lines[lines.len().saturating_sub(6)..].join("\n  ");
     (!last.is_empty()).then_some(last)

@@ -71,7 +71,10 @@ impl Qemu {
         arg("-smp", "1");
         arg("-m", &format!("{memory}B"));
         let mem_path = path(&dir.join(MEMORY));
-        arg("-object", &format!("memory-backend-file,id=mem,size={memory}B,mem-path={mem_path},share={share}"));
+        arg(
+            "-object",
+            &format!("memory-backend-file,id=mem,size={memory}B,mem-path={mem_path},share={share}"),
+        );
         arg("-drive", &format!("if=none,id=disk0,format=raw,file={},{overlay}", path(&dir.join(ROOTFS))));
         arg("-device", "virtio-blk-pci,drive=disk0,addr=0x3");
         arg("-chardev", &format!("socket,id=ch0,path={},server=on,wait=off", path(&run.join("guest"))));
@@ -134,6 +137,8 @@ impl Engine for Qemu {
         }
         let rootfs = into.join(ROOTFS);
         std::fs::copy(&machine.rootfs, &rootfs).map_err(Error::io("copy to", &rootfs))?;
+        let writable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+        std::fs::set_permissions(&rootfs, writable).map_err(Error::io("copy to", &rootfs))?;
         let run = self.runtime_dir()?;
         let command = self.command(&Start::Boot(machine), into, machine.memory_mib << 20, run.path());
         let mut process = Process::start(command, run.path())?;
@@ -152,26 +157,45 @@ impl Engine for Qemu {
     }
 
     fn check(&self, snapshot: &Stored) -> Result<()> {
-        let refuse = |message: String| Err(Error::new(Kind::Incompatible, format!("'{}': {message}", snapshot.tag)));
+        let refuse =
+            |message: String| Err(Error::new(Kind::Incompatible, format!("'{}': {message}", snapshot.tag)));
         let Some(engine) = snapshot.snapshot.get("engine") else {
-            return refuse("snapshot.json has no 'engine': another tool baked it, and QEMU cannot restore it".into());
+            return refuse(
+                "snapshot.json has no 'engine': another tool baked it, and QEMU cannot restore it".into(),
+            );
         };
-        let here = [("name", "qemu"), ("machine", MACHINE), ("accel", ACCEL), ("cpu", CPU), ("arch", std::env::consts::ARCH)];
+        let here = [
+            ("name", "qemu"),
+            ("machine", MACHINE),
+            ("accel", ACCEL),
+            ("cpu", CPU),
+            ("arch", std::env::consts::ARCH),
+        ];
         for (field, value) in here {
             let needed = engine.get(field).and_then(Value::as_str).unwrap_or("nothing");
             if needed != value {
-                return refuse(format!("snapshot.json: engine.{field} needs '{needed}'; this host has '{value}'"));
+                return refuse(format!(
+                    "snapshot.json: engine.{field} needs '{needed}'; this host has '{value}'"
+                ));
             }
         }
         let memory = snapshot.dir.join(MEMORY);
         let found = memory.metadata().map_err(Error::io("read", &memory))?.len();
         match snapshot.snapshot.get("memory_bytes").and_then(Value::as_u64) {
             Some(needed) if needed == found => Ok(()),
-            needed => refuse(format!("{} has {found} bytes; snapshot.json says {needed:?}", memory.display())),
+            needed => {
+                refuse(format!("{} has {found} bytes; snapshot.json says {needed:?}", memory.display()))
+            }
         }
     }
 
-    fn fork(&self, snapshot: &Stored, count: usize, env: Env<'_>, answered: &mut dyn FnMut(&Child)) -> Result<()> {
+    fn fork(
+        &self,
+        snapshot: &Stored,
+        count: usize,
+        env: Env<'_>,
+        answered: &mut dyn FnMut(&Child),
+    ) -> Result<()> {
         let memory = snapshot.dir.join(MEMORY).metadata().map_err(Error::io("read", &snapshot.dir))?.len();
         let run = self.runtime_dir()?;
         let mut children = Vec::new();
@@ -191,7 +215,11 @@ impl Engine for Qemu {
                 let sender = sender.clone();
                 scope.spawn(move || {
                     let answer = resume(process, dir, *state, *number, env);
-                    let _ = sender.send(answer.map(|answer| Child { number: *number, answer, time: begun.elapsed() }));
+                    let _ = sender.send(answer.map(|answer| Child {
+                        number: *number,
+                        answer,
+                        time: begun.elapsed(),
+                    }));
                 });
             }
             drop(sender);
@@ -212,7 +240,10 @@ fn resume(process: &mut Process, dir: &Path, state: i32, number: usize, env: Env
     let mut channel = connect_guest(process, dir, env)?;
     match channel.ping(&token, Duration::from_secs(5), FORK_LIMIT, env.cancel)? {
         Some(answer) => Ok(answer),
-        None => Err(Error::new(Kind::General, format!("child {number} does not answer; {}", process.last_words()))),
+        None => Err(Error::new(
+            Kind::General,
+            format!("child {number} does not answer; {}", process.last_words()),
+        )),
     }
 }
 
@@ -257,7 +288,9 @@ fn save_state(qmp: &mut Qmp, socket: &Path, vmstate: &Path) -> Result<()> {
     let mut stream = loop {
         match listener.accept() {
             Ok((stream, _)) => break stream,
-            Err(_) if begun.elapsed() < Duration::from_secs(10) => std::thread::sleep(Duration::from_millis(2)),
+            Err(_) if begun.elapsed() < Duration::from_secs(10) => {
+                std::thread::sleep(Duration::from_millis(2))
+            }
             Err(e) => return Err(Error::io("receive the machine's state at", socket)(e)),
         }
     };

@@ -69,7 +69,10 @@ impl Qmp {
                 Some("completed") => return Ok(()),
                 Some("failed" | "cancelled") => {
                     let reason = state.get("error-desc").and_then(Value::as_str).unwrap_or("no reason given");
-                    return Err(Error::new(Kind::General, format!("QEMU cannot move the machine's state: {reason}")));
+                    return Err(Error::new(
+                        Kind::General,
+                        format!("QEMU cannot move the machine's state: {reason}"),
+                    ));
                 }
                 _ if begun.elapsed() > limit => {
                     return Err(Error::new(Kind::General, "QEMU does not finish moving the machine's state"));

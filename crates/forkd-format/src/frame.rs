@@ -68,7 +68,10 @@ impl FrameHeader {
         // A single-segment frame has no window of its own: its whole content is the window.
         let window = window.or(content_size).unwrap_or(u64::MAX);
         if window > 1 << MAX_WINDOW_LOG {
-            return wrong(format!("it needs a window of {window} bytes; at most {} are allowed", 1 << MAX_WINDOW_LOG));
+            return wrong(format!(
+                "it needs a window of {window} bytes; at most {} are allowed",
+                1 << MAX_WINDOW_LOG
+            ));
         }
         Ok(Some(Self::Data { content_size, len: at + width, checksum }))
     }
@@ -134,7 +137,9 @@ mod tests {
             let mut frame = zstd::bulk::compress(&data, 3).unwrap();
             let whole = frame.len();
             frame.extend_from_slice(b"next frame");
-            let Some(FrameHeader::Data { content_size, len: header, checksum }) = FrameHeader::parse(&frame).unwrap() else {
+            let Some(FrameHeader::Data { content_size, len: header, checksum }) =
+                FrameHeader::parse(&frame).unwrap()
+            else {
                 panic!("not a data frame");
             };
             assert_eq!(content_size, Some(len as u64));

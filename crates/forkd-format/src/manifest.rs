@@ -21,7 +21,7 @@ pub const MAX_MANIFEST: u64 = 1 << 20;
 /// The longest chain that is read, in links.
 pub const MAX_CHAIN: usize = 256;
 /// The most that a pack may declare to unpack to, in bytes.
-pub const MAX_UNPACKED: u64 = 1 << 40;
+pub const MAX_UNPACKED: u64 = 256 << 30;
 
 /// One file of a link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -166,9 +166,12 @@ impl Manifest {
             }]
         } else {
             if !wire.files.is_empty() || wire.rootfs.is_some() {
-                return Err(wrong("version 2 lists its files under 'chain': expected files = [] and no [rootfs]"));
+                return Err(wrong(
+                    "version 2 lists its files under 'chain': expected files = [] and no [rootfs]",
+                ));
             }
-            if wire.chain.last().is_none_or(|head| head.tag != wire.tag || head.parent_tag != wire.parent_tag) {
+            if wire.chain.last().is_none_or(|head| head.tag != wire.tag || head.parent_tag != wire.parent_tag)
+            {
                 return Err(wrong(format!("the last link of the chain is not the head '{}'", wire.tag)));
             }
             wire.chain
@@ -258,7 +261,10 @@ fn check_files(link: &Link) -> Result<(), FormatError> {
     for file in &link.files {
         let path = crate::error::shorten(&file.path);
         if !FILE_ORDER.contains(&file.path.as_str()) {
-            return Err(wrong(format!("'{tag}' declares '{path}'; expected one of {}", FILE_ORDER.join(", "))));
+            return Err(wrong(format!(
+                "'{tag}' declares '{path}'; expected one of {}",
+                FILE_ORDER.join(", ")
+            )));
         }
         if !seen.insert(file.path.as_str()) {
             return Err(wrong(format!("'{tag}' declares '{path}' twice")));
@@ -286,7 +292,10 @@ fn check_edge(link: &Link, parent: Option<&Link>) -> Result<(), FormatError> {
         return Err(wrong(format!("link '{tag}' follows '{}' but names the parent {found}", parent.tag)));
     }
     if link.parent_content_hash.is_none() || link.parent_content_hash != parent.memory() {
-        return Err(wrong(format!("link '{tag}': parent_content_hash is not the digest of '{}'", parent.tag)));
+        return Err(wrong(format!(
+            "link '{tag}': parent_content_hash is not the digest of '{}'",
+            parent.tag
+        )));
     }
     Ok(())
 }
@@ -356,8 +365,12 @@ mod tests {
 
     #[test]
     fn broken_edges_are_refused() {
-        assert!(refused(|m| m.links[1].parent_tag = Some("t2".parse().unwrap())).contains("names the parent"));
-        assert!(refused(|m| m.links[2].parent_content_hash = Some(Digest::of(b"x"))).contains("not the digest"));
+        assert!(
+            refused(|m| m.links[1].parent_tag = Some("t2".parse().unwrap())).contains("names the parent")
+        );
+        assert!(
+            refused(|m| m.links[2].parent_content_hash = Some(Digest::of(b"x"))).contains("not the digest")
+        );
         assert!(refused(|m| m.links[2].parent_content_hash = None).contains("not the digest"));
         assert!(refused(|m| m.links[0].parent_tag = Some("t2".parse().unwrap())).contains("root link"));
         assert!(refused(|m| m.tag = "t1".parse().unwrap()).contains("not the head"));
@@ -368,7 +381,9 @@ mod tests {
     #[test]
     fn unsafe_and_unknown_names_are_refused() {
         assert!(refused(|m| m.links[0].files[0].path = "../x".into()).contains("declares '../x'"));
-        assert!(refused(|m| m.links[0].files[0].path = "Memory.bin".into()).contains("declares 'Memory.bin'"));
+        assert!(
+            refused(|m| m.links[0].files[0].path = "Memory.bin".into()).contains("declares 'Memory.bin'")
+        );
         assert!(refused(|m| m.links[0].files[0] = m.links[0].files[1].clone()).contains("twice"));
         assert!(refused(|m| drop(m.links[0].files.pop())).contains("declares no memory.bin"));
     }

@@ -61,7 +61,12 @@ pub struct PackReader {
 
 impl Default for PackReader {
     fn default() -> Self {
-        Self { tar: TarParser::default(), current: Current::Nothing, manifest: None, expected: HashMap::new() }
+        Self {
+            tar: TarParser::default(),
+            current: Current::Nothing,
+            manifest: None,
+            expected: HashMap::new(),
+        }
     }
 }
 
@@ -135,17 +140,26 @@ impl PackReader {
             return Ok(None);
         };
         let Some(id) = self.expected.remove(name) else {
-            return Err(self.tar.wrong(format!("entry '{shown}' is not declared in the manifest, or comes twice")));
+            return Err(self
+                .tar
+                .wrong(format!("entry '{shown}' is not declared in the manifest, or comes twice")));
         };
         let declared = manifest.links[id.link].files[id.file].size;
         if declared != size {
-            return Err(self.tar.wrong(format!("entry '{shown}' has {size} bytes; the manifest declares {declared}")));
+            return Err(self
+                .tar
+                .wrong(format!("entry '{shown}' has {size} bytes; the manifest declares {declared}")));
         }
         self.current = Current::File(id);
         Ok(Some(PackEvent::Start(id)))
     }
 
-    fn data(&mut self, offset: u64, range: Range<usize>, bytes: &[u8]) -> Result<Option<PackEvent>, FormatError> {
+    fn data(
+        &mut self,
+        offset: u64,
+        range: Range<usize>,
+        bytes: &[u8],
+    ) -> Result<Option<PackEvent>, FormatError> {
         match &mut self.current {
             Current::Nothing => Err(self.tar.wrong("bytes outside of any entry")),
             Current::File(file) => Ok(Some(PackEvent::Data { file: *file, offset, range })),

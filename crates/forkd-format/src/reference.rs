@@ -65,7 +65,8 @@ mod tests {
 
     #[test]
     fn refuses_the_rest() {
-        for bad in ["x", "a/b/c", "/b", "a/", "a/b@", "../b", "a/b@v1@v2", "a/b@sha256:00", "a b/c", "a/b@@"] {
+        for bad in ["x", "a/b/c", "/b", "a/", "a/b@", "../b", "a/b@v1@v2", "a/b@sha256:00", "a b/c", "a/b@@"]
+        {
             assert!(bad.parse::<Reference>().is_err(), "{bad}");
         }
     }

@@ -66,7 +66,10 @@ impl Registry {
         }
         for (name, package) in &registry.packages {
             if !package.versions.contains_key("latest") {
-                return Err(wrong(format!("package '{}' has no version 'latest'", crate::error::shorten(name))));
+                return Err(wrong(format!(
+                    "package '{}' has no version 'latest'",
+                    crate::error::shorten(name)
+                )));
             }
         }
         Ok(registry)
@@ -79,7 +82,9 @@ impl Registry {
     pub fn resolve(&self, reference: &Reference) -> Result<&Version, Missing> {
         let Some(package) = self.packages.get(&reference.package) else {
             let name = reference.package.split('/').next_back().unwrap_or_default();
-            let similar = |key: &&String| key.split('/').next_back().is_some_and(|k| k.contains(name) || name.contains(k));
+            let similar = |key: &&String| {
+                key.split('/').next_back().is_some_and(|k| k.contains(name) || name.contains(k))
+            };
             return Err(Missing::Package(self.packages.keys().filter(similar).take(5).cloned().collect()));
         };
         package
@@ -94,7 +99,9 @@ mod tests {
     use super::*;
 
     fn text(versions: &str) -> String {
-        format!(r#"{{"_note":"x","schema_version":1,"packages":{{"acme/py":{{"versions":{{{versions}}}}}}}}}"#)
+        format!(
+            r#"{{"_note":"x","schema_version":1,"packages":{{"acme/py":{{"versions":{{{versions}}}}}}}}}"#
+        )
     }
 
     fn version(name: &str) -> String {

@@ -9,7 +9,7 @@ const BLOCK: usize = 512;
 const MAX_TRAILING: u64 = 1 << 20;
 const MAX_PAX: u64 = 64 << 10;
 /// Data stretches that one sparse file may list.
-const MAX_EXTENTS: usize = 1 << 20;
+const MAX_EXTENTS: usize = 1 << 19;
 
 /// What a step of the parser found.
 #[derive(Debug, PartialEq, Eq)]
@@ -38,6 +38,7 @@ enum State {
 struct Override {
     name: Option<String>,
     size: Option<u64>,
+    seen: bool,
 }
 
 /// The file that is being read: which stretches of it stand in the stream.
@@ -186,7 +187,10 @@ impl TarParser {
                 self.state = State::Trailer { seen: 0 };
                 None
             }
-            (State::SecondZeroBlock, false) => return Err(self.wrong("one zero block where the archive's end has two")),
+            (State::SecondZeroBlock, false) => {
+                return Err(self.wrong("one zero block where the archive's end has two"));
+            }
+            (_, true) if self.next.seen => return Err(self.wrong("an extended header without its entry")),
             (_, true) => {
                 self.state = State::SecondZeroBlock;
                 None
@@ -199,6 +203,12 @@ impl TarParser {
     }
 
     fn header(&mut self, block: &[u8]) -> Result<Option<TarEvent>, FormatError> {
+        // What other readers would take for another name or size is nobody's honest header.
+        let name_end = block[..100].iter().position(|byte| *byte == 0).unwrap_or(100);
+        self.expect_zeros(&block[name_end..100], "what follows an entry's name")?;
+        if block[124] & 0x80 != 0 && block[124..128] != [0x80, 0, 0, 0] {
+            return Err(self.wrong("an entry's size is not a number of 64 bits"));
+        }
         let header = tar::Header::from_byte_slice(block);
         let sum: u32 = block[..148].iter().chain(&block[156..]).map(|b| u32::from(*b)).sum::<u32>() + 8 * 32;
         match header.cksum() {
@@ -206,7 +216,8 @@ impl TarParser {
             _ => return Err(self.wrong("header checksum does not match")),
         }
         let name_bytes = header.path_bytes();
-        let name = std::str::from_utf8(&name_bytes).map_err(|_| self.wrong("an entry's name is not UTF-8"))?;
+        let name =
+            std::str::from_utf8(&name_bytes).map_err(|_| self.wrong("an entry's name is not UTF-8"))?;
         let size = header.entry_size().map_err(|_| self.wrong("an entry's size is not a number"))?;
         let shown = crate::error::shorten(name);
         match header.entry_type() {
@@ -220,8 +231,10 @@ impl TarParser {
                 let over = std::mem::take(&mut self.next);
                 let name = over.name.unwrap_or_else(|| name.to_owned());
                 let gnu = header.as_gnu().filter(|_| over.size.is_none());
-                let gnu = gnu.ok_or_else(|| self.wrong(format!("entry '{shown}' is sparse but not in GNU's form")))?;
-                let real = gnu.real_size().map_err(|_| self.wrong("a sparse entry's size is not a number"))?;
+                let gnu = gnu
+                    .ok_or_else(|| self.wrong(format!("entry '{shown}' is sparse but not in GNU's form")))?;
+                let real =
+                    gnu.real_size().map_err(|_| self.wrong("a sparse entry's size is not a number"))?;
                 self.body = Body { name, size: real, stored: size, ..Body::default() };
                 self.add_extents(&gnu.sparse)?;
                 if gnu.is_extended() {
@@ -230,20 +243,29 @@ impl TarParser {
                 }
                 self.begin_body().map(Some)
             }
+            tar::EntryType::XHeader if self.next.seen => {
+                Err(self.wrong("two extended headers before one entry"))
+            }
             tar::EntryType::XHeader if size > 0 && size <= MAX_PAX => {
                 self.pax.clear();
                 self.state = State::Pax { left: size, pad: padding(size) };
                 Ok(None)
             }
             tar::EntryType::XHeader => Err(self.wrong(format!("an extended header of {size} bytes"))),
-            other => Err(self.wrong(format!("entry '{shown}' is a {other:?}; a pack holds regular files only"))),
+            other => {
+                Err(self.wrong(format!("entry '{shown}' is a {other:?}; a pack holds regular files only")))
+            }
         }
     }
 
     fn more_extents(&mut self, block: &[u8]) -> Result<Option<TarEvent>, FormatError> {
         let mut map = tar::GnuExtSparseHeader::new();
         map.as_mut_bytes().copy_from_slice(block);
+        let known = self.body.extents.len();
         self.add_extents(map.sparse())?;
+        if map.is_extended() && self.body.extents.len() == known {
+            return Err(self.wrong("a sparse map goes on without listing anything"));
+        }
         if map.is_extended() { Ok(None) } else { self.begin_body().map(Some) }
     }
 
@@ -277,6 +299,7 @@ impl TarParser {
 
     fn read_pax(&mut self) -> Result<(), FormatError> {
         let pax = std::mem::take(&mut self.pax);
+        self.next.seen = true;
         for extension in tar::PaxExtensions::new(&pax) {
             let extension = extension.map_err(|_| self.wrong("malformed extended header"))?;
             let (Ok(key), Ok(value)) = (extension.key(), extension.value()) else {
@@ -285,7 +308,8 @@ impl TarParser {
             match key {
                 "path" => self.next.name = Some(value.to_owned()),
                 "size" => {
-                    let size = value.parse().map_err(|_| self.wrong("an extended header's size is not a number"))?;
+                    let size =
+                        value.parse().map_err(|_| self.wrong("an extended header's size is not a number"))?;
                     self.next.size = Some(size);
                 }
                 "mtime" | "atime" | "ctime" | "uid" | "gid" | "uname" | "gname" | "comment" => {}

@@ -7,18 +7,20 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 fn path(location: &Location) -> Result<PathBuf> {
-    let wrong = || Error::new(Kind::Usage, format!("{location} names no file on this host; expected file:///path"));
+    let wrong =
+        || Error::new(Kind::Usage, format!("{location} names no file on this host; expected file:///path"));
     location.url().to_file_path().map_err(|()| wrong())
 }
 
 pub(crate) fn get(location: &Location) -> Result<Download> {
     let path = path(location)?;
-    let file = File::open(&path).map_err(Error::io("open", &path))?;
-    let metadata = file.metadata().map_err(Error::io("open", &path))?;
+    // Asked before it is opened: opening a pipe would wait for a writer.
+    let metadata = path.metadata().map_err(Error::io("open", &path))?;
+    let open = || File::open(&path).map_err(Error::io("open", &path));
     if !metadata.is_file() {
         return Err(Error::new(Kind::Usage, format!("{} is not a regular file", path.display())));
     }
-    Ok(Download { size: Some(metadata.len()), body: Box::new(file) })
+    Ok(Download { size: Some(metadata.len()), body: Box::new(open()?) })
 }
 
 /// Copies beside the target, syncs, then renames: readers see the old file or the whole new one.

@@ -4,7 +4,8 @@
 use forkd_core::remote::{Download, Location};
 use forkd_core::{Cancel, Error, Kind, Progress, Result};
 use futures_util::StreamExt;
-use reqwest::header::{CONTENT_LENGTH, RETRY_AFTER};
+use reqwest::header::{CONTENT_LENGTH, LOCATION, RETRY_AFTER};
+use reqwest::redirect::Policy;
 use reqwest::{Body, Response, StatusCode};
 use std::future::Future;
 use std::io::Read;
@@ -39,9 +40,13 @@ impl Default for HttpOptions {
     }
 }
 
+const MAX_REDIRECTS: usize = 5;
+
 #[derive(Debug)]
 pub(crate) struct Http {
     client: reqwest::Client,
+    /// For uploads: a redirect that would turn them into a download is not followed.
+    uploader: reqwest::Client,
     runtime: Runtime,
     options: HttpOptions,
 }
@@ -49,17 +54,19 @@ pub(crate) struct Http {
 impl Http {
     pub(crate) fn new(options: &HttpOptions) -> Result<Self> {
         let setup = |e: &dyn std::fmt::Display| Error::new(Kind::General, format!("cannot set up HTTP: {e}"));
-        let client = reqwest::Client::builder()
-            .user_agent(concat!("forkd/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(options.connect_timeout)
-            .build()
-            .map_err(|e| setup(&e))?;
+        let builder = || {
+            reqwest::Client::builder()
+                .user_agent(concat!("forkd/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(options.connect_timeout)
+        };
+        let client = builder().build().map_err(|e| setup(&e))?;
+        let uploader = builder().redirect(Policy::none()).build().map_err(|e| setup(&e))?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
             .map_err(|e| setup(&e))?;
-        Ok(Self { client, runtime, options: options.clone() })
+        Ok(Self { client, uploader, runtime, options: options.clone() })
     }
 
     pub(crate) fn get(&self, location: &Location, cancel: &Cancel) -> Result<Download> {
@@ -71,7 +78,8 @@ impl Http {
                 answer.map_err(|_| stalled(location, stall))?.map_err(|e| network(location, &e))
             }
         })?;
-        let size = response.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
+        let size =
+            response.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
         Ok(Download { size, body: Box::new(self.body(response, location, cancel)) })
     }
 
@@ -113,17 +121,34 @@ impl Http {
         ChannelReader { receiver, current: Vec::new(), at: 0 }
     }
 
-    pub(crate) fn put(&self, location: &Location, file: &Path, progress: &dyn Progress, cancel: &Cancel) -> Result<()> {
+    pub(crate) fn put(
+        &self,
+        location: &Location,
+        file: &Path,
+        progress: &dyn Progress,
+        cancel: &Cancel,
+    ) -> Result<()> {
         let size = file.metadata().map_err(Error::io("read", file))?.len();
         let mut told = 0;
         let sent = Arc::new(AtomicU64::new(0));
         let outcome = std::thread::scope(|scope| {
             let upload = scope.spawn(|| {
-                self.with_retries(location, cancel, || {
-                    sent.store(0, Ordering::Relaxed);
-                    let request = self.client.put(location.url().clone()).header(CONTENT_LENGTH, size);
-                    self.upload(request, location, file, Arc::clone(&sent), cancel)
-                })
+                let mut target = location.clone();
+                for _ in 0..=MAX_REDIRECTS {
+                    let response = self.with_retries(&target, cancel, || {
+                        sent.store(0, Ordering::Relaxed);
+                        let request = self.uploader.put(target.url().clone()).header(CONTENT_LENGTH, size);
+                        self.upload(request, &target, file, Arc::clone(&sent), cancel)
+                    })?;
+                    let next = response.headers().get(LOCATION).and_then(|v| v.to_str().ok());
+                    match (response.status(), next) {
+                        (StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT, Some(next)) => {
+                            target = target.join(next)?
+                        }
+                        _ => return Ok(()),
+                    }
+                }
+                Err(Error::new(Kind::General, format!("{location}: more than {MAX_REDIRECTS} redirects")))
             });
             while !upload.is_finished() {
                 std::thread::sleep(Duration::from_millis(50));
@@ -131,10 +156,12 @@ impl Http {
                 progress.advance(now.saturating_sub(told));
                 told = told.max(now);
             }
-            upload.join().unwrap_or_else(|_| Err(Error::new(Kind::General, "internal error: the upload panicked")))
+            upload
+                .join()
+                .unwrap_or_else(|_| Err(Error::new(Kind::General, "internal error: the upload panicked")))
         });
         progress.advance(if outcome.is_ok() { size.saturating_sub(told) } else { 0 });
-        outcome.map(drop)
+        outcome
     }
 
     async fn upload(
@@ -180,7 +207,12 @@ impl Http {
     }
 
     /// Asks until there is an answer that another try would not change.
-    fn with_retries<F>(&self, location: &Location, cancel: &Cancel, mut ask: impl FnMut() -> F) -> Result<Response>
+    fn with_retries<F>(
+        &self,
+        location: &Location,
+        cancel: &Cancel,
+        mut ask: impl FnMut() -> F,
+    ) -> Result<Response>
     where
         F: Future<Output = Result<Response>>,
     {
@@ -222,11 +254,19 @@ fn refusal(location: &Location, response: &Response) -> Option<Error> {
     let status = response.status();
     let (kind, advice) = match status {
         _ if status.is_success() => return None,
+        StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT
+            if response.headers().contains_key(LOCATION) =>
+        {
+            return None;
+        }
         StatusCode::NOT_FOUND | StatusCode::GONE => (Kind::NotFound, "check the URL"),
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
             (Kind::Unauthorised, "the server refuses these credentials; a presigned URL may have expired")
         }
         StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => (Kind::Transient, "try again later"),
+        StatusCode::NOT_IMPLEMENTED | StatusCode::HTTP_VERSION_NOT_SUPPORTED => {
+            (Kind::General, "the server does not take this request")
+        }
         _ if status.is_server_error() => (Kind::Transient, "try again later"),
         _ => (Kind::General, "the server does not accept this request"),
     };

@@ -28,7 +28,11 @@ impl AnyRemote {
 
 impl Remote for AnyRemote {
     fn get(&self, location: &Location, cancel: &Cancel) -> Result<Download> {
-        if location.url().scheme() == "file" { folder::get(location) } else { self.http.get(location, cancel) }
+        if location.url().scheme() == "file" {
+            folder::get(location)
+        } else {
+            self.http.get(location, cancel)
+        }
     }
 
     fn put(&self, location: &Location, file: &Path, progress: &dyn Progress, cancel: &Cancel) -> Result<()> {

@@ -42,7 +42,8 @@ impl Hub {
     /// Serves a folder on a free port of 127.0.0.1.
     #[must_use]
     pub fn start(dir: &Path) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let listener = runtime.block_on(tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).unwrap();
         let address = listener.local_addr().unwrap();
         let log = Log::default();
@@ -145,11 +146,14 @@ fn get(path: &Path, range: Option<&str>, faults: &Faults) -> Response {
     let size = file.metadata().unwrap().len();
     let mut response = Response::builder().header(ACCEPT_RANGES, "bytes");
     let (mut start, mut end) = (0, size);
-    if let Some((from, to)) = range.filter(|_| !faults.no_ranges).and_then(|r| r.strip_prefix("bytes=")?.split_once('-')) {
+    if let Some((from, to)) =
+        range.filter(|_| !faults.no_ranges).and_then(|r| r.strip_prefix("bytes=")?.split_once('-'))
+    {
         start = from.parse().unwrap_or(0);
         end = to.parse::<u64>().map_or(size, |to| (to + 1).min(size));
         if start >= size {
-            return (StatusCode::RANGE_NOT_SATISFIABLE, [(CONTENT_RANGE, format!("bytes */{size}"))]).into_response();
+            return (StatusCode::RANGE_NOT_SATISFIABLE, [(CONTENT_RANGE, format!("bytes */{size}"))])
+                .into_response();
         }
         response = response.status(StatusCode::PARTIAL_CONTENT);
         response = response.header(CONTENT_RANGE, format!("bytes {start}-{}/{size}", end - 1));

@@ -52,7 +52,9 @@ fn files_toml(table: &str, files: &[(String, Vec<u8>)]) -> String {
 #[must_use]
 pub fn manifest(tag: &str, files: &[(String, Vec<u8>)]) -> String {
     let files = files_toml("files", files);
-    format!("forkd_pack_version = 1\ntag = \"{tag}\"\ncreated_at = \"2026-01-02T03:04:05Z\"\nforkd_version = \"0.5.3\"\n{files}")
+    format!(
+        "forkd_pack_version = 1\ntag = \"{tag}\"\ncreated_at = \"2026-01-02T03:04:05Z\"\nforkd_version = \"0.5.3\"\n{files}"
+    )
 }
 
 /// A whole version 1 pack.

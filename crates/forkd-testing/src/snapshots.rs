@@ -67,7 +67,9 @@ pub fn fixture(data_home: &Path, fixture: &Fixture) -> PathBuf {
         format!(r#","parent_tag":"{tag}","parent_content_hash":"{hash}""#)
     });
     let at = dir.display();
-    let json = format!(r#"{{"vmstate":"{at}/vmstate","memory":"{at}/memory.bin","volumes":[],"x_unknown":[1,"two"]{parent}}}"#);
+    let json = format!(
+        r#"{{"vmstate":"{at}/vmstate","memory":"{at}/memory.bin","volumes":[],"x_unknown":[1,"two"]{parent}}}"#
+    );
     fs::write(dir.join("snapshot.json"), json).unwrap();
     dir
 }
@@ -80,7 +82,10 @@ pub fn chain(data_home: &Path, prefix: &str, depth: usize, memory: u64) -> Vec<S
             let tag = format!("{prefix}{i}");
             let rootfs = (i == 0).then_some(100_000);
             let seed = i as u64 + 1;
-            let dir = fixture(data_home, &Fixture { tag: tag.clone(), seed, memory, rootfs, parent: parent.take() });
+            let dir = fixture(
+                data_home,
+                &Fixture { tag: tag.clone(), seed, memory, rootfs, parent: parent.take() },
+            );
             parent = Some((tag.clone(), sha256(&dir.join("memory.bin"))));
             tag
         })

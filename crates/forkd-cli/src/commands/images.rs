@@ -22,7 +22,7 @@ pub(crate) fn run(_args: &Args, context: &Context<'_>) -> Result<()> {
     let rows = images.iter().map(|image| {
         json!({
             "tag": image.tag.as_str(),
-            "path": image.path,
+            "path": image.path.display().to_string(),
             "size_bytes": image.disk_size,
             "memory_bytes": image.memory,
             "created_at": created(image),
@@ -46,7 +46,7 @@ fn table(images: &[Image], now: SystemTime) -> String {
         let chain = match (&image.parent, image.depth) {
             (None, _) => String::new(),
             (Some(parent), Some(depth)) => format!("   chain of {depth}, parent {parent}"),
-            (Some(parent), None) => format!("   parent {parent} is missing"),
+            (Some(parent), None) => format!("   parent {parent}, an ancestor is missing"),
         };
         let (size, memory) = (mib(image.disk_size), mib(image.memory));
         let rootfs = if image.rootfs { "yes" } else { "no" };
@@ -76,8 +76,11 @@ mod tests {
             depth: Some(1),
             description: None,
         };
-        let images =
-            [image("python-numpy", 221, 512, 72), image("playwright-browser", 1062, 2048, 170), image("pyagent", 148, 512, 1)];
+        let images = [
+            image("python-numpy", 221, 512, 72),
+            image("playwright-browser", 1062, 2048, 170),
+            image("pyagent", 148, 512, 1),
+        ];
         let expected = "  TAG                SIZE        MEMORY     CREATED  ROOTFS
   python-numpy     22.1 MiB   512.0 MiB    3d ago   yes
   playwright-browser  106.2 MiB   2048.0 MiB    1w ago   yes

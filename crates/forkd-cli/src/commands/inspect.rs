@@ -10,8 +10,10 @@ use std::path::Path;
 
 /// Show what a pack, a snapshot or a registry entry is: manifest, chain, sizes, digests
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  forkd inspect pyagent.forkd-snapshot.tar.zst\n  forkd inspect pyagent\n  \
-forkd inspect deeplethe/python-numpy")]
+#[command(
+    after_help = "Examples:\n  forkd inspect pyagent.forkd-snapshot.tar.zst\n  forkd inspect pyagent\n  \
+forkd inspect deeplethe/python-numpy"
+)]
 pub(crate) struct Args {
     /// A pack file, a tag, or owner/name[@version]
     what: String,
@@ -34,8 +36,18 @@ pub(crate) fn local<'a>(what: &'a str, store: &Store) -> Option<Local<'a>> {
 
 /// What to say of a name that is neither.
 pub(crate) fn nowhere(what: &str) -> Error {
+    if what.contains("://") {
+        // Not repeated: its query may be a secret.
+        return Error::new(
+            Kind::Usage,
+            "a URL is not looked into from here: `forkd pull` it, or download it and name the file",
+        );
+    }
     let what = printable(what);
-    Error::new(Kind::NotFound, format!("'{what}' is neither a snapshot in the store nor a file; see `forkd images`"))
+    Error::new(
+        Kind::NotFound,
+        format!("'{what}' is neither a snapshot in the store nor a file; see `forkd images`"),
+    )
 }
 
 pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
@@ -43,7 +55,12 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
     let inspection = match local(&args.what, &store) {
         Some(Local::Tag(tag)) => forkd_core::inspect_tag(&store, &tag)?,
         Some(Local::File(file)) => forkd_core::inspect_file(file, context.env())?,
-        None if args.what.contains('/') && !args.what.starts_with(['/', '.']) => return registry(args, context),
+        None if args.what.contains('/')
+            && !args.what.contains("://")
+            && !args.what.starts_with(['/', '.']) =>
+        {
+            return registry(args, context);
+        }
         None => return Err(nowhere(&args.what).into()),
     };
     context.output.answer(&text(&inspection));
@@ -79,20 +96,33 @@ fn registry(args: &Args, context: &Context<'_>) -> Result<()> {
 
 fn text(inspection: &Inspection) -> String {
     let mut lines = vec![inspection.tag.to_string()];
-    let mut fact = |name: &str, value: Option<String>| lines.extend(value.map(|value| format!("  {name:<12}{}", printable(&value))));
+    let mut fact = |name: &str, value: Option<String>| {
+        lines.extend(value.map(|value| format!("  {name:<12}{}", printable(&value))))
+    };
     fact("description", inspection.description.clone());
     fact("base image", inspection.base_image.clone());
     fact("created", inspection.created_at.clone());
     fact("packed by", inspection.forkd_version.as_ref().map(|version| format!("forkd {version}")));
-    fact("pack", inspection.pack_version.map(|version| format!("version {version}, {}", mib(inspection.pack_size.unwrap_or(0)))));
+    fact(
+        "pack",
+        inspection
+            .pack_version
+            .map(|version| format!("version {version}, {}", mib(inspection.pack_size.unwrap_or(0)))),
+    );
     fact("came from", inspection.source.as_ref().map(|source| source.name.clone()));
-    fact("pack sha256", inspection.source.as_ref().and_then(|source| source.sha256).map(|sha256| sha256.to_string()));
+    fact(
+        "pack sha256",
+        inspection.source.as_ref().and_then(|source| source.sha256).map(|sha256| sha256.to_string()),
+    );
     for link in &inspection.links {
-        let parent = link.parent.as_ref().map(|parent| format!("  (chain parent: {parent})")).unwrap_or_default();
+        let parent =
+            link.parent.as_ref().map(|parent| format!("  (chain parent: {parent})")).unwrap_or_default();
         lines.push(format!("  link '{}'{parent}", link.tag));
         for file in &link.files {
             let disk = file.disk_size.map(|size| format!(" ({} on disk)", mib(size))).unwrap_or_default();
-            let digest = file.sha256.map_or_else(|| "no digest recorded".to_owned(), |sha256| format!("sha256:{sha256}"));
+            let digest = file
+                .sha256
+                .map_or_else(|| "no digest recorded".to_owned(), |sha256| format!("sha256:{sha256}"));
             lines.push(format!("    {:<14}{:>14} bytes  {digest}{disk}", file.path, file.size));
         }
     }

@@ -2,7 +2,7 @@ use super::Context;
 use crate::config;
 use crate::output::{mib, ratio, seconds};
 use anyhow::Result;
-use forkd_core::PackOptions;
+use forkd_core::{Error, Kind, PackOptions};
 use forkd_format::Tag;
 use serde_json::json;
 use std::path::PathBuf;
@@ -51,6 +51,10 @@ impl Content {
 pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
     let tag = &args.content.tag;
     let out = args.out.clone().unwrap_or_else(|| format!("./{tag}.forkd-snapshot.tar.zst").into());
+    if out.as_os_str() == "-" {
+        let message = "a pack is not written to standard output: its manifest comes first and is known last; name a file";
+        return Err(Error::new(Kind::Usage, message).into());
+    }
     // The specification shows the default without its "./".
     let shown = out.strip_prefix("./").unwrap_or(&out).display().to_string();
     let store = config::store()?;
@@ -59,7 +63,12 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
     let begun = Instant::now();
     let report = forkd_core::pack(&store, &args.content.options()?, &out, context.env())?;
     let (size, unpacked) = (report.size, report.unpacked_size);
-    let what = format!("✓ wrote {} ({} uncompressed; {}× compression)", mib(size), mib(unpacked), ratio(unpacked, size));
+    let what = format!(
+        "✓ wrote {} ({} uncompressed; {}× compression)",
+        mib(size),
+        mib(unpacked),
+        ratio(unpacked, size)
+    );
     context.output.line(&match report.links {
         1 => format!("{what} in {}", seconds(begun.elapsed())),
         links => format!("{what}  ({links} chain links)"),
@@ -67,7 +76,7 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
     context.output.line(&format!("  next: scp/upload, then `forkd unpack {shown}` on the target host"));
     context.output.json(&json!({
         "tag": tag.as_str(),
-        "path": report.path,
+        "path": report.path.display().to_string(),
         "size_bytes": size,
         "unpacked_bytes": unpacked,
         "links": report.links,

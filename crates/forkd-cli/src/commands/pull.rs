@@ -9,8 +9,10 @@ use forkd_remote::AnyRemote;
 
 /// Download a pack, check it, and unpack it into the local store
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  forkd pull deeplethe/python-numpy\n  forkd pull deeplethe/python-numpy@v1\n  \
-forkd pull 'https://host/pyagent.forkd-snapshot.tar.zst#sha256=<hex>'")]
+#[command(
+    after_help = "Examples:\n  forkd pull deeplethe/python-numpy\n  forkd pull deeplethe/python-numpy@v1\n  \
+forkd pull 'https://host/pyagent.forkd-snapshot.tar.zst#sha256=<hex>'"
+)]
 pub(crate) struct Args {
     /// A URL, or owner/name[@version] in the registry
     source: String,
@@ -26,7 +28,13 @@ pub(crate) fn target(source: &str, hub: Option<&str>) -> forkd_core::Result<Targ
     if source.contains("://") || source.starts_with("file:") {
         return Location::parse(source).map(Target::Url);
     }
-    let wrong = |e: forkd_format::FormatError| forkd_core::Error::new(forkd_core::Kind::Usage, e.to_string());
+    let hint = if std::path::Path::new(source).is_file() {
+        "; a file on this host is for `forkd unpack`"
+    } else {
+        ""
+    };
+    let wrong =
+        |e: forkd_format::FormatError| forkd_core::Error::new(forkd_core::Kind::Usage, format!("{e}{hint}"));
     Ok(Target::Reference { reference: source.parse().map_err(wrong)?, hub: config::hub(hub)? })
 }
 
@@ -44,7 +52,8 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
         context.output.line(&format!("✓ downloaded {}", mib(report.downloaded)));
         context.output.line(&match &report.sha256 {
             Some(sha256) => format!("✓ sha256 verified ({}...)", sha256.short()),
-            None => "! no sha256 was given for the pack: only the digests in its own manifest were checked".to_owned(),
+            None => "! no sha256 was given for the pack: only the digests in its own manifest were checked"
+                .to_owned(),
         });
     }
     tell(&report.unpack, context);

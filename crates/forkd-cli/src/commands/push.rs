@@ -26,10 +26,15 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
     let path = forkd_core::temp_path(&temp, &options);
     context.output.line(&format!("==> packing snapshot '{}' → {}", args.content.tag, path.display()));
     let remote = AnyRemote::new(&config::http()?)?;
-    let report = forkd_core::push(&store, &remote, &options, &location, &temp, context.env(), &mut |pack, time| {
-        let compression = ratio(pack.unpacked_size, pack.size);
-        context.output.line(&format!("    packed {} ({compression}× compression) in {}", mib(pack.size), seconds(time)));
-    })?;
+    let report =
+        forkd_core::push(&store, &remote, &options, &location, &temp, context.env(), &mut |pack, time| {
+            let compression = ratio(pack.unpacked_size, pack.size);
+            context.output.line(&format!(
+                "    packed {} ({compression}× compression) in {}",
+                mib(pack.size),
+                seconds(time)
+            ));
+        })?;
     let (size, time) = (report.pack.size, report.upload_time);
     let rate = mib((size as f64 / time.as_secs_f64().max(1e-3)) as u64);
     context.output.line(&format!("✓ pushed {} in {} ({rate}/s)", mib(size), seconds(time)));

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 /// Boot a machine, wait until its guest answers, and freeze it into a snapshot
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  forkd snapshot --tag demo --kernel ./vmlinuz --initrd ./initrd.img --rootfs ./demo.ext4")]
+#[command(
+    after_help = "Example:\n  forkd snapshot --tag demo --kernel ./vmlinuz --initrd ./initrd.img --rootfs ./demo.ext4"
+)]
 pub(crate) struct Args {
     /// The snapshot to make
     #[arg(long)]
@@ -42,13 +44,24 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
         boot_wait: Duration::from_secs(args.boot_wait_secs),
     };
     let store = config::store()?;
-    context.output.line(&format!("==> baking snapshot '{}' ({} of memory)", args.tag, mib(args.mem_size_mib << 20)));
+    context.output.line(&format!(
+        "==> baking snapshot '{}' ({} of memory)",
+        args.tag,
+        mib(args.mem_size_mib << 20)
+    ));
     let begun = Instant::now();
     let engine = Qemu::find(config::runtime_dir())?;
     let path = forkd_core::bake(&store, &engine, &args.tag, &machine, &config::timestamp()?, context.env())?;
     let time = begun.elapsed();
-    context.output.line(&format!("✓ snapshot '{}' at {}/ in {}", args.tag, config::display(&path), seconds(time)));
+    context.output.line(&format!(
+        "✓ snapshot '{}' at {}/ in {}",
+        args.tag,
+        config::display(&path),
+        seconds(time)
+    ));
     context.output.line(&format!("  next: forkd fork --tag {} -n <N>", args.tag));
-    context.output.json(&json!({ "tag": args.tag, "path": path, "seconds": time.as_secs_f64() }));
+    context
+        .output
+        .json(&json!({ "tag": args.tag, "path": path.display().to_string(), "seconds": time.as_secs_f64() }));
     Ok(())
 }

@@ -17,6 +17,6 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
     let path = forkd_core::retag(&config::store()?, &args.old, &args.new, context.env())?;
     context.output.line(&format!("✓ tagged '{}' as '{}' at {}/", args.old, args.new, config::display(&path)));
-    context.output.json(&json!({ "old": args.old, "new": args.new, "path": path }));
+    context.output.json(&json!({ "old": args.old, "new": args.new, "path": path.display().to_string() }));
     Ok(())
 }

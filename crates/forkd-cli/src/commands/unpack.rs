@@ -34,7 +34,8 @@ impl Place {
 }
 
 pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
-    let report = forkd_core::unpack_file(&config::store()?, &args.file, &args.place.options(), context.env())?;
+    let report =
+        forkd_core::unpack_file(&config::store()?, &args.file, &args.place.options(), context.env())?;
     tell(&report, context);
     context.output.json(&to_json(&report));
     Ok(())
@@ -45,10 +46,12 @@ pub(crate) fn tell(report: &UnpackReport, context: &Context<'_>) {
     let head = &report.head;
     if report.chain {
         let quoted = |tag: &Tag| format!("'{tag}'");
-        let width = report.links.iter().map(|link| quoted(&link.tag).len().max(quoted(&link.local_tag).len())).max();
+        let width =
+            report.links.iter().map(|link| quoted(&link.tag).len().max(quoted(&link.local_tag).len())).max();
         let width = width.unwrap_or_default();
         for link in &report.links {
-            let parent = link.parent.as_ref().map(|parent| format!("  (chain parent: {parent})")).unwrap_or_default();
+            let parent =
+                link.parent.as_ref().map(|parent| format!("  (chain parent: {parent})")).unwrap_or_default();
             context.output.line(&format!(
                 "✓ link {:width$} → {:width$} at {}/{parent}{}",
                 quoted(&link.tag),
@@ -73,7 +76,7 @@ pub(crate) fn to_json(report: &UnpackReport) -> Value {
         json!({
             "tag": link.tag.as_str(),
             "local_tag": link.local_tag.as_str(),
-            "path": link.path,
+            "path": link.path.display().to_string(),
             "parent": link.parent.as_ref().map(Tag::as_str),
             "outcome": match link.outcome {
                 Outcome::Created => "created",

@@ -25,7 +25,9 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
         context.output.answer(&format!("✗ {damage}"));
     }
     for tag in &report.unrecorded {
-        context.output.line(&format!("! no digests were ever recorded for '{tag}': nothing to hold its files against"));
+        context
+            .output
+            .line(&format!("! no digests were ever recorded for '{tag}': nothing to hold its files against"));
     }
     context.output.json(&json!({
         "ok": report.damage.is_empty(),
@@ -33,7 +35,7 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
         "files": report.files,
         "bytes": report.bytes,
         "damage": report.damage.iter().map(|damage| json!({
-            "path": damage.path, "ranges": damage.ranges, "message": damage.message,
+            "path": damage.path.display().to_string(), "ranges": damage.ranges, "message": damage.message,
         })).collect::<Vec<_>>(),
         "unrecorded": report.unrecorded,
     }));
@@ -45,7 +47,10 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
             Ok(())
         }
         count => {
-            let message = format!("'{}' is damaged in {count} place(s); pull or unpack it again with --force", args.what);
+            let message = format!(
+                "'{}' is damaged in {count} place(s); pull or unpack it again with --force",
+                args.what
+            );
             Err(Error::new(Kind::Integrity, message).into())
         }
     }

@@ -3,9 +3,12 @@ use crate::{Env, Error, Result};
 pub use forkd_sys::LockKind;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+/// `O_NOFOLLOW` of Linux: a link in the place of a lock is not followed.
+const NO_FOLLOW: i32 = 0o400_000;
 
 const RETRY: Duration = Duration::from_millis(40);
 
@@ -29,7 +32,13 @@ impl Drop for TagLock {
     }
 }
 
-pub(super) fn acquire(store: &Store, name: &str, what: &str, kind: LockKind, env: Env<'_>) -> Result<TagLock> {
+pub(super) fn acquire(
+    store: &Store,
+    name: &str,
+    what: &str,
+    kind: LockKind,
+    env: Env<'_>,
+) -> Result<TagLock> {
     let dir = store.root.join("locks");
     let path = dir.join(format!("{name}.lock"));
     let begun = Instant::now();
@@ -37,13 +46,18 @@ pub(super) fn acquire(store: &Store, name: &str, what: &str, kind: LockKind, env
     loop {
         env.cancel.check()?;
         let mut file = match open(&dir, &path) {
-            Err(e) if kind == LockKind::Shared && is_read_only(&e) => return Ok(TagLock { held: None, store: store.clone() }),
+            Err(e) if kind == LockKind::Shared && is_read_only(&e) => {
+                return Ok(TagLock { held: None, store: store.clone() });
+            }
             file => file.map_err(Error::io("lock", &path))?,
         };
         if forkd_sys::try_lock(&file, kind).map_err(Error::io("lock", &path))? {
             if names(&path, &file) {
                 let note = format!("{} {}\n", std::process::id(), store.holder);
-                let _ = file.rewind().and_then(|()| file.set_len(0)).and_then(|()| file.write_all(note.as_bytes()));
+                let _ = file
+                    .rewind()
+                    .and_then(|()| file.set_len(0))
+                    .and_then(|()| file.write_all(note.as_bytes()));
                 return Ok(TagLock { held: Some((file, path)), store: store.clone() });
             }
             continue;
@@ -64,12 +78,38 @@ fn open(dir: &Path, path: &Path) -> io::Result<File> {
     let mut tries = 0;
     loop {
         fs::create_dir_all(dir)?;
-        match OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path) {
+        match OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .custom_flags(NO_FOLLOW)
+            .open(path)
+        {
             // Another process may just have taken the empty folder away.
             Err(e) if e.kind() == io::ErrorKind::NotFound && tries < 100 => tries += 1,
             other => return other,
         }
     }
+}
+
+/// Deletes the lock files that killed runs left. Says how many.
+pub(super) fn sweep(store: &Store) -> u64 {
+    let dir = store.root.join("locks");
+    let mut count = 0;
+    for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let Ok(file) = OpenOptions::new().read(true).write(true).custom_flags(NO_FOLLOW).open(&path) else {
+            continue;
+        };
+        if path.extension().is_some_and(|end| end == "lock")
+            && forkd_sys::try_lock(&file, LockKind::Exclusive).unwrap_or(false)
+        {
+            count += u64::from(fs::remove_file(&path).is_ok());
+        }
+    }
+    store.remove_empty(&[dir]);
+    count
 }
 
 fn is_read_only(error: &io::Error) -> bool {

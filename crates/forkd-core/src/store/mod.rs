@@ -5,8 +5,8 @@ mod record;
 mod staging;
 
 pub use lock::{LockKind, TagLock};
-pub use record::{Record, RecordedFile, Source};
 pub(crate) use record::{HashedFile, modified_ns};
+pub use record::{Record, RecordedFile, Source};
 pub(crate) use staging::Staging;
 
 use crate::{Error, Kind, Progress, Result};
@@ -49,6 +49,19 @@ impl Stored {
             return Some(inside);
         }
         self.snapshot.rootfs().map(PathBuf::from)
+    }
+
+    /// Opens one of its files. Those in its folder must be regular files there: no link leads elsewhere, no pipe hangs.
+    ///
+    /// # Errors
+    /// [`Kind::Integrity`] where it is something else.
+    pub(crate) fn open(&self, path: &Path) -> Result<fs::File> {
+        let inside = path.starts_with(&self.dir);
+        let metadata = if inside { path.symlink_metadata() } else { path.metadata() };
+        if !metadata.map_err(Error::io("open", path))?.is_file() {
+            return Err(Error::new(Kind::Integrity, format!("{} is not a regular file", path.display())));
+        }
+        fs::File::open(path).map_err(Error::io("open", path))
     }
 
     /// The files that exist apart from `snapshot.json`, by their name in a pack.
@@ -124,13 +137,14 @@ impl Store {
     pub fn load(&self, tag: &Tag) -> Result<Stored> {
         let dir = self.dir(tag);
         if !self.contains(tag) {
-            let message = format!("no snapshot '{tag}' in {}; see `forkd images`", self.snapshots().display());
+            let message =
+                format!("no snapshot '{tag}' in {}; see `forkd images`", self.snapshots().display());
             return Err(Error::new(Kind::NotFound, message));
         }
         let path = dir.join(SNAPSHOT_JSON);
         let bytes = read_small(&path, Snapshot::MAX_LEN)?;
         let snapshot = Snapshot::parse(&bytes).map_err(Error::malformed(dir.display().to_string()))?;
-        Ok(Stored { tag: tag.clone(), record: Record::load(&dir), dir, snapshot })
+        Ok(Stored { tag: tag.clone(), record: Record::load(&dir)?, dir, snapshot })
     }
 
     /// The tags in the store, sorted. Folders that are no snapshot are passed over.
@@ -160,14 +174,19 @@ impl Store {
     pub fn chain(&self, head: &Tag) -> Result<Vec<Stored>> {
         let mut links = vec![self.load(head)?];
         while let Some(parent) = parent_of(links.last())? {
-            if links.iter().any(|link| link.tag == parent) || links.len() >= forkd_format::manifest::MAX_CHAIN {
-                let message = format!("the chain of '{head}' never reaches a base: '{parent}' comes twice or it is too long");
+            if links.iter().any(|link| link.tag == parent) || links.len() >= forkd_format::manifest::MAX_CHAIN
+            {
+                let message = format!(
+                    "the chain of '{head}' never reaches a base: '{parent}' comes twice or it is too long"
+                );
                 return Err(Error::new(Kind::Integrity, message));
             }
             let child = links.last().map(|link| link.tag.to_string()).unwrap_or_default();
             links.push(self.load(&parent).map_err(|e| match e.kind() {
                 Kind::NotFound => {
-                    let message = format!("'{parent}', the chain parent of '{child}', is missing; pull or unpack it first");
+                    let message = format!(
+                        "'{parent}', the chain parent of '{child}', is missing; pull or unpack it first"
+                    );
                     Error::new(Kind::NotFound, message)
                 }
                 _ => e,
@@ -213,7 +232,13 @@ impl Store {
         sorted.into_iter().map(|tag| self.lock(tag, kind, env)).collect()
     }
 
-    pub(crate) fn lock_name(&self, name: &str, what: &str, kind: LockKind, env: crate::Env<'_>) -> Result<TagLock> {
+    pub(crate) fn lock_name(
+        &self,
+        name: &str,
+        what: &str,
+        kind: LockKind,
+        env: crate::Env<'_>,
+    ) -> Result<TagLock> {
         lock::acquire(self, name, what, kind, env)
     }
 
@@ -227,7 +252,9 @@ impl Store {
     /// # Errors
     /// [`Error::Io`] where a leftover cannot be deleted.
     pub fn gc(&self, progress: &dyn Progress) -> Result<u64> {
-        staging::sweep(self, progress)
+        let removed = staging::sweep(self, progress)? + lock::sweep(self);
+        self.remove_empty(&[self.staging_root(), self.snapshots()]);
+        Ok(removed)
     }
 
     /// Takes folders of the store away where nothing is in them, and the store's own: what was refused leaves no trace.
@@ -245,7 +272,10 @@ impl Store {
             self.disk.exchange(staged, &target).map_err(|e| match e.raw_os_error() {
                 Some(22 | 38 | 95) => Error::new(
                     Kind::General,
-                    format!("the filesystem of {} cannot replace a folder at once; `forkd rmi {tag}` first", target.display()),
+                    format!(
+                        "the filesystem of {} cannot replace a folder at once; `forkd rmi {tag}` first",
+                        target.display()
+                    ),
                 ),
                 _ => Error::Io { action: "replace", path: target.clone(), source: e },
             })?;
@@ -264,10 +294,12 @@ pub(crate) fn parent_of(stored: Option<&Stored>) -> Result<Option<Tag>> {
     Ok(parent.map(|parent| parent.tag))
 }
 
-/// The permissions of a file in the store: nobody writes to it any more. Memory keeps its owner's write permission, because QEMU
+/// Takes the write permission from a file of the store: nobody writes to it any more. Memory keeps its owner's write permission, because QEMU
 /// 7.2 opens it for writing even where all its writes are private.
-pub(crate) fn sealed_mode(path: &Path) -> u32 {
-    if path.file_name().is_some_and(|name| name == MEMORY) { 0o644 } else { 0o444 }
+pub(crate) fn seal(disk: &Disk, file: &fs::File, path: &Path) -> std::io::Result<()> {
+    let kept = if path.file_name().is_some_and(|name| name == MEMORY) { 0o644 } else { 0o444 };
+    // What the umask withheld when the file was made stays withheld.
+    disk.set_mode(file, path, std::os::unix::fs::MetadataExt::mode(&file.metadata()?) & kept)
 }
 
 /// Reads a file that must be small.

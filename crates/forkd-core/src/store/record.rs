@@ -1,7 +1,7 @@
 use super::Stored;
 use crate::blocks::BlockSums;
-use crate::{Error, Result};
-use forkd_format::{Digest, Hasher, PAGE_SIZE, PIECE_SIZE};
+use crate::{Error, Kind, Result};
+use forkd_format::{Digest, Hasher, PAGE_SIZE, PIECE_SIZE, Tag};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, Metadata};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -36,6 +36,8 @@ pub struct Record {
 pub struct Source {
     /// Its redacted URL, reference or file name.
     pub name: String,
+    /// The tag that the pack gives its head.
+    pub head: Option<Tag>,
     /// Its digest, where it was checked against one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<Digest>,
@@ -59,9 +61,19 @@ pub struct RecordedFile {
 impl Record {
     pub(crate) const NAME: &str = "forkd.json";
 
-    pub(super) fn load(dir: &Path) -> Option<Self> {
-        let bytes = super::read_small(&dir.join(Self::NAME), 64 << 20).ok()?;
-        serde_json::from_slice::<Self>(&bytes).ok().filter(|record| record.record_version == 1)
+    /// Reads a folder's record; `None` where there is none.
+    pub(super) fn load(dir: &Path) -> Result<Option<Self>> {
+        let path = dir.join(Self::NAME);
+        if path.symlink_metadata().is_err() {
+            return Ok(None);
+        }
+        let wrong = |message: String| Error::new(Kind::Integrity, format!("{}: {message}", path.display()));
+        let record: Self =
+            serde_json::from_slice(&super::read_small(&path, 64 << 20)?).map_err(|e| wrong(e.to_string()))?;
+        match record.record_version {
+            1 => Ok(Some(record)),
+            other => Err(wrong(format!("record_version is {other}; this forkd reads 1"))),
+        }
     }
 
     /// The entry of one file.
@@ -72,11 +84,14 @@ impl Record {
 }
 
 impl Stored {
-    /// The digest of one of its files: from the record where the file is untouched since, else by reading it.
-    pub(crate) fn digest(&self, name: &str, path: &Path) -> Result<Digest> {
+    /// The digest of one of its files: from the record where the file is untouched since, else by reading it. `read` makes it
+    /// read the file whatever the record says.
+    pub(crate) fn digest(&self, name: &str, path: &Path, read: bool) -> Result<Digest> {
         let metadata = path.metadata().map_err(Error::io("read", path))?;
         let recorded = self.record.as_ref().and_then(|record| record.file(name));
-        match recorded.filter(|file| file.size == metadata.len() && file.mtime_ns == modified_ns(&metadata)) {
+        match recorded
+            .filter(|file| !read && file.size == metadata.len() && file.mtime_ns == modified_ns(&metadata))
+        {
             Some(file) => Ok(file.sha256),
             None => Ok(HashedFile::read(path, &mut |_| Ok(()))?.sha256),
         }
@@ -100,6 +115,9 @@ impl HashedFile {
     /// Reads a file; holes are hashed but not read. `advance` is told the bytes and may stop it.
     pub(crate) fn read(path: &Path, advance: &mut dyn FnMut(u64) -> Result<()>) -> Result<Self> {
         let failed = || Error::io("read", path);
+        if !path.metadata().map_err(failed())?.is_file() {
+            return Err(Error::new(Kind::Integrity, format!("{} is not a regular file", path.display())));
+        }
         let file = File::open(path).map_err(failed())?;
         let metadata = file.metadata().map_err(failed())?;
         let size = metadata.len();

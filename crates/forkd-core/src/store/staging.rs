@@ -1,5 +1,5 @@
 use super::Store;
-use crate::{Error, Progress, Result};
+use crate::{Error, Kind, Progress, Result};
 use forkd_sys::LockKind;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -20,7 +20,11 @@ impl Staging {
         loop {
             match Self::try_create(store) {
                 // Another process that had nothing to keep may just have taken the empty folder away.
-                Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound && tries < 100 => tries += 1,
+                Err(Error::Io { source, .. })
+                    if source.kind() == std::io::ErrorKind::NotFound && tries < 100 =>
+                {
+                    tries += 1
+                }
                 other => return other,
             }
         }
@@ -66,7 +70,12 @@ impl Drop for Staging {
 /// Deletes the folders in staging whose owner is gone. Says how many.
 pub(super) fn sweep(store: &Store, progress: &dyn Progress) -> Result<u64> {
     let parent = store.staging_root();
-    let Ok(entries) = fs::read_dir(&parent) else { return Ok(0) };
+    let Ok(metadata) = parent.symlink_metadata() else { return Ok(0) };
+    if !metadata.is_dir() {
+        let message = format!("{} is not a folder of its own; move it away", parent.display());
+        return Err(Error::new(Kind::General, message));
+    }
+    let entries = fs::read_dir(&parent).map_err(Error::io("read", &parent))?;
     let guard = File::open(&parent).map_err(Error::io("open", &parent))?;
     if !forkd_sys::try_lock(&guard, LockKind::Exclusive).map_err(Error::io("lock", &parent))? {
         return Ok(0);
@@ -74,13 +83,17 @@ pub(super) fn sweep(store: &Store, progress: &dyn Progress) -> Result<u64> {
     let mut count = 0;
     for entry in entries.flatten() {
         let path = entry.path();
+        // Only what `create` makes: a folder named after a process.
+        let ours = entry
+            .file_name()
+            .to_str()
+            .is_some_and(|name| name.split('-').all(|part| part.parse::<u32>().is_ok()));
+        if !ours || !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            continue;
+        }
         let Ok(dir) = File::open(&path) else { continue };
         if forkd_sys::try_lock(&dir, LockKind::Exclusive).unwrap_or(false) {
-            if path.is_dir() {
-                store.disk.remove_tree(&path).map_err(Error::io("remove", &path))?;
-            } else {
-                store.disk.remove_file(&path).map_err(Error::io("remove", &path))?;
-            }
+            store.disk.remove_tree(&path).map_err(Error::io("remove", &path))?;
             progress.note(&format!("removed {}, left by an interrupted run", path.display()));
             count += 1;
         }

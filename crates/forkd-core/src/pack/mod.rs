@@ -1,5 +1,7 @@
 //! From snapshots in the store to a pack: read once, hashed and compressed on all cores, written in order.
 
+mod input;
+
 use crate::buffers::frames_in_flight;
 use crate::frames::{COMPRESSED_LEN, Piece, Pieces};
 use crate::lanes::{self, LaneKind, Lanes};
@@ -7,10 +9,10 @@ use crate::store::{LockKind, Stored};
 use crate::{Env, Error, Kind, Result, Store};
 use forkd_format::layout::{END_OF_ARCHIVE, entry_header, padding};
 use forkd_format::manifest::{FILE_ORDER, FileEntry, Link, MANIFEST, MEMORY, SNAPSHOT_JSON};
-use forkd_format::{Digest, Hasher, Manifest, PIECE_SIZE, Tag};
+use forkd_format::{Digest, Hasher, Manifest, Tag};
+use input::{Body, Input, Part, Parts, open_inputs, read_data};
 use std::collections::HashMap;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use zstd::bulk::Compressor;
@@ -55,15 +57,28 @@ pub fn pack(store: &Store, options: &PackOptions, out: &Path, env: Env<'_>) -> R
         return Err(Error::new(Kind::Usage, format!("{} exists and is not a regular file", out.display())));
     }
     let dir = out.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if let (Ok(dir), Ok(root)) = (dir.canonicalize(), store.root().canonicalize())
+        && dir.starts_with(&root)
+    {
+        return Err(Error::new(
+            Kind::Usage,
+            format!("{} is inside the store; choose another folder", out.display()),
+        ));
+    }
+    crate::push::sweep(dir, ".forkd-pack-");
     let disk = store.disk();
     let temp = tempfile::Builder::new()
         .prefix(".forkd-pack-")
         .make_in(dir, |path| disk.create(path, 0o644))
         .map_err(Error::io("create a file in", dir))?;
+    forkd_sys::try_lock(temp.as_file(), forkd_sys::LockKind::Exclusive)
+        .map_err(Error::io("lock", temp.path()))?;
     let mut report = pack_into(store, options, temp.as_file(), temp.path(), env)?;
     disk.sync_file(temp.as_file(), out).map_err(Error::io("sync", out))?;
     let (_, path) = temp.keep().map_err(|e| Error::io("keep", out)(e.error))?;
-    disk.replace(&path, out).map_err(Error::io("create", out)).inspect_err(|_| drop(std::fs::remove_file(&path)))?;
+    disk.replace(&path, out)
+        .map_err(Error::io("create", out))
+        .inspect_err(|_| drop(std::fs::remove_file(&path)))?;
     disk.sync_dir(dir).map_err(Error::io("sync", dir))?;
     report.path = out.to_owned();
     Ok(report)
@@ -86,6 +101,7 @@ pub(crate) fn pack_into(
     let packed = write(&mut manifest, &inputs, options.level, store, out, path, env);
     env.progress.finish();
     let size = packed?;
+    check_records(&chain, &manifest)?;
     Ok(PackReport {
         path: path.to_owned(),
         size,
@@ -95,38 +111,6 @@ pub(crate) fn pack_into(
     })
 }
 
-/// One file to be packed.
-struct Input {
-    link: usize,
-    index: usize,
-    path: PathBuf,
-    size: u64,
-    body: Body,
-}
-
-enum Body {
-    Bytes(Vec<u8>),
-    File(File),
-}
-
-fn open_inputs(chain: &[Stored]) -> Result<Vec<Input>> {
-    let mut inputs = Vec::new();
-    for (link, stored) in chain.iter().enumerate() {
-        let portable = stored.snapshot.relocated("", None).to_bytes();
-        let path = stored.dir.join(SNAPSHOT_JSON);
-        inputs.push(Input { link, index: 0, path, size: portable.len() as u64, body: Body::Bytes(portable) });
-        for (i, (_, path)) in stored.bodies().into_iter().enumerate() {
-            let file = File::open(&path).map_err(Error::io("open", &path))?;
-            let metadata = file.metadata().map_err(Error::io("read", &path))?;
-            if !metadata.is_file() {
-                return Err(Error::new(Kind::General, format!("{} is not a regular file", path.display())));
-            }
-            inputs.push(Input { link, index: i + 1, path, size: metadata.len(), body: Body::File(file) });
-        }
-    }
-    Ok(inputs)
-}
-
 /// The manifest with every size and no digest: exactly as long as it will be.
 fn draft(chain: &[Stored], inputs: &[Input], options: &PackOptions) -> Result<Manifest> {
     let unknown = Digest::of(b"");
@@ -134,9 +118,16 @@ fn draft(chain: &[Stored], inputs: &[Input], options: &PackOptions) -> Result<Ma
     for (l, stored) in chain.iter().enumerate() {
         let names = std::iter::once(SNAPSHOT_JSON).chain(stored.bodies().into_iter().map(|(name, _)| name));
         let sizes = inputs.iter().filter(|input| input.link == l).map(|input| input.size);
-        let files: Vec<FileEntry> =
-            names.zip(sizes).map(|(name, size)| FileEntry { path: name.into(), size, sha256: unknown }).collect();
-        debug_assert!(files.iter().map(|f| f.path.as_str()).eq(FILE_ORDER.into_iter().filter(|n| files.iter().any(|f| f.path == *n))));
+        let files: Vec<FileEntry> = names
+            .zip(sizes)
+            .map(|(name, size)| FileEntry { path: name.into(), size, sha256: unknown })
+            .collect();
+        debug_assert!(
+            files
+                .iter()
+                .map(|f| f.path.as_str())
+                .eq(FILE_ORDER.into_iter().filter(|n| files.iter().any(|f| f.path == *n)))
+        );
         let parent = stored.snapshot.parent().map_err(Error::malformed(stored.dir.display().to_string()))?;
         let parent_tag = parent.as_ref().map(|parent| parent.tag.clone());
         // A host that wrote no hash trusts the tag; the pack names what the parent is now.
@@ -187,7 +178,10 @@ struct Output<'e> {
 
 impl Output<'_> {
     fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        self.store.disk().write_at(self.file, self.path, bytes, self.at).map_err(Error::io("write", self.path))?;
+        self.store
+            .disk()
+            .write_at(self.file, self.path, bytes, self.at)
+            .map_err(Error::io("write", self.path))?;
         self.at += bytes.len() as u64;
         if self.at - self.begun >= WRITEBACK_STEP {
             forkd_sys::start_writeback(self.file, self.begun, self.at - self.begun);
@@ -195,16 +189,6 @@ impl Output<'_> {
         }
         Ok(())
     }
-}
-
-/// A part of one file: which bytes, how much padding follows, and whether it is known to be a hole.
-#[derive(Clone, Copy)]
-struct Part {
-    input: usize,
-    offset: u64,
-    len: usize,
-    pad: usize,
-    hole: bool,
 }
 
 fn write(
@@ -246,11 +230,14 @@ fn write(
         for (i, input) in inputs.iter().enumerate() {
             let link = &manifest.links[input.link];
             let name = manifest.entry_name(link, &link.files[input.index]);
-            let header = entry_header(&name, input.size).map_err(Error::malformed(path.display().to_string()))?;
+            let header =
+                entry_header(&name, input.size).map_err(Error::malformed(path.display().to_string()))?;
             literal(header.to_vec(), &mut frames);
             let mut parts = Parts::new(i, input);
             while let Some(part) = parts.next().map_err(Error::io("read", &input.path))? {
-                let Ok(piece) = pieces.take(false, env.cancel, || lanes.failed()) else { return env.cancel.check() };
+                let Ok(piece) = pieces.take(false, env.cancel, || lanes.failed()) else {
+                    return env.cancel.check();
+                };
                 let (frame, hash) = (frames, hashes);
                 lanes.submit(COMPRESS, move |lanes| shared.part(lanes, part, piece, frame, hash));
                 frames += 1;
@@ -266,6 +253,9 @@ fn write(
         manifest.links[input.link].files[input.index].sha256 = done.unwrap_or_else(|| hasher.finish());
     }
     complete_edges(manifest)?;
+    // What no forkd would read is not written.
+    Manifest::parse(&manifest.to_bytes())
+        .map_err(Error::malformed(format!("'{}' cannot be packed", manifest.tag)))?;
     let entry = manifest_entry(manifest)?;
     let mut front = vec![0; room];
     let len = compress(&mut compressor(level)?, &entry, &mut front)?;
@@ -309,42 +299,36 @@ fn complete_edges(manifest: &mut Manifest) -> Result<()> {
     Ok(())
 }
 
-/// The aligned pieces of a file, with its holes.
-struct Parts<'a> {
-    index: usize,
-    input: &'a Input,
-    at: u64,
-    /// The first byte at or after `at` that is not in a hole.
-    data: u64,
-}
-
-impl<'a> Parts<'a> {
-    fn new(index: usize, input: &'a Input) -> Self {
-        Self { index, input, at: 0, data: 0 }
-    }
-
-    fn next(&mut self) -> std::io::Result<Option<Part>> {
-        let left = self.input.size - self.at;
-        if left == 0 {
-            return Ok(None);
+/// A snapshot that is not what was put there is not passed on.
+fn check_records(chain: &[Stored], manifest: &Manifest) -> Result<()> {
+    for (stored, link) in chain.iter().zip(&manifest.links) {
+        for file in link.files.iter().filter(|file| file.path != SNAPSHOT_JSON) {
+            let recorded = stored.record.as_ref().and_then(|record| record.file(&file.path));
+            if let Some(recorded) = recorded.filter(|recorded| recorded.sha256 != file.sha256) {
+                let message = format!(
+                    "{}: sha256 is {}; recorded was {}. `forkd verify {}` shows where it is damaged",
+                    stored.dir.join(&file.path).display(),
+                    file.sha256,
+                    recorded.sha256,
+                    stored.tag
+                );
+                return Err(Error::new(Kind::Integrity, message));
+            }
         }
-        let len = left.min(PIECE_SIZE as u64) as usize;
-        let end = self.at + len as u64;
-        if let Body::File(file) = &self.input.body
-            && self.data <= self.at
-        {
-            self.data = forkd_sys::next_data(file, self.at)?.unwrap_or(self.input.size);
-        }
-        let pad = if end == self.input.size { padding(self.input.size) } else { 0 };
-        let part = Part { input: self.index, offset: self.at, len, pad, hole: self.data >= end };
-        self.at = end;
-        Ok(Some(part))
     }
+    Ok(())
 }
 
 impl Shared<'_> {
     /// Reads a part, hands it to be hashed, compresses it and hands that to be written.
-    fn part<'s>(&'s self, lanes: &Lanes<'s>, part: Part, mut piece: Piece, frame: u64, hash: u64) -> Result<()> {
+    fn part<'s>(
+        &'s self,
+        lanes: &Lanes<'s>,
+        part: Part,
+        mut piece: Piece,
+        frame: u64,
+        hash: u64,
+    ) -> Result<()> {
         let whole = part.len + part.pad;
         let zero = part.hole || {
             self.read(part, &mut piece.raw)?;
@@ -373,8 +357,12 @@ impl Shared<'_> {
         let input = &self.inputs[part.input];
         let buffer = &mut buffer[..part.len];
         match &input.body {
-            Body::Bytes(bytes) => buffer.copy_from_slice(&bytes[part.offset as usize..part.offset as usize + part.len]),
-            Body::File(file) => read_data(file, part.offset, buffer).map_err(Error::io("read", &input.path))?,
+            Body::Bytes(bytes) => {
+                buffer.copy_from_slice(&bytes[part.offset as usize..part.offset as usize + part.len])
+            }
+            Body::File(file) => {
+                read_data(file, part.offset, buffer).map_err(Error::io("read", &input.path))?
+            }
         }
         Ok(())
     }
@@ -413,21 +401,6 @@ impl Shared<'_> {
         lock(&self.compressors).push(compressor);
         len
     }
-}
-
-fn read_data(file: &File, offset: u64, buffer: &mut [u8]) -> std::io::Result<()> {
-    let end = offset + buffer.len() as u64;
-    let mut at = offset;
-    while at < end {
-        let data = forkd_sys::next_data(file, at)?.unwrap_or(end).min(end);
-        buffer[(at - offset) as usize..(data - offset) as usize].fill(0);
-        if data == end {
-            break;
-        }
-        at = forkd_sys::next_hole(file, data)?.clamp(data + 1, end);
-        file.read_exact_at(&mut buffer[(data - offset) as usize..(at - offset) as usize], data)?;
-    }
-    Ok(())
 }
 
 /// A compressor whose frames say how long their content is and end with its checksum, so that they can be decoded in parallel and

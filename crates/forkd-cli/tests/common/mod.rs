@@ -1,0 +1,137 @@
+//! Runs the command as a user would and shows what the user sees.
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
+
+use forkd_testing::{Fixture, fixture};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+/// A user with a home, a store and a working folder of their own.
+pub struct User {
+    pub dir: tempfile::TempDir,
+}
+
+/// What a command printed and how it ended.
+pub struct Seen {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl User {
+    pub fn new() -> Self {
+        let user = Self { dir: tempfile::tempdir().unwrap() };
+        std::fs::create_dir(user.store()).unwrap();
+        std::fs::create_dir(user.tmp()).unwrap();
+        user
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn snapshot(&self, tag: &str, name: &str) -> PathBuf {
+        self.path("data/forkd/snapshots").join(tag).join(name)
+    }
+
+    /// Whether there is nothing in the data folder, not even empty folders.
+    pub fn is_untouched(&self) -> bool {
+        forkd_testing::tree(&self.store()).is_empty()
+    }
+
+    pub fn store(&self) -> PathBuf {
+        self.path("data")
+    }
+
+    /// A snapshot as another tool would have left it.
+    pub fn with(&self, tag: &str, seed: u64) -> &Self {
+        fixture(
+            &self.store(),
+            &Fixture { tag: tag.into(), seed, memory: 1 << 20, rootfs: Some(100_000), parent: None },
+        );
+        self
+    }
+
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_forkd"));
+        command.args(args).current_dir(self.dir.path()).stdin(Stdio::null());
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.env("HOME", self.dir.path()).env("XDG_DATA_HOME", self.store()).env("TMPDIR", self.tmp());
+        command.env("FORKD_BACKOFF_MS", "5").env("FORKD_STALL_TIMEOUT_MS", "700");
+        command
+    }
+
+    pub fn tmp(&self) -> PathBuf {
+        self.path("tmp")
+    }
+
+    pub fn run(&self, args: &[&str]) -> Seen {
+        self.seen(&self.command(args).output().unwrap())
+    }
+
+    pub fn seen(&self, output: &Output) -> Seen {
+        let text = |bytes: &[u8]| self.plain(&String::from_utf8_lossy(bytes));
+        Seen {
+            code: output.status.code().unwrap_or(-1),
+            out: text(&output.stdout),
+            err: text(&output.stderr),
+        }
+    }
+
+    /// Without what differs from run to run: numbers become `#`, the user's folder `~`.
+    pub fn plain(&self, text: &str) -> String {
+        let text = text.replace(&self.dir.path().display().to_string(), "~");
+        let mut out = String::new();
+        let mut chars = text.chars().peekable();
+        while let Some(c) = chars.next() {
+            if !c.is_ascii_digit() {
+                out.push(c);
+                continue;
+            }
+            while chars.next_if(|c| c.is_ascii_digit() || *c == '.').is_some() {}
+            out.push('#');
+        }
+        out
+    }
+
+    /// Runs, expects success and nothing on standard error; gives standard output.
+    #[track_caller]
+    pub fn ok(&self, args: &[&str]) -> String {
+        let seen = self.run(args);
+        assert_eq!((seen.code, seen.err.as_str()), (0, ""), "{args:?}\n{}", seen.out);
+        seen.out
+    }
+
+    /// Runs, expects this exit code; gives standard error.
+    #[track_caller]
+    pub fn fails(&self, code: i32, args: &[&str]) -> String {
+        let seen = self.run(args);
+        assert_eq!(seen.code, code, "{args:?}\n{}\n{}", seen.out, seen.err);
+        seen.err
+    }
+
+    /// Runs with `--format json`; gives the document.
+    #[track_caller]
+    pub fn json(&self, args: &[&str]) -> serde_json::Value {
+        let output = self.command(args).args(["--format", "json"]).output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+}
+
+/// A chain of three in a user's store: `base`, `mid`, `top`.
+pub fn three_links(user: &User) {
+    let mut parent: Option<(String, String)> = None;
+    for (seed, tag) in ["base", "mid", "top"].into_iter().enumerate() {
+        let memory = 1 << 20;
+        let fixture =
+            Fixture { tag: tag.into(), seed: seed as u64 + 1, memory, rootfs: None, parent: parent.take() };
+        let dir = forkd_testing::fixture(&user.store(), &fixture);
+        parent = Some((tag.into(), forkd_testing::sha256(&dir.join("memory.bin"))));
+    }
+}
+
+/// Files in a folder whose name begins so.
+pub fn names(dir: &Path, prefix: &str) -> usize {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix)).count()
+}

@@ -1,0 +1,126 @@
+//! `forkd pack`.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
+mod common;
+
+use common::{User, names, three_links};
+use std::process::Command;
+
+#[test]
+fn prints_what_the_specification_shows() {
+    let user = User::new();
+    user.with("pyagent", 1);
+    assert_eq!(
+        user.ok(&["pack", "--tag", "pyagent", "--out", "pyagent.forkd-snapshot.tar.zst"]),
+        "==> packing snapshot 'pyagent' → pyagent.forkd-snapshot.tar.zst
+✓ wrote # MiB (# MiB uncompressed; #× compression) in #s
+  next: scp/upload, then `forkd unpack pyagent.forkd-snapshot.tar.zst` on the target host
+"
+    );
+}
+
+#[test]
+fn a_chain_tells_its_links_and_names_the_default_file() {
+    let user = User::new();
+    three_links(&user);
+    assert_eq!(
+        user.ok(&["pack", "--tag", "top"]),
+        "==> packing snapshot 'top' → top.forkd-snapshot.tar.zst
+✓ wrote # MiB (# MiB uncompressed; #× compression)  (# chain links)
+  next: scp/upload, then `forkd unpack top.forkd-snapshot.tar.zst` on the target host
+"
+    );
+    assert!(user.path("top.forkd-snapshot.tar.zst").is_file());
+}
+
+#[test]
+fn zstd_and_tar_read_what_it_writes() {
+    let user = User::new();
+    user.with("t", 2);
+    user.ok(&[
+        "pack",
+        "--tag",
+        "t",
+        "--out",
+        "p",
+        "--description",
+        "what \"it\" is",
+        "--base-image",
+        "python:slim",
+    ]);
+    let script = "zstd -qdc p | tar x && cat manifest.toml && cmp memory.bin $0/memory.bin && cmp vmstate $0/vmstate \
+                  && cmp rootfs.ext4 $0/rootfs.ext4 && cat snapshot.json";
+    let dir = user.snapshot("t", "");
+    let output =
+        Command::new("sh").args(["-c", script]).arg(dir).current_dir(user.dir.path()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.starts_with("forkd_pack_version = 1\ntag = \"t\"\ndescription = 'what \"it\" is'\nbase_image = \"python:slim\"\ncreated_at = \""), "{text}");
+    assert!(
+        text.ends_with(r#"{"vmstate":"vmstate","memory":"memory.bin","volumes":[],"x_unknown":[1,"two"]}"#),
+        "{text}"
+    );
+}
+
+#[test]
+fn the_same_time_gives_the_same_bytes() {
+    let user = User::new();
+    user.with("t", 3);
+    let pack = |name: &str, epoch: &str| {
+        let args = ["pack", "--tag", "t", "--out", name];
+        assert!(user.command(&args).env("SOURCE_DATE_EPOCH", epoch).status().unwrap().success());
+        std::fs::read(user.path(name)).unwrap()
+    };
+    assert_eq!(pack("a", "1700000000"), pack("b", "1700000000"));
+    assert_ne!(pack("a", "1700000000"), pack("b", "1700000001"));
+    let bad = user.command(&["pack", "--tag", "t"]).env("SOURCE_DATE_EPOCH", "soon").output().unwrap();
+    assert_eq!(user.seen(&bad).code, 2);
+}
+
+#[test]
+fn refusals_leave_nothing_behind() {
+    let user = User::new();
+    assert_eq!(
+        user.fails(3, &["pack", "--tag", "none"]),
+        "forkd: no snapshot 'none' in ~/data/forkd/snapshots; see `forkd images`\n"
+    );
+    user.with("t", 1);
+    assert!(user.fails(2, &["pack", "--tag", "../t"]).contains("not a valid tag"));
+    assert!(user.fails(2, &["pack", "--tag", "t", "--level", "99"]).contains("is not in"));
+    assert!(user.fails(2, &["pack", "--tag", "t", "--out", "-"]).contains("standard output"));
+    assert!(user.fails(2, &["pack", "--tag", "t", "--out", "/dev/null"]).contains("not a regular file"));
+    assert!(user.fails(2, &["pack", "--tag", "t", "--out", "data/forkd/x"]).contains("inside the store"));
+    assert!(user.fails(3, &["pack", "--tag", "t", "--out", "no/such/folder/x"]).contains("no/such/folder"));
+    std::fs::remove_file(user.snapshot("t", "memory.bin")).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", user.snapshot("t", "memory.bin")).unwrap();
+    assert!(user.fails(6, &["pack", "--tag", "t", "--out", "p"]).contains("not a regular file"));
+    assert_eq!(names(user.dir.path(), "."), 0);
+    assert!(!user.path("p").exists());
+}
+
+#[test]
+fn a_damaged_snapshot_is_not_passed_on() {
+    let (a, b) = (User::new(), User::new());
+    a.with("t", 1).ok(&["pack", "--tag", "t", "--out", "p"]);
+    b.ok(&["unpack", a.path("p").to_str().unwrap()]);
+    let memory = b.snapshot("t", "memory.bin");
+    let mut bytes = std::fs::read(&memory).unwrap();
+    bytes[70_000] ^= 1;
+    std::fs::write(&memory, bytes).unwrap();
+    assert!(b.fails(6, &["pack", "--tag", "t", "--out", "p"]).contains("forkd verify t"));
+    assert!(!b.path("p").exists());
+}
+
+#[test]
+fn a_closed_standard_output_does_not_stop_the_work() {
+    let user = User::new();
+    user.with("t", 1);
+    let mut child = user
+        .command(&["pack", "--tag", "t", "--out", "p"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    assert!(child.wait().unwrap().success());
+    assert!(user.path("p").is_file());
+}

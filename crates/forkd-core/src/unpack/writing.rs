@@ -1,0 +1,244 @@
+//! The files of a pack on their way into a staging folder.
+
+use super::{Origin, Outcome, parse_description, put, sidecar_error};
+use crate::receive::Sink;
+use crate::store::{HashedFile, Record, RecordedFile, Source, Staging, modified_ns};
+use crate::{Env, Error, Kind, Result, Store};
+use forkd_format::manifest::{FileEntry, Link, ROOTFS, RootfsSidecar, SNAPSHOT_JSON};
+use forkd_format::reader::FileId;
+use forkd_format::{Manifest, PAGE_SIZE, Snapshot, Tag};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+/// A file that is being written.
+struct Staged {
+    path: PathBuf,
+    file: File,
+}
+
+pub(super) struct Unpacking<'a> {
+    store: &'a Store,
+    manifest: &'a Manifest,
+    /// The staged folder of each link; none where the link is kept.
+    dirs: Vec<Option<PathBuf>>,
+    files: Vec<Vec<OnceLock<Staged>>>,
+    blocks: Mutex<Vec<(FileId, String)>>,
+    descriptions: Mutex<Vec<Vec<u8>>>,
+    sidecar: OnceLock<HashedFile>,
+    env: Env<'a>,
+    count_content: bool,
+}
+
+impl<'a> Unpacking<'a> {
+    pub(super) fn new(
+        store: &'a Store,
+        manifest: &'a Manifest,
+        staging: &Staging,
+        outcomes: &[Outcome],
+        origin: &Origin<'_>,
+        env: Env<'a>,
+    ) -> Result<Self> {
+        let dirs = outcomes
+            .iter()
+            .enumerate()
+            .map(|(i, outcome)| match outcome {
+                Outcome::Kept => Ok(None),
+                _ => staging.dir(&i.to_string()).map(Some),
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            store,
+            manifest,
+            dirs,
+            files: manifest
+                .links
+                .iter()
+                .map(|link| link.files.iter().map(|_| OnceLock::new()).collect())
+                .collect(),
+            blocks: Mutex::default(),
+            descriptions: Mutex::new(manifest.links.iter().map(|_| Vec::new()).collect()),
+            sidecar: OnceLock::new(),
+            env,
+            count_content: origin.count_content,
+        })
+    }
+
+    fn entry(&self, id: FileId) -> &FileEntry {
+        &self.manifest.links[id.link].files[id.file]
+    }
+
+    fn create(&self, dir: &Path, name: &str) -> Result<Staged> {
+        let path = dir.join(name);
+        let file = self.store.disk().create(&path, 0o644).map_err(Error::io("create", &path))?;
+        Ok(Staged { path, file })
+    }
+
+    /// Unpacks the root disk beside the pack into the snapshot's own folder; the path that the pack names is never used.
+    pub(super) fn take_sidecar(
+        &self,
+        rootfs: &RootfsSidecar,
+        input: Box<dyn Read + Send>,
+        env: Env<'_>,
+    ) -> Result<()> {
+        let Some(dir) = self.dirs.first().and_then(Option::as_ref) else { return Ok(()) };
+        let name = rootfs.file_name();
+        let staged = self.create(dir, ROOTFS)?;
+        let mut decoder =
+            zstd::stream::read::Decoder::new(input).map_err(|e| crate::frames::read_error(&name, e))?;
+        let limit = decoder.window_log_max(forkd_format::frame::MAX_WINDOW_LOG);
+        limit.map_err(|e| crate::frames::read_error(&name, e))?;
+        let mut buffer = vec![0; 1 << 20];
+        let (mut hasher, mut sums) = (forkd_format::Hasher::default(), crate::blocks::BlockSums::default());
+        let mut at = 0;
+        loop {
+            env.cancel.check()?;
+            let read = decoder.read(&mut buffer).map_err(|e| sidecar_error(&name, e))?;
+            if read == 0 {
+                break;
+            }
+            if at + read as u64 > rootfs.size {
+                let message =
+                    format!("{name}: more than the {} bytes that the manifest declares", rootfs.size);
+                return Err(Error::new(Kind::Integrity, message));
+            }
+            hasher.update(&buffer[..read]);
+            sums.update(&buffer[..read]);
+            self.write_pages(&staged, at, &buffer[..read])?;
+            at += read as u64;
+        }
+        let found = hasher.finish();
+        if at != rootfs.size || found != rootfs.sha256 {
+            let message = format!(
+                "{name}: {at} bytes with sha256 {found}; the manifest declares {} bytes with {}",
+                rootfs.size, rootfs.sha256
+            );
+            return Err(Error::new(Kind::Integrity, message));
+        }
+        let mtime_ns = self.finish_file(&staged, rootfs.size)?;
+        let _ = self.sidecar.set(HashedFile { sha256: found, size: at, blocks: sums.finish(), mtime_ns });
+        Ok(())
+    }
+
+    /// Writes the pages that are not all zero; the others become holes.
+    fn write_pages(&self, staged: &Staged, offset: u64, bytes: &[u8]) -> Result<()> {
+        let first = (PAGE_SIZE - (offset % PAGE_SIZE as u64) as usize).min(bytes.len());
+        let mut page = 0..first;
+        let mut run: Option<std::ops::Range<usize>> = None;
+        while page.start < bytes.len() {
+            if forkd_sys::is_zero(&bytes[page.clone()]) {
+                self.flush(staged, offset, bytes, run.take())?;
+            } else {
+                run = Some(run.map_or(page.start, |run| run.start)..page.end);
+            }
+            page = page.end..(page.end + PAGE_SIZE).min(bytes.len());
+        }
+        self.flush(staged, offset, bytes, run)
+    }
+
+    fn flush(
+        &self,
+        staged: &Staged,
+        offset: u64,
+        bytes: &[u8],
+        run: Option<std::ops::Range<usize>>,
+    ) -> Result<()> {
+        let Some(run) = run else { return Ok(()) };
+        let at = offset + run.start as u64;
+        let disk = self.store.disk();
+        disk.write_at(&staged.file, &staged.path, &bytes[run], at).map_err(Error::io("write", &staged.path))
+    }
+
+    /// Gives a file its whole length, seals and syncs it; says when it was last written.
+    fn finish_file(&self, Staged { path, file }: &Staged, size: u64) -> Result<i64> {
+        let disk = self.store.disk();
+        disk.set_len(file, path, size).map_err(Error::io("write", path))?;
+        crate::store::seal(disk, file, path).map_err(Error::io("seal", path))?;
+        disk.sync_file(file, path).map_err(Error::io("sync", path))?;
+        Ok(modified_ns(&file.metadata().map_err(Error::io("read", path))?))
+    }
+
+    fn write_small(&self, dir: &Path, name: &str, bytes: &[u8]) -> Result<i64> {
+        let staged = self.create(dir, name)?;
+        let disk = self.store.disk();
+        disk.write_at(&staged.file, &staged.path, bytes, 0).map_err(Error::io("write", &staged.path))?;
+        self.finish_file(&staged, bytes.len() as u64)
+    }
+
+    /// Completes every staged folder: lengths, descriptions with paths of this host, records; all synced.
+    pub(super) fn seal(self, tags: &[Tag], origin: &Origin<'_>) -> Result<Vec<Option<PathBuf>>> {
+        let descriptions = self.descriptions.lock().unwrap_or_else(PoisonError::into_inner);
+        for (l, link) in self.manifest.links.iter().enumerate() {
+            let Some(dir) = &self.dirs[l] else { continue };
+            let mut record = Record {
+                record_version: 1,
+                files: self.recorded_files(l, link)?,
+                packed_snapshot_json: link.file(SNAPSHOT_JSON).map(|file| file.sha256),
+                source: Some(Source { head: Some(self.manifest.tag.clone()), ..origin.source.clone() }),
+                description: self.manifest.description.clone(),
+                base_image: self.manifest.base_image.clone(),
+                created_at: self.manifest.created_at.clone(),
+            };
+            let snapshot = parse_description(link, &descriptions[l])?;
+            let target = self.store.dir(&tags[l]);
+            let rootfs = self.sidecar.get().map(|_| target.join(ROOTFS).display().to_string());
+            let local = snapshot.relocated(&format!("{}/", target.display()), rootfs.as_deref()).to_bytes();
+            Snapshot::parse(&local).map_err(Error::malformed(link.tag.to_string()))?;
+            let mtime_ns = self.write_small(dir, SNAPSHOT_JSON, &local)?;
+            record.files.insert(0, HashedFile::of(&local, mtime_ns).recorded(SNAPSHOT_JSON));
+            let text = serde_json::to_vec(&record).map_err(|e| Error::new(Kind::General, e.to_string()))?;
+            self.write_small(dir, Record::NAME, &text)?;
+        }
+        drop(descriptions);
+        Ok(self.dirs)
+    }
+
+    fn recorded_files(&self, l: usize, link: &Link) -> Result<Vec<RecordedFile>> {
+        let mut blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut files = Vec::new();
+        for (f, entry) in link.files.iter().enumerate().filter(|(_, entry)| entry.path != SNAPSHOT_JSON) {
+            let id = FileId { link: l, file: f };
+            let Some(staged) = self.files[l][f].get() else { continue };
+            let mtime_ns = self.finish_file(staged, entry.size)?;
+            let found = blocks.iter().position(|(file, _)| *file == id).map(|i| blocks.swap_remove(i).1);
+            let (path, size, sha256) = (entry.path.clone(), entry.size, entry.sha256);
+            files.push(RecordedFile { path, size, sha256, mtime_ns, blocks: found.unwrap_or_default() });
+        }
+        files.extend(self.sidecar.get().map(|hashed| hashed.clone().recorded(ROOTFS)));
+        Ok(files)
+    }
+}
+
+impl Sink for Unpacking<'_> {
+    fn start(&self, id: FileId) -> Result<()> {
+        let entry = self.entry(id);
+        if let Some(dir) = self.dirs[id.link].as_ref().filter(|_| entry.path != SNAPSHOT_JSON) {
+            let staged = self.create(dir, &entry.path)?;
+            let _ = self.files[id.link][id.file].set(staged);
+        }
+        Ok(())
+    }
+
+    fn write(&self, id: FileId, offset: u64, bytes: &[u8]) -> Result<()> {
+        if self.entry(id).path == SNAPSHOT_JSON {
+            let mut descriptions = self.descriptions.lock().unwrap_or_else(PoisonError::into_inner);
+            put(&mut descriptions[id.link], offset, bytes);
+            return Ok(());
+        }
+        let Some(staged) = self.files[id.link][id.file].get() else { return Ok(()) };
+        self.write_pages(staged, offset, bytes)?;
+        forkd_sys::start_writeback(&staged.file, offset, bytes.len() as u64);
+        Ok(())
+    }
+
+    fn written(&self, id: FileId, blocks: String) {
+        self.blocks.lock().unwrap_or_else(PoisonError::into_inner).push((id, blocks));
+    }
+
+    fn advance(&self, bytes: u64) {
+        if self.count_content {
+            self.env.progress.advance(bytes);
+        }
+    }
+}

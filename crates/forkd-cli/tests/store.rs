@@ -63,6 +63,15 @@ fn verify_names_damage_and_exits_with_6() {
     std::fs::remove_file(user.snapshot("own", "forkd.json")).unwrap();
     std::fs::write(user.snapshot("own", "forkd.json"), "{").unwrap();
     assert!(user.fails(6, &["verify", "own"]).contains("forkd.json"));
+    // An altered description is found, and --force repairs it.
+    user.ok(&["unpack", "p", "--tag", "own", "--force"]);
+    let json = user.snapshot("own", "snapshot.json");
+    let text = std::fs::read_to_string(&json).unwrap();
+    std::fs::remove_file(&json).unwrap();
+    std::fs::write(&json, text.replace("two", "2nd")).unwrap();
+    assert_eq!(user.run(&["verify", "own"]).code, 6);
+    user.ok(&["unpack", "p", "--tag", "own", "--force"]);
+    user.ok(&["verify", "own"]);
 }
 
 #[test]
@@ -95,6 +104,9 @@ fn rmi_never_orphans_unasked() {
         user.fails(3, &["pack", "--tag", "mid"]).contains("'base', the chain parent of 'mid', is missing")
     );
     three_links(&user);
+    std::fs::write(user.snapshot("mid", "forkd.json"), "damaged").unwrap();
+    user.fails(1, &["rmi", "base"]);
+    std::fs::remove_file(user.snapshot("mid", "forkd.json")).unwrap();
     let removed = user.json(&["rmi", "base", "--cascade"]);
     let tags: Vec<&str> =
         removed["removed"].as_array().unwrap().iter().map(|r| r["tag"].as_str().unwrap()).collect();

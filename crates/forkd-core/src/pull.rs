@@ -173,7 +173,9 @@ fn already_here(
             continue;
         }
         let Ok(chain) = store.chain(&tag) else { continue };
-        if !chain.iter().all(|link| is_untouched(link, options.force)) {
+        // A chain keeps its tags: another one for its head is refused when the pack is read.
+        let renamed = chain.len() > 1 && options.tag.is_some();
+        if renamed || !chain.iter().all(|link| is_untouched(link, options.force)) {
             continue;
         }
         let links = chain.iter().map(|link| LinkReport {

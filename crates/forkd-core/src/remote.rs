@@ -42,11 +42,13 @@ impl Location {
     pub fn pinned_digest(&self) -> Result<Option<forkd_format::Digest>> {
         // A misspelt pin must not pass for none.
         let Some(fragment) = self.0.fragment() else { return Ok(None) };
-        let hex = fragment.strip_prefix("sha256=").unwrap_or(fragment);
+        let wrong =
+            |why: &str| Error::new(Kind::Usage, format!("the URL's fragment: {why}; expected #sha256=<hex>"));
+        let hex = fragment.strip_prefix("sha256=").ok_or_else(|| wrong("not a digest"))?;
         hex.to_ascii_lowercase()
             .parse()
             .map(Some)
-            .map_err(|e| Error::new(Kind::Usage, format!("the URL's fragment: {e}; expected #sha256=<hex>")))
+            .map_err(|e: forkd_format::FormatError| wrong(&e.to_string()))
     }
 
     /// A URL relative to this one; an absolute one stands for itself. The query is not carried over.

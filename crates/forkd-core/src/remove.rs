@@ -44,6 +44,9 @@ pub fn remove(store: &Store, tags: &[Tag], dependents: Dependents, env: Env<'_>)
     let (_locks, orphaned) = loop {
         let orphaned = add_dependents(store, &mut doomed, dependents)?;
         let locks = store.lock_all(&doomed, LockKind::Exclusive, env)?;
+        for tag in doomed.iter().filter(|tag| !store.contains(tag)) {
+            store.load(tag)?;
+        }
         let known = doomed.len();
         if add_dependents(store, &mut doomed, dependents)? == orphaned && doomed.len() == known {
             break (locks, orphaned);

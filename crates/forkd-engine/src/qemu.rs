@@ -10,6 +10,7 @@ use forkd_format::manifest::{MEMORY, ROOTFS, VMSTATE};
 use serde_json::{Map, Value, json};
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -137,8 +138,9 @@ impl Engine for Qemu {
         }
         let rootfs = into.join(ROOTFS);
         std::fs::copy(&machine.rootfs, &rootfs).map_err(Error::io("copy to", &rootfs))?;
-        let writable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-        std::fs::set_permissions(&rootfs, writable).map_err(Error::io("copy to", &rootfs))?;
+        let mut mode = rootfs.metadata().map_err(Error::io("copy to", &rootfs))?.permissions();
+        mode.set_mode(mode.mode() | 0o600);
+        std::fs::set_permissions(&rootfs, mode).map_err(Error::io("copy to", &rootfs))?;
         let run = self.runtime_dir()?;
         let command = self.command(&Start::Boot(machine), into, machine.memory_mib << 20, run.path());
         let mut process = Process::start(command, run.path())?;

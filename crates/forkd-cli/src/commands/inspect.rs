@@ -36,7 +36,7 @@ pub(crate) fn local<'a>(what: &'a str, store: &Store) -> Option<Local<'a>> {
 
 /// What to say of a name that is neither.
 pub(crate) fn nowhere(what: &str) -> Error {
-    if what.contains("://") {
+    if what.contains("://") || what.starts_with("file:") {
         // Not repeated: its query may be a secret.
         return Error::new(
             Kind::Usage,

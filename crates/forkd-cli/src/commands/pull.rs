@@ -46,7 +46,7 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
     let remote = AnyRemote::new(&config::http()?)?;
     let options = PullOptions { target, unpack: args.place.options() };
     let report = forkd_core::pull(&config::store()?, &remote, &options, context.env())?;
-    if report.unpack.nothing_new() {
+    if report.unpack.nothing_new() && report.downloaded == 0 {
         context.output.line("✓ nothing to download: all of it is here already");
     } else {
         context.output.line(&format!("✓ downloaded {}", mib(report.downloaded)));

@@ -1,7 +1,7 @@
 use super::Context;
 use super::inspect::{Local, local, nowhere};
 use crate::config;
-use crate::output::mib;
+use crate::output::{mib, printable};
 use anyhow::Result;
 use forkd_core::{Error, Kind};
 use serde_json::json;
@@ -22,7 +22,7 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
         None => return Err(nowhere(&args.what).into()),
     };
     for damage in &report.damage {
-        context.output.answer(&format!("✗ {damage}"));
+        context.output.answer(&printable(&format!("✗ {damage}")));
     }
     for tag in &report.unrecorded {
         context

@@ -141,9 +141,7 @@ impl Store {
                 format!("no snapshot '{tag}' in {}; see `forkd images`", self.snapshots().display());
             return Err(Error::new(Kind::NotFound, message));
         }
-        let path = dir.join(SNAPSHOT_JSON);
-        let bytes = read_small(&path, Snapshot::MAX_LEN)?;
-        let snapshot = Snapshot::parse(&bytes).map_err(Error::malformed(dir.display().to_string()))?;
+        let snapshot = describe(&dir)?;
         Ok(Stored { tag: tag.clone(), record: Record::load(&dir)?, dir, snapshot })
     }
 
@@ -203,11 +201,12 @@ impl Store {
     pub fn dependents(&self, tags: &[Tag]) -> Result<Vec<(Tag, Tag)>> {
         let mut found = Vec::new();
         for tag in self.tags()?.into_iter().filter(|tag| !tags.contains(tag)) {
-            let Ok(stored) = self.load(&tag) else { continue };
-            if let Ok(Some(parent)) = parent_of(Some(&stored))
-                && tags.contains(&parent)
+            // A damaged record makes a snapshot no less a dependent.
+            let Ok(snapshot) = describe(&self.dir(&tag)) else { continue };
+            if let Ok(Some(parent)) = snapshot.parent()
+                && tags.contains(&parent.tag)
             {
-                found.push((parent, tag));
+                found.push((parent.tag, tag));
             }
         }
         Ok(found)
@@ -285,6 +284,12 @@ impl Store {
         }
         self.disk.sync_dir(&snapshots).map_err(Error::io("sync", &snapshots))
     }
+}
+
+/// Reads the `snapshot.json` of a folder.
+fn describe(dir: &Path) -> Result<Snapshot> {
+    let bytes = read_small(&dir.join(SNAPSHOT_JSON), Snapshot::MAX_LEN)?;
+    Snapshot::parse(&bytes).map_err(Error::malformed(dir.display().to_string()))
 }
 
 /// The parent's tag of a loaded snapshot.

@@ -67,6 +67,10 @@ impl Drop for Staging {
     }
 }
 
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 /// Deletes the folders in staging whose owner is gone. Says how many.
 pub(super) fn sweep(store: &Store, progress: &dyn Progress) -> Result<u64> {
     let parent = store.staging_root();
@@ -87,7 +91,7 @@ pub(super) fn sweep(store: &Store, progress: &dyn Progress) -> Result<u64> {
         let ours = entry
             .file_name()
             .to_str()
-            .is_some_and(|name| name.split('-').all(|part| part.parse::<u32>().is_ok()));
+            .is_some_and(|name| name.split_once('-').is_some_and(|(pid, n)| is_number(pid) && is_number(n)));
         if !ours || !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             continue;
         }

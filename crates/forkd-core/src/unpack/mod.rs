@@ -254,6 +254,12 @@ fn difference(
             return Ok(Some(format!("its {name} differs")));
         }
     }
+    let described = stored.record.as_ref().and_then(|record| record.file(SNAPSHOT_JSON));
+    if let Some(recorded) = described.filter(|_| read)
+        && stored.digest(SNAPSHOT_JSON, &stored.dir.join(SNAPSHOT_JSON), true)? != recorded.sha256
+    {
+        return Ok(Some(format!("its {SNAPSHOT_JSON} was altered")));
+    }
     let packed = stored.record.as_ref().and_then(|record| record.packed_snapshot_json);
     let wanted = link.file(SNAPSHOT_JSON).map(|file| file.sha256);
     let portable = Digest::of(&stored.snapshot.relocated("", None).to_bytes());

@@ -1,7 +1,7 @@
 //! From a running machine to a snapshot in the store, and from there to children.
 
 use crate::engine::{Child, Engine, Machine};
-use crate::store::{HashedFile, LockKind, Record};
+use crate::store::{HashedFile, LockKind, Record, complete, write_sealed};
 use crate::{Env, Error, Kind, Result, Store};
 use forkd_format::manifest::{MEMORY, ROOTFS, SNAPSHOT_JSON, VMSTATE};
 use forkd_format::{PAGE_SIZE, PIECE_SIZE, Snapshot, Tag};
@@ -37,27 +37,18 @@ pub fn bake(
     for name in [VMSTATE, ROOTFS, MEMORY] {
         let path = dir.join(name);
         punch_zero_pages(&path)?;
-        seal(store, &path)?;
+        let file = File::open(&path).map_err(Error::io("open", &path))?;
+        complete(store.disk(), &file, &path)?;
         record.files.push(HashedFile::read(&path, &mut |_| env.cancel.check())?.recorded(name));
     }
     let text = Snapshot::new(fields).relocated(&format!("{}/", target.display()), None).to_bytes();
-    let path = dir.join(SNAPSHOT_JSON);
-    std::fs::write(&path, &text).map_err(Error::io("write", &path))?;
-    seal(store, &path)?;
-    record.files.insert(0, HashedFile::read(&path, &mut |_| Ok(()))?.recorded(SNAPSHOT_JSON));
+    let mtime_ns = write_sealed(store.disk(), &dir.join(SNAPSHOT_JSON), &text)?;
+    record.files.insert(0, HashedFile::of(&text, mtime_ns).recorded(SNAPSHOT_JSON));
     let text = serde_json::to_vec(&record).map_err(|e| Error::new(Kind::General, e.to_string()))?;
-    let path = dir.join(Record::NAME);
-    std::fs::write(&path, text).map_err(Error::io("write", &path))?;
-    seal(store, &path)?;
+    write_sealed(store.disk(), &dir.join(Record::NAME), &text)?;
     env.cancel.check()?;
     store.publish(&dir, tag)?;
     Ok(target)
-}
-
-fn seal(store: &Store, path: &Path) -> Result<()> {
-    let file = File::open(path).map_err(Error::io("open", path))?;
-    crate::store::seal(store.disk(), &file, path).map_err(Error::io("seal", path))?;
-    store.disk().sync_file(&file, path).map_err(Error::io("sync", path))
 }
 
 /// A guest's memory file is allocated in full; its zero pages are found by content and given back.

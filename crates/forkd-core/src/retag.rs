@@ -1,4 +1,4 @@
-use crate::store::{HashedFile, LockKind, Record, modified_ns};
+use crate::store::{HashedFile, LockKind, Record, write_sealed};
 use crate::{Env, Error, Kind, Result, Store};
 use forkd_format::Tag;
 use forkd_format::manifest::{ROOTFS, SNAPSHOT_JSON};
@@ -36,23 +36,13 @@ pub fn retag(store: &Store, old: &Tag, new: &Tag, env: Env<'_>) -> Result<PathBu
     let own = inside.then(|| target.join(ROOTFS).display().to_string());
     let rootfs = own.as_deref().or(stored.snapshot.rootfs());
     let text = stored.snapshot.relocated(&format!("{}/", target.display()), rootfs).to_bytes();
-    let mtime_ns = write_file(store, &dir.join(SNAPSHOT_JSON), &text)?;
+    let mtime_ns = write_sealed(disk, &dir.join(SNAPSHOT_JSON), &text)?;
     if let Some(mut record) = stored.record {
         record.files.retain(|file| file.path != SNAPSHOT_JSON);
         record.files.insert(0, HashedFile::of(&text, mtime_ns).recorded(SNAPSHOT_JSON));
         let text = serde_json::to_vec(&record).map_err(|e| Error::new(Kind::General, e.to_string()))?;
-        write_file(store, &dir.join(Record::NAME), &text)?;
+        write_sealed(disk, &dir.join(Record::NAME), &text)?;
     }
     store.publish(&dir, new)?;
     Ok(target)
-}
-
-/// Writes, seals and syncs a small file; says when it was last written.
-fn write_file(store: &Store, path: &std::path::Path, bytes: &[u8]) -> Result<i64> {
-    let disk = store.disk();
-    let file = disk.create(path, 0o644).map_err(Error::io("create", path))?;
-    disk.write_at(&file, path, bytes, 0).map_err(Error::io("write", path))?;
-    crate::store::seal(disk, &file, path).map_err(Error::io("seal", path))?;
-    disk.sync_file(&file, path).map_err(Error::io("sync", path))?;
-    Ok(modified_ns(&file.metadata().map_err(Error::io("read", path))?))
 }

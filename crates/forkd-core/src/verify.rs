@@ -1,13 +1,12 @@
 use crate::blocks::differing;
 use crate::receive::{Incoming, Sink};
 use crate::store::{HashedFile, LockKind, Stored};
-use crate::unpack::{memory_digest, open_beside, open_pack, parse_description, put, sidecar_error};
+use crate::unpack::{memory_digest, open_beside, open_pack, parse_description, put, read_sidecar};
 use crate::{Env, Error, Kind, Result, Store};
 use forkd_format::manifest::SNAPSHOT_JSON;
 use forkd_format::reader::FileId;
-use forkd_format::{Digest, Hasher, Manifest, Tag};
+use forkd_format::{Digest, Manifest, Tag};
 use std::fmt;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -195,26 +194,7 @@ pub fn verify_file(file: &Path, env: Env<'_>) -> Result<VerifyReport> {
     }
     let mut files = manifest.links.iter().map(|link| link.files.len()).sum();
     if let Some(rootfs) = &manifest.rootfs {
-        let sidecar = rootfs.file_name();
-        let wrong = |e: std::io::Error| sidecar_error(&sidecar, e);
-        let mut decoder = zstd::stream::read::Decoder::new(open_beside(file, rootfs)?).map_err(wrong)?;
-        decoder.window_log_max(forkd_format::frame::MAX_WINDOW_LOG).map_err(wrong)?;
-        let mut decoder = decoder.take(rootfs.size + 1);
-        let (mut hasher, mut size, mut buffer) = (Hasher::default(), 0, vec![0; 1 << 20]);
-        loop {
-            env.cancel.check()?;
-            let read = decoder.read(&mut buffer).map_err(wrong)?;
-            if read == 0 {
-                break;
-            }
-            hasher.update(&buffer[..read]);
-            size += read as u64;
-        }
-        let found = hasher.finish();
-        if size != rootfs.size || found != rootfs.sha256 {
-            let message = format!("{sidecar}: sha256 is {found}; the manifest declares {}", rootfs.sha256);
-            return Err(Error::new(Kind::Integrity, message));
-        }
+        read_sidecar(rootfs, open_beside(file, rootfs)?, env, &mut |_, _| Ok(()))?;
         files += 1;
     }
     Ok(VerifyReport {

@@ -7,6 +7,7 @@ use forkd_core::engine::{Child, Engine, Machine};
 use forkd_core::store::Stored;
 use forkd_core::{Env, Error, Kind, Result};
 use forkd_format::manifest::{MEMORY, ROOTFS, VMSTATE};
+use forkd_sys::LockKind;
 use serde_json::{Map, Value, json};
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -25,6 +26,7 @@ const CPU: &str = "Nehalem-v1";
 const ACCEL: &str = "tcg";
 const COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=3 mitigations=off no_timer_check cryptomgr.notests \
 rcupdate.rcu_expedited=1 i8042.noaux i8042.nokbd clocksource=hpet tsc=unstable panic=-1 init_on_free=1 root=/dev/vda ro";
+const RUN_PREFIX: &str = "forkd-run-";
 const FORK_LIMIT: Duration = Duration::from_secs(60);
 
 /// The QEMU of this host.
@@ -32,6 +34,18 @@ const FORK_LIMIT: Duration = Duration::from_secs(60);
 pub struct Qemu {
     version: String,
     runtime: PathBuf,
+}
+
+/// A folder for the sockets and logs of one run.
+struct RuntimeDir {
+    dir: tempfile::TempDir,
+    _lock: File,
+}
+
+impl RuntimeDir {
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
 }
 
 /// Whether a machine is booted to be frozen, or restored.
@@ -100,10 +114,28 @@ impl Qemu {
         command
     }
 
-    /// A folder for sockets: a socket's path must be short, so it is not in the store.
-    fn runtime_dir(&self) -> Result<tempfile::TempDir> {
+    /// A folder for sockets: a socket's path must be short, so it is not in the store. It is locked for as long as it is used;
+    /// those that killed runs left go first.
+    fn runtime_dir(&self) -> Result<RuntimeDir> {
+        for entry in std::fs::read_dir(&self.runtime).into_iter().flatten().flatten() {
+            let ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(RUN_PREFIX));
+            let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|at| at.elapsed().ok());
+            // One that was made just now may not be locked yet.
+            if ours
+                && is_dir
+                && age.is_some_and(|age| age > Duration::from_secs(2))
+                && File::open(entry.path())
+                    .is_ok_and(|dir| forkd_sys::try_lock(&dir, LockKind::Exclusive).unwrap_or(false))
+            {
+                let _ = std::fs::remove_dir_all(entry.path());
+            }
+        }
         let failed = Error::io("create a folder in", &self.runtime);
-        tempfile::Builder::new().prefix("forkd-run-").tempdir_in(&self.runtime).map_err(failed)
+        let dir = tempfile::Builder::new().prefix(RUN_PREFIX).tempdir_in(&self.runtime).map_err(failed)?;
+        let lock = File::open(dir.path()).map_err(Error::io("open", dir.path()))?;
+        forkd_sys::try_lock(&lock, LockKind::Exclusive).map_err(Error::io("lock", dir.path()))?;
+        Ok(RuntimeDir { dir, _lock: lock })
     }
 
     fn fields(&self, machine: &Machine) -> Map<String, Value> {

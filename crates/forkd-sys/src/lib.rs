@@ -9,4 +9,4 @@ mod sparse;
 pub use child::{die_with_parent, inherit};
 pub use disk::{Call, Disk, Probe};
 pub use lock::{LockKind, try_lock};
-pub use sparse::{allocated, free_space, is_zero, next_data, next_hole, punch_hole, start_writeback};
+pub use sparse::{allocated, is_zero, next_data, next_hole, punch_hole, start_writeback};

@@ -1,9 +1,8 @@
-use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek, statvfs};
+use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 
 /// Offset of the first byte at or after `offset` that is not in a hole; `None` where only a hole follows. On filesystems
 /// without holes everything is data.
@@ -53,15 +52,6 @@ pub fn start_writeback(file: &File, offset: u64, len: u64) {
 #[must_use]
 pub fn allocated(metadata: &std::fs::Metadata) -> u64 {
     metadata.blocks() * 512
-}
-
-/// Bytes that this user may still write on the filesystem of `path`.
-///
-/// # Errors
-/// As `statvfs(3)`.
-pub fn free_space(path: &Path) -> io::Result<u64> {
-    let facts = statvfs(path)?;
-    Ok(facts.f_bavail.saturating_mul(facts.f_frsize))
 }
 
 /// Whether every byte is zero. Reads whole cache lines at a time and stops at the first that is not.

@@ -301,10 +301,24 @@ pub(crate) fn parent_of(stored: Option<&Stored>) -> Result<Option<Tag>> {
 
 /// Takes the write permission from a file of the store: nobody writes to it any more. Memory keeps its owner's write permission, because QEMU
 /// 7.2 opens it for writing even where all its writes are private.
-pub(crate) fn seal(disk: &Disk, file: &fs::File, path: &Path) -> std::io::Result<()> {
+fn seal(disk: &Disk, file: &fs::File, path: &Path) -> std::io::Result<()> {
     let kept = if path.file_name().is_some_and(|name| name == MEMORY) { 0o644 } else { 0o444 };
     // What the umask withheld when the file was made stays withheld.
     disk.set_mode(file, path, std::os::unix::fs::MetadataExt::mode(&file.metadata()?) & kept)
+}
+
+/// Writes a small file of a staged folder, sealed and synced; says when it was last written.
+pub(crate) fn write_sealed(disk: &Disk, path: &Path, bytes: &[u8]) -> Result<i64> {
+    let file = disk.create(path, 0o644).map_err(Error::io("create", path))?;
+    disk.write_at(&file, path, bytes, 0).map_err(Error::io("write", path))?;
+    complete(disk, &file, path)
+}
+
+/// Seals and syncs a file whose bytes are all written; says when that was.
+pub(crate) fn complete(disk: &Disk, file: &fs::File, path: &Path) -> Result<i64> {
+    seal(disk, file, path).map_err(Error::io("seal", path))?;
+    disk.sync_file(file, path).map_err(Error::io("sync", path))?;
+    Ok(modified_ns(&file.metadata().map_err(Error::io("read", path))?))
 }
 
 /// Reads a file that must be small.

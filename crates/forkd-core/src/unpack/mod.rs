@@ -315,8 +315,49 @@ pub(crate) fn parse_description(link: &Link, bytes: &[u8]) -> Result<Snapshot> {
     Ok(snapshot)
 }
 
+/// Reads the root disk beside a pack, handing on its bytes and where they belong; gives its block sums once its size and
+/// digest hold.
+pub(crate) fn read_sidecar(
+    rootfs: &RootfsSidecar,
+    input: Box<dyn Read + Send>,
+    env: Env<'_>,
+    each: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
+) -> Result<String> {
+    let name = rootfs.file_name();
+    let failed = |e: std::io::Error| sidecar_error(&name, e);
+    let mut decoder = zstd::stream::read::Decoder::new(input).map_err(failed)?;
+    decoder.window_log_max(forkd_format::frame::MAX_WINDOW_LOG).map_err(failed)?;
+    let mut buffer = vec![0; 1 << 20];
+    let (mut hasher, mut sums) = (forkd_format::Hasher::default(), crate::blocks::BlockSums::default());
+    let mut at = 0;
+    loop {
+        env.cancel.check()?;
+        let read = decoder.read(&mut buffer).map_err(failed)?;
+        if read == 0 {
+            break;
+        }
+        if at + read as u64 > rootfs.size {
+            let message = format!("{name}: more than the {} bytes that the manifest declares", rootfs.size);
+            return Err(Error::new(Kind::Integrity, message));
+        }
+        hasher.update(&buffer[..read]);
+        sums.update(&buffer[..read]);
+        each(at, &buffer[..read])?;
+        at += read as u64;
+    }
+    let found = hasher.finish();
+    if at != rootfs.size || found != rootfs.sha256 {
+        let message = format!(
+            "{name}: {at} bytes with sha256 {found}; the manifest declares {} bytes with {}",
+            rootfs.size, rootfs.sha256
+        );
+        return Err(Error::new(Kind::Integrity, message));
+    }
+    Ok(sums.finish())
+}
+
 /// A decoder says in words of its own that its input is damaged; everything else is the disk's or the network's.
-pub(crate) fn sidecar_error(name: &str, error: std::io::Error) -> Error {
+fn sidecar_error(name: &str, error: std::io::Error) -> Error {
     if error.raw_os_error().is_none()
         && !error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Error>)
     {

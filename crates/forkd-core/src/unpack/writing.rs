@@ -1,8 +1,8 @@
 //! The files of a pack on their way into a staging folder.
 
-use super::{Origin, Outcome, parse_description, put, sidecar_error};
+use super::{Origin, Outcome, parse_description, put, read_sidecar};
 use crate::receive::Sink;
-use crate::store::{HashedFile, Record, RecordedFile, Source, Staging, modified_ns};
+use crate::store::{HashedFile, Record, RecordedFile, Source, Staging, complete, write_sealed};
 use crate::{Env, Error, Kind, Result, Store};
 use forkd_format::manifest::{FileEntry, Link, ROOTFS, RootfsSidecar, SNAPSHOT_JSON};
 use forkd_format::reader::FileId;
@@ -83,41 +83,10 @@ impl<'a> Unpacking<'a> {
         env: Env<'_>,
     ) -> Result<()> {
         let Some(dir) = self.dirs.first().and_then(Option::as_ref) else { return Ok(()) };
-        let name = rootfs.file_name();
         let staged = self.create(dir, ROOTFS)?;
-        let mut decoder =
-            zstd::stream::read::Decoder::new(input).map_err(|e| crate::frames::read_error(&name, e))?;
-        let limit = decoder.window_log_max(forkd_format::frame::MAX_WINDOW_LOG);
-        limit.map_err(|e| crate::frames::read_error(&name, e))?;
-        let mut buffer = vec![0; 1 << 20];
-        let (mut hasher, mut sums) = (forkd_format::Hasher::default(), crate::blocks::BlockSums::default());
-        let mut at = 0;
-        loop {
-            env.cancel.check()?;
-            let read = decoder.read(&mut buffer).map_err(|e| sidecar_error(&name, e))?;
-            if read == 0 {
-                break;
-            }
-            if at + read as u64 > rootfs.size {
-                let message =
-                    format!("{name}: more than the {} bytes that the manifest declares", rootfs.size);
-                return Err(Error::new(Kind::Integrity, message));
-            }
-            hasher.update(&buffer[..read]);
-            sums.update(&buffer[..read]);
-            self.write_pages(&staged, at, &buffer[..read])?;
-            at += read as u64;
-        }
-        let found = hasher.finish();
-        if at != rootfs.size || found != rootfs.sha256 {
-            let message = format!(
-                "{name}: {at} bytes with sha256 {found}; the manifest declares {} bytes with {}",
-                rootfs.size, rootfs.sha256
-            );
-            return Err(Error::new(Kind::Integrity, message));
-        }
+        let blocks = read_sidecar(rootfs, input, env, &mut |at, bytes| self.write_pages(&staged, at, bytes))?;
         let mtime_ns = self.finish_file(&staged, rootfs.size)?;
-        let _ = self.sidecar.set(HashedFile { sha256: found, size: at, blocks: sums.finish(), mtime_ns });
+        let _ = self.sidecar.set(HashedFile { sha256: rootfs.sha256, size: rootfs.size, blocks, mtime_ns });
         Ok(())
     }
 
@@ -154,16 +123,7 @@ impl<'a> Unpacking<'a> {
     fn finish_file(&self, Staged { path, file }: &Staged, size: u64) -> Result<i64> {
         let disk = self.store.disk();
         disk.set_len(file, path, size).map_err(Error::io("write", path))?;
-        crate::store::seal(disk, file, path).map_err(Error::io("seal", path))?;
-        disk.sync_file(file, path).map_err(Error::io("sync", path))?;
-        Ok(modified_ns(&file.metadata().map_err(Error::io("read", path))?))
-    }
-
-    fn write_small(&self, dir: &Path, name: &str, bytes: &[u8]) -> Result<i64> {
-        let staged = self.create(dir, name)?;
-        let disk = self.store.disk();
-        disk.write_at(&staged.file, &staged.path, bytes, 0).map_err(Error::io("write", &staged.path))?;
-        self.finish_file(&staged, bytes.len() as u64)
+        complete(disk, file, path)
     }
 
     /// Completes every staged folder: lengths, descriptions with paths of this host, records; all synced.
@@ -185,10 +145,10 @@ impl<'a> Unpacking<'a> {
             let rootfs = self.sidecar.get().map(|_| target.join(ROOTFS).display().to_string());
             let local = snapshot.relocated(&format!("{}/", target.display()), rootfs.as_deref()).to_bytes();
             Snapshot::parse(&local).map_err(Error::malformed(link.tag.to_string()))?;
-            let mtime_ns = self.write_small(dir, SNAPSHOT_JSON, &local)?;
+            let mtime_ns = write_sealed(self.store.disk(), &dir.join(SNAPSHOT_JSON), &local)?;
             record.files.insert(0, HashedFile::of(&local, mtime_ns).recorded(SNAPSHOT_JSON));
             let text = serde_json::to_vec(&record).map_err(|e| Error::new(Kind::General, e.to_string()))?;
-            self.write_small(dir, Record::NAME, &text)?;
+            write_sealed(self.store.disk(), &dir.join(Record::NAME), &text)?;
         }
         drop(descriptions);
         Ok(self.dirs)

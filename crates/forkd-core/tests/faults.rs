@@ -203,6 +203,11 @@ fn check_durable(calls: &[(Call, PathBuf)]) -> Result<(), String> {
             ));
         }
     }
+    let made = calls.iter().position(|(call, path)| *call == Call::MakeDir && path == Path::new("snapshots"));
+    let root = calls.iter().position(|(call, path)| *call == Call::SyncDir && path == Path::new(""));
+    if made.is_some_and(|made| root.is_none_or(|root| root < made)) {
+        return Err("'snapshots' is made and may be lost: the store's folder is not synced".into());
+    }
     let moved =
         calls.iter().rposition(|(call, path)| *call == Call::SyncDir && path == Path::new("snapshots"));
     if moved.is_none_or(|at| at < published) {

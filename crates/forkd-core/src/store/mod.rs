@@ -279,7 +279,10 @@ impl Store {
                 _ => Error::Io { action: "replace", path: target.clone(), source: e },
             })?;
         } else {
-            self.disk.make_dirs(&snapshots).map_err(Error::io("create", &snapshots))?;
+            if !snapshots.is_dir() {
+                self.disk.make_dirs(&snapshots).map_err(Error::io("create", &snapshots))?;
+                self.disk.sync_dir(&self.root).map_err(Error::io("sync", &self.root))?;
+            }
             self.disk.rename(staged, &target).map_err(Error::io("create", &target))?;
         }
         self.disk.sync_dir(&snapshots).map_err(Error::io("sync", &snapshots))

@@ -64,7 +64,11 @@ pub fn remove(store: &Store, tags: &[Tag], dependents: Dependents, env: Env<'_>)
         report.removed.push((tag.clone(), freed));
     }
     let snapshots = store.snapshots();
-    store.disk().sync_dir(&snapshots).map_err(Error::io("sync", &snapshots))?;
+    match store.disk().sync_dir(&snapshots) {
+        // Empty by now, and another process has taken it away.
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+        synced => synced.map_err(Error::io("sync", &snapshots))?,
+    }
     Ok(report)
 }
 

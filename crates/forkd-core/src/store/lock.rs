@@ -77,17 +77,10 @@ pub(super) fn acquire(
 fn open(dir: &Path, path: &Path) -> io::Result<File> {
     let mut tries = 0;
     loop {
-        fs::create_dir_all(dir)?;
-        match OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .custom_flags(NO_FOLLOW)
-            .open(path)
-        {
-            // Another process may just have taken the empty folder away.
-            Err(e) if e.kind() == io::ErrorKind::NotFound && tries < 100 => tries += 1,
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).custom_flags(NO_FOLLOW);
+        match fs::create_dir_all(dir).and_then(|()| options.open(path)) {
+            Err(e) if super::is_taken_away(&e) && tries < 100 => tries += 1,
             other => return other,
         }
     }

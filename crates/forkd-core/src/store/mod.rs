@@ -256,6 +256,14 @@ impl Store {
         Ok(removed)
     }
 
+    fn create_tag(&self, staged: &Path, target: &Path, snapshots: &Path) -> std::io::Result<()> {
+        if !snapshots.is_dir() {
+            self.disk.make_dirs(snapshots)?;
+            self.disk.sync_dir(&self.root)?;
+        }
+        self.disk.rename(staged, target)
+    }
+
     /// Takes folders of the store away where nothing is in them, and the store's own: what was refused leaves no trace.
     fn remove_empty(&self, dirs: &[PathBuf]) {
         for dir in dirs.iter().chain([&self.root]) {
@@ -279,14 +287,22 @@ impl Store {
                 _ => Error::Io { action: "replace", path: target.clone(), source: e },
             })?;
         } else {
-            if !snapshots.is_dir() {
-                self.disk.make_dirs(&snapshots).map_err(Error::io("create", &snapshots))?;
-                self.disk.sync_dir(&self.root).map_err(Error::io("sync", &self.root))?;
+            let mut tries = 0;
+            while let Err(source) = self.create_tag(staged, &target, &snapshots) {
+                if !is_taken_away(&source) || tries == 100 {
+                    return Err(Error::Io { action: "create", path: target, source });
+                }
+                tries += 1;
             }
-            self.disk.rename(staged, &target).map_err(Error::io("create", &target))?;
         }
         self.disk.sync_dir(&snapshots).map_err(Error::io("sync", &snapshots))
     }
+}
+
+/// Whether another process, which had nothing to keep, may just have taken an empty folder away while we made it or used it.
+/// (Making it then fails with either error.)
+fn is_taken_away(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::AlreadyExists)
 }
 
 /// Reads the `snapshot.json` of a folder.

@@ -19,12 +19,7 @@ impl Staging {
         let mut tries = 0;
         loop {
             match Self::try_create(store) {
-                // Another process that had nothing to keep may just have taken the empty folder away.
-                Err(Error::Io { source, .. })
-                    if source.kind() == std::io::ErrorKind::NotFound && tries < 100 =>
-                {
-                    tries += 1
-                }
+                Err(Error::Io { source, .. }) if super::is_taken_away(&source) && tries < 100 => tries += 1,
                 other => return other,
             }
         }

@@ -109,3 +109,15 @@ fn many_unpacks_of_one_pack_leave_one_whole_snapshot() {
     assert_eq!(created.into_inner(), 1);
     assert_eq!(forkd_core::verify_tag(&home.store, &"t".parse().unwrap(), env()).unwrap().damage, []);
 }
+
+#[test]
+fn a_link_in_the_place_of_a_lock_is_not_followed() {
+    let home = Home::new();
+    let locks = home.store.root().join("locks");
+    std::fs::create_dir_all(&locks).unwrap();
+    let target = home.dir.path().join("precious");
+    std::fs::write(&target, "precious").unwrap();
+    std::os::unix::fs::symlink(&target, locks.join("t.lock")).unwrap();
+    assert!(home.store.lock(&"t".parse().unwrap(), LockKind::Exclusive, env()).is_err());
+    assert_eq!(std::fs::read_to_string(&target).unwrap(), "precious");
+}

@@ -8,5 +8,5 @@ mod sparse;
 
 pub use child::{die_with_parent, inherit};
 pub use disk::{Call, Disk, Probe};
-pub use lock::{LockKind, try_lock};
+pub use lock::{LockKind, NO_FOLLOW, try_lock};
 pub use sparse::{allocated, is_zero, next_data, next_hole, punch_hole, start_writeback};

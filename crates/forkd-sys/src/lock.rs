@@ -11,6 +11,9 @@ pub enum LockKind {
     Exclusive,
 }
 
+/// The flag with which opening a link fails (`O_NOFOLLOW`); its value differs between processors.
+pub const NO_FOLLOW: i32 = libc::O_NOFOLLOW;
+
 /// Takes a `flock(2)` on an open file or folder without waiting; false where another holds it. The kernel lets go when
 /// the last descriptor closes, so a killed holder frees at once.
 ///

@@ -7,9 +7,6 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// `O_NOFOLLOW` of Linux: a link in the place of a lock is not followed.
-const NO_FOLLOW: i32 = 0o400_000;
-
 const RETRY: Duration = Duration::from_millis(40);
 
 /// A lock on a tag. It ends with this value, or with the process that holds it, however that ends.
@@ -78,7 +75,7 @@ fn open(dir: &Path, path: &Path) -> io::Result<File> {
     let mut tries = 0;
     loop {
         let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).custom_flags(NO_FOLLOW);
+        options.read(true).write(true).create(true).truncate(false).custom_flags(forkd_sys::NO_FOLLOW);
         match fs::create_dir_all(dir).and_then(|()| options.open(path)) {
             Err(e) if super::is_taken_away(&e) && tries < 100 => tries += 1,
             other => return other,
@@ -92,7 +89,9 @@ pub(super) fn sweep(store: &Store) -> u64 {
     let mut count = 0;
     for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
         let path = entry.path();
-        let Ok(file) = OpenOptions::new().read(true).write(true).custom_flags(NO_FOLLOW).open(&path) else {
+        let Ok(file) =
+            OpenOptions::new().read(true).write(true).custom_flags(forkd_sys::NO_FOLLOW).open(&path)
+        else {
             continue;
         };
         if path.extension().is_some_and(|end| end == "lock")

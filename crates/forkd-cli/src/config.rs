@@ -42,9 +42,22 @@ fn command_line() -> String {
     format!("forkd {}", words.collect::<Vec<_>>().join(" "))
 }
 
-/// Where sockets go: short-lived files of this user, with short paths.
+/// Where machines have their folders: short-lived files of this user, with short paths.
 pub(crate) fn runtime_dir() -> PathBuf {
-    env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_dir()).unwrap_or_else(env::temp_dir)
+    match env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_dir()) {
+        Some(dir) => dir.join("forkd"),
+        None => env::temp_dir().join(format!("forkd-{}", rustix::process::geteuid().as_raw())),
+    }
+}
+
+/// What can be made or fetched again: `$XDG_CACHE_HOME/forkd`, else `~/.cache/forkd`.
+pub(crate) fn cache_dir() -> Result<PathBuf> {
+    let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let cache = cache.or_else(|| home().map(|home| home.join(".cache")));
+    let cache = cache.ok_or_else(|| {
+        Error::new(Kind::Usage, "neither XDG_CACHE_HOME nor HOME names a folder for the cache")
+    })?;
+    Ok(cache.join("forkd"))
 }
 
 /// The registry for short names: the flag, `FORKD_HUB_URL`, or the default.

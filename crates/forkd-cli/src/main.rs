@@ -4,6 +4,7 @@
 
 mod commands;
 mod config;
+mod machines;
 mod output;
 mod progress;
 
@@ -24,6 +25,9 @@ struct Cli {
     /// How to print results
     #[arg(long, global = true, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
     format: Format,
+    /// The same as --format json
+    #[arg(long, global = true)]
+    json: bool,
     /// Threads for hashing, compressing and decoding [default: one a core]
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     jobs: Option<u16>,
@@ -45,7 +49,18 @@ enum Command {
     Tag(commands::tag::Args),
     Gc(commands::gc::Args),
     Snapshot(commands::snapshot::Args),
+    SnapshotInfo(commands::snapshot_info::Args),
+    SnapshotCompact(commands::snapshot_compact::Args),
+    SnapshotDiff(commands::snapshot_diff::Args),
     Fork(commands::fork::Args),
+    Ls(commands::ls::Args),
+    Exec(commands::exec::Args),
+    Eval(commands::eval::Args),
+    Ping(commands::ping::Args),
+    Logs(commands::logs::Args),
+    Cp(commands::cp::Args),
+    Kill(commands::kill::Args),
+    Doctor(commands::doctor::Args),
 }
 
 fn main() -> ExitCode {
@@ -56,7 +71,7 @@ fn main() -> ExitCode {
         let _ = signal_hook::flag::register_conditional_shutdown(signal, 130, cancel.flag());
         let _ = signal_hook::flag::register(signal, cancel.flag());
     }
-    let output = Output::new(cli.format, cli.quiet);
+    let output = Output::new(if cli.json { Format::Json } else { cli.format }, cli.quiet);
     let jobs =
         cli.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
     let context = commands::Context::new(&output, &cancel, jobs);
@@ -72,11 +87,22 @@ fn main() -> ExitCode {
         Command::Tag(args) => commands::tag::run(args, &context),
         Command::Gc(args) => commands::gc::run(args, &context),
         Command::Snapshot(args) => commands::snapshot::run(args, &context),
+        Command::SnapshotInfo(args) => commands::snapshot_info::run(args, &context),
+        Command::SnapshotCompact(args) => commands::snapshot_compact::run(args, &context),
+        Command::SnapshotDiff(args) => commands::snapshot_diff::run(args, &context),
         Command::Fork(args) => commands::fork::run(args, &context),
+        Command::Ls(args) => commands::ls::run(args, &context),
+        Command::Exec(args) => commands::exec::run(args, &context),
+        Command::Eval(args) => commands::eval::run(args, &context),
+        Command::Ping(args) => commands::ping::run(args, &context),
+        Command::Logs(args) => commands::logs::run(args, &context),
+        Command::Cp(args) => commands::cp::run(args, &context),
+        Command::Kill(args) => commands::kill::run(args, &context),
+        Command::Doctor(args) => commands::doctor::run(args, &context),
     };
     match outcome {
         Ok(()) if output.failed() => ExitCode::FAILURE,
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => ExitCode::from(output.exit()),
         Err(error) => {
             output.error(&error);
             ExitCode::from(exit_code(&error))

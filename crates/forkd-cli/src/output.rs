@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use std::io::{ErrorKind, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
 /// How results are printed.
@@ -21,11 +21,18 @@ pub(crate) struct Output {
     quiet: bool,
     closed: AtomicBool,
     failed: AtomicBool,
+    exit: AtomicU8,
 }
 
 impl Output {
     pub(crate) fn new(format: Format, quiet: bool) -> Self {
-        Self { format, quiet, closed: AtomicBool::new(false), failed: AtomicBool::new(false) }
+        Self {
+            format,
+            quiet,
+            closed: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
+            exit: AtomicU8::new(0),
+        }
     }
 
     /// Whoever read us may have enough; the work goes on without telling.
@@ -45,6 +52,19 @@ impl Output {
     /// Whether something could not be printed although someone was there to read it.
     pub(crate) fn failed(&self) -> bool {
         self.failed.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_json(&self) -> bool {
+        self.format == Format::Json
+    }
+
+    /// What a command that did its work ends with, where that is not success: as a guest's program did.
+    pub(crate) fn exit_with(&self, code: u8) {
+        self.exit.store(code, Ordering::Relaxed);
+    }
+
+    pub(crate) fn exit(&self) -> u8 {
+        self.exit.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is_quiet(&self) -> bool {

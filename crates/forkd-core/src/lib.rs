@@ -5,9 +5,12 @@
 mod bake;
 mod blocks;
 mod buffers;
+mod chain;
 mod check;
+mod diff;
 mod env;
 mod error;
+mod fork;
 mod frames;
 mod images;
 mod inspect;
@@ -22,12 +25,18 @@ mod unpack;
 mod verify;
 
 pub mod engine;
+pub mod guest;
 pub mod remote;
+pub mod runtime;
 pub mod store;
 
-pub use bake::{bake, fork};
+pub use bake::{BakeOptions, BakeReport, bake, greet};
+pub use chain::{ChainInfo, EngineFields, LinkInfo, chain_info, compact};
+pub use diff::{DiffOptions, DiffReport, snapshot_diff};
 pub use env::{Cancel, Env, Progress, Silent};
 pub use error::{Error, Kind, Result};
+pub use fork::{ForkOptions, Forked, check, fork, talk};
+pub use forkd_agent::message::{Exec, Exit, PROTOCOL};
 pub use images::{Image, images};
 pub use inspect::{FileFacts, Inspection, LinkFacts, inspect_file, inspect_tag};
 pub use pack::{PackOptions, PackReport, pack};

@@ -2,6 +2,7 @@ use crate::store::LockKind;
 use crate::{Env, Error, Kind, Result, Store};
 use forkd_format::Tag;
 use std::collections::HashMap;
+use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -54,11 +55,12 @@ pub fn remove(store: &Store, tags: &[Tag], dependents: Dependents, env: Env<'_>)
     };
     let staging = store.stage(env)?;
     let mut report = RemoveReport { removed: Vec::new(), orphaned };
-    let mut names = HashMap::new();
+    let (mut names, mut assembled) = (HashMap::new(), Vec::new());
     // Children first: at no moment does a chain lack its parent.
     for (i, tag) in children_first(store, doomed).iter().enumerate() {
         let dir = store.dir(tag);
         let freed = freed(&dir, &mut names);
+        assembled.push(store.assembled_digest(tag));
         let trash = staging.path().join(format!("rm{i}"));
         store.disk().rename(&dir, &trash).map_err(Error::io("remove", &dir))?;
         report.removed.push((tag.clone(), freed));
@@ -68,6 +70,12 @@ pub fn remove(store: &Store, tags: &[Tag], dependents: Dependents, env: Env<'_>)
         // Empty by now, and another process has taken it away.
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
         synced => synced.map_err(Error::io("sync", &snapshots))?,
+    }
+    // The tags are gone; an assembled memory that stays is found again by the next sweep.
+    for (digest, file) in store.sweep_assembled().unwrap_or_default() {
+        if let Some(i) = assembled.iter().position(|of| *of == Some(digest)) {
+            report.removed[i].1 += given_back(&file, &mut names);
+        }
     }
     Ok(report)
 }
@@ -108,12 +116,15 @@ fn children_first(store: &Store, mut tags: Vec<Tag>) -> Vec<Tag> {
 fn freed(dir: &Path, names: &mut HashMap<u64, u64>) -> u64 {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let mut bytes = 0;
-    for file in entries.filter_map(|entry| entry.metadata().ok()).filter(std::fs::Metadata::is_file) {
-        let gone = names.entry(file.ino()).or_default();
-        *gone += 1;
-        if *gone == file.nlink() {
-            bytes += forkd_sys::allocated(&file);
-        }
+    for file in entries.filter_map(|entry| entry.metadata().ok()).filter(Metadata::is_file) {
+        bytes += given_back(&file, names);
     }
     bytes
+}
+
+/// What a file gives back when it loses one more name.
+fn given_back(file: &Metadata, names: &mut HashMap<u64, u64>) -> u64 {
+    let gone = names.entry(file.ino()).or_default();
+    *gone += 1;
+    if *gone == file.nlink() { forkd_sys::allocated(file) } else { 0 }
 }

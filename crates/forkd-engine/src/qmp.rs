@@ -16,8 +16,13 @@ pub(crate) struct Qmp {
 impl Qmp {
     /// Greets the monitor behind a connected socket.
     pub(crate) fn new(stream: UnixStream) -> Result<Self> {
+        Self::new_within(stream, ANSWER_LIMIT)
+    }
+
+    /// The same, with a limit for each answer.
+    pub(crate) fn new_within(stream: UnixStream, limit: Duration) -> Result<Self> {
         let setup = |e| Error::new(Kind::General, format!("QEMU's monitor: {e}"));
-        stream.set_read_timeout(Some(ANSWER_LIMIT)).map_err(setup)?;
+        stream.set_read_timeout(Some(limit)).map_err(setup)?;
         let writer = stream.try_clone().map_err(setup)?;
         let mut qmp = Self { reader: BufReader::new(stream), writer };
         qmp.read()?;

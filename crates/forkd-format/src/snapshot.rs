@@ -5,6 +5,18 @@ use serde_json::{Map, Value};
 #[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot(Map<String, Value>);
 
+/// The files that `frozen` may name.
+const FROZEN_FILES: [&str; 3] = ["memory", "vmstate", "rootfs"];
+
+/// A value as it may stand in a message.
+fn short(value: &Value) -> String {
+    match value {
+        Value::Array(items) if items.len() > 2 => format!("an array of {}", items.len()),
+        Value::Object(fields) if fields.len() > 4 => format!("an object of {}", fields.len()),
+        other => crate::error::shorten(&other.to_string()),
+    }
+}
+
 /// The edge from a chain link to its parent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParentLink {
@@ -45,7 +57,77 @@ impl Snapshot {
         }
         let snapshot = Self(map);
         snapshot.parent()?;
+        snapshot.zero_pages()?;
+        for name in FROZEN_FILES {
+            snapshot.frozen_file(name)?;
+        }
         Ok(snapshot)
+    }
+
+    /// Pages of a chain link that are all zero although the parent's are not, as runs: the first page and how many, in pages
+    /// of [`crate::PAGE_SIZE`], ascending, with something between them. That they lie inside the memory is not known here.
+    ///
+    /// # Errors
+    /// [`FormatError::Snapshot`] where the list is something else.
+    pub fn zero_pages(&self) -> Result<Vec<(u64, u64)>, FormatError> {
+        let wrong = |message: String| FormatError::Snapshot(format!("'zero_pages': {message}"));
+        let runs = match self.0.get("zero_pages") {
+            None | Some(Value::Null) => return Ok(Vec::new()),
+            Some(Value::Array(runs)) => runs,
+            Some(other) => return Err(wrong(format!("expected an array, found {}", short(other)))),
+        };
+        let mut found: Vec<(u64, u64)> = Vec::with_capacity(runs.len());
+        for run in runs {
+            let pair = run.as_array().map(Vec::as_slice).and_then(|run| match run {
+                [first, count] => first.as_u64().zip(count.as_u64()).filter(|(_, count)| *count > 0),
+                _ => None,
+            });
+            let (first, count) =
+                pair.ok_or_else(|| wrong(format!("expected [page, count], found {}", short(run))))?;
+            if first.checked_add(count).is_none_or(|end| end > u64::MAX / crate::PAGE_SIZE as u64) {
+                return Err(wrong(format!("{} is beyond any memory", short(run))));
+            }
+            if let Some((before, len)) = found.last()
+                && first <= before + len
+            {
+                return Err(wrong(format!("[{first},{count}] is not behind [{before},{len}]")));
+            }
+            found.push((first, count));
+        }
+        Ok(found)
+    }
+
+    /// What a machine was frozen with: the size in bytes and the digest of its `memory` (that of a chain, assembled), its
+    /// `vmstate` or its `rootfs`.
+    #[must_use]
+    pub fn frozen(&self, name: &str) -> Option<(u64, Digest)> {
+        self.frozen_file(name).ok().flatten()
+    }
+
+    fn frozen_file(&self, name: &str) -> Result<Option<(u64, Digest)>, FormatError> {
+        let is_set = |value: &&Value| !value.is_null();
+        let Some(frozen) = self.0.get("frozen").filter(is_set) else { return Ok(None) };
+        let wrong = |what: String| FormatError::Snapshot(what);
+        let files = frozen
+            .as_object()
+            .ok_or_else(|| wrong(format!("'frozen' is {}, not an object", short(frozen))))?;
+        let Some(file) = files.get(name).filter(is_set) else { return Ok(None) };
+        let bytes = file.get("bytes").and_then(Value::as_u64);
+        let sha256 = file.get("sha256").and_then(Value::as_str).and_then(|text| text.parse().ok());
+        bytes.zip(sha256).map(Some).ok_or_else(|| {
+            wrong(format!("'frozen.{name}': expected 'bytes' and 'sha256', found {}", short(file)))
+        })
+    }
+
+    /// A copy with another value of a key, at the key's place or, where it is new, at the end; `None` takes the key away.
+    #[must_use]
+    pub fn with(&self, key: &str, value: Option<Value>) -> Self {
+        let mut map = self.0.clone();
+        match value {
+            Some(value) => map.insert(key.to_owned(), value),
+            None => map.shift_remove(key),
+        };
+        Self(map)
     }
 
     /// The parent in the chain, or `None` for a base.
@@ -111,6 +193,60 @@ mod tests {
             String::from_utf8(moved.to_bytes()).unwrap(),
             r#"{"zeta":[1,{"a":null}],"vmstate":"/new/vmstate","memory":"/new/memory.bin","volumes":[],"b":1.50}"#
         );
+    }
+
+    #[test]
+    fn zero_pages_are_runs_in_order() {
+        let parse = |runs: &str| Snapshot::parse(format!(r#"{{"zero_pages":{runs}}}"#).as_bytes());
+        let runs = |text: &str| parse(text).unwrap().zero_pages().unwrap();
+        assert_eq!(runs("null"), []);
+        assert_eq!(runs("[]"), []);
+        assert_eq!(runs("[[0,1],[2,5],[8,1]]"), [(0, 1), (2, 5), (8, 1)]);
+        assert_eq!(Snapshot::parse(b"{}").unwrap().zero_pages(), Ok(Vec::new()));
+        for (bad, found) in [
+            ("{}", "expected an array, found {}"),
+            ("[7]", "expected [page, count], found 7"),
+            ("[[1,2,3]]", "found an array of 3"),
+            ("[[1,0]]", "found [1,0]"),
+            ("[[-1,1]]", "found [-1,1]"),
+            ("[[1.5,1]]", "found [1.5,1]"),
+            ("[[0,1],[1,1]]", "[1,1] is not behind [0,1]"),
+            ("[[5,2],[3,1]]", "[3,1] is not behind [5,2]"),
+            ("[[5,2],[6,9]]", "[6,9] is not behind [5,2]"),
+            ("[[18446744073709551615,1]]", "beyond any memory"),
+            ("[[4503599627370495,9]]", "beyond any memory"),
+        ] {
+            let message = parse(bad).unwrap_err().to_string();
+            assert!(message.contains("'zero_pages'") && message.contains(found), "{bad}: {message}");
+        }
+    }
+
+    #[test]
+    fn frozen_names_what_it_was_frozen_with() {
+        let digest = Digest::of(b"x");
+        let text =
+            format!(r#"{{"frozen":{{"memory":{{"bytes":4096,"sha256":"{digest}"}},"vmstate":null}}}}"#);
+        let snapshot = Snapshot::parse(text.as_bytes()).unwrap();
+        assert_eq!(snapshot.frozen("memory"), Some((4096, digest)));
+        assert_eq!((snapshot.frozen("vmstate"), snapshot.frozen("rootfs")), (None, None));
+        assert_eq!(Snapshot::parse(br#"{"frozen":null}"#).unwrap().frozen("memory"), None);
+        for bad in [
+            r#"{"frozen":1}"#,
+            r#"{"frozen":{"memory":1}}"#,
+            r#"{"frozen":{"rootfs":{"bytes":1}}}"#,
+            r#"{"frozen":{"vmstate":{"bytes":-1,"sha256":"00"}}}"#,
+        ] {
+            assert!(Snapshot::parse(bad.as_bytes()).unwrap_err().to_string().contains("'frozen"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_changed_copy_keeps_the_order() {
+        let snapshot = Snapshot::parse(br#"{"a":1,"parent_tag":"p","b":1.50}"#).unwrap();
+        let text = |snapshot: &Snapshot| String::from_utf8(snapshot.to_bytes()).unwrap();
+        assert_eq!(text(&snapshot.with("parent_tag", None)), r#"{"a":1,"b":1.50}"#);
+        let changed = snapshot.with("a", Some(Value::from(2))).with("z", Some(Value::Null));
+        assert_eq!(text(&changed), r#"{"a":2,"parent_tag":"p","b":1.50,"z":null}"#);
     }
 
     #[test]

@@ -1,4 +1,5 @@
 use rustix::io::{FdFlags, fcntl_setfd};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -20,10 +21,44 @@ pub fn die_with_parent(command: &mut Command) {
     }
 }
 
+/// Makes the child the leader of a session of its own: no terminal's signals reach it.
+pub fn new_session(command: &mut Command) {
+    // SAFETY: between fork and exec only setsid is called, which is async-signal-safe.
+    unsafe {
+        command.pre_exec(|| rustix::process::setsid().map(drop).map_err(io::Error::from));
+    }
+}
+
+/// Puts the child into the control group whose list of processes this open file is.
+pub fn join_cgroup(command: &mut Command, procs: File) {
+    // SAFETY: between fork and exec only write is called, which is async-signal-safe.
+    unsafe {
+        command.pre_exec(move || rustix::io::write(&procs, b"0").map(drop).map_err(io::Error::from));
+    }
+}
+
 /// Keeps a descriptor open, under the same number, in the child. The closure owns it until the command is dropped.
 pub fn inherit(command: &mut Command, fd: OwnedFd) {
     // SAFETY: between fork and exec only fcntl is called, which is async-signal-safe.
     unsafe {
         command.pre_exec(move || Ok(fcntl_setfd(fd.as_fd(), FdFlags::empty())?));
+    }
+}
+
+/// The user that this process runs as.
+#[must_use]
+pub fn user_id() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// Kills a process.
+///
+/// # Errors
+/// As `kill(2)`; a process that has ended already is no error.
+pub fn kill(pid: u32) -> io::Result<()> {
+    let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) else { return Ok(()) };
+    match rustix::process::kill_process(pid, rustix::process::Signal::KILL) {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }

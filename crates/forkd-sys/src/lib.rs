@@ -6,7 +6,9 @@ mod disk;
 mod lock;
 mod sparse;
 
-pub use child::{die_with_parent, inherit};
+pub use child::{die_with_parent, inherit, join_cgroup, kill, new_session, user_id};
 pub use disk::{Call, Disk, Probe};
 pub use lock::{LockKind, NO_FOLLOW, try_lock};
-pub use sparse::{allocated, is_zero, next_data, next_hole, punch_hole, start_writeback};
+pub use sparse::{
+    allocate, allocated, copy_sparse, is_zero, next_data, next_hole, punch_hole, start_writeback,
+};

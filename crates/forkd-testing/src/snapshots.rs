@@ -92,10 +92,88 @@ pub fn chain(data_home: &Path, prefix: &str, depth: usize, memory: u64) -> Vec<S
         .collect()
 }
 
+/// Writes a made-up chain as forkd bakes one, root first: links hold the pages that changed, say which became zero, and what
+/// they were frozen with. Gives the tags, and the whole memory of each.
+pub fn frozen_chain(
+    data_home: &Path,
+    prefix: &str,
+    depth: usize,
+    memory: u64,
+) -> (Vec<String>, Vec<Vec<u8>>) {
+    let (mut tags, mut memories): (Vec<String>, Vec<Vec<u8>>) = (Vec::new(), Vec::new());
+    let mut parent = None;
+    for i in 0..depth {
+        let tag = format!("{prefix}{i}");
+        let made = Fixture {
+            tag: tag.clone(),
+            seed: i as u64 + 1,
+            memory,
+            rootfs: Some(100_000),
+            parent: parent.take(),
+        };
+        let dir = fixture(data_home, &made);
+        let path = dir.join("memory.bin");
+        let mut zeroed = Vec::new();
+        let whole = match memories.last() {
+            None => fs::read(&path).unwrap(),
+            Some(before) => {
+                let mut whole = before.clone();
+                let file = File::create(&path).unwrap();
+                file.set_len(memory).unwrap();
+                let mut random = pseudo_random(100 + i as u64);
+                for (n, page) in whole.chunks_mut(4096).enumerate() {
+                    let offset = n as u64 * 4096;
+                    match random() % 8 {
+                        0 => {
+                            page.fill_with(|| random() as u8 | 1);
+                            file.write_all_at(page, offset).unwrap();
+                        }
+                        1 if page.iter().any(|byte| *byte != 0) => {
+                            page.fill(0);
+                            zeroed.push(n as u64);
+                        }
+                        // Zeros that are written out change nothing.
+                        2 => file.write_all_at(&vec![0; page.len()], offset).unwrap(),
+                        _ => {}
+                    }
+                }
+                whole
+            }
+        };
+        let runs: Vec<String> =
+            zeroed.chunk_by(|a, b| a + 1 == *b).map(|run| format!("[{},{}]", run[0], run.len())).collect();
+        let facts = |sha256: String, bytes: u64| format!(r#"{{"bytes":{bytes},"sha256":"{sha256}"}}"#);
+        let frozen = ["vmstate", "rootfs.ext4"].map(|name| {
+            let path = dir.join(name);
+            facts(sha256(&path), path.metadata().unwrap().len())
+        });
+        let json = fs::read_to_string(dir.join("snapshot.json")).unwrap();
+        let engine =
+            r#"{"name":"qemu","version":"7.2.22","machine":"pc-q35-7.2","accel":"tcg","cpu":"Nehalem-v1"}"#;
+        let json = format!(
+            r#"{},"engine":{engine},"frozen":{{"memory":{},"vmstate":{},"rootfs":{}}},"zero_pages":[{}]}}"#,
+            json.trim_end_matches('}'),
+            facts(hex(&whole), memory),
+            frozen[0],
+            frozen[1],
+            runs.join(",")
+        );
+        fs::write(dir.join("snapshot.json"), json).unwrap();
+        parent = Some((tag.clone(), sha256(&path)));
+        tags.push(tag);
+        memories.push(whole);
+    }
+    (tags, memories)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// The digest of a file, lower-case hexadecimal.
 #[must_use]
 pub fn sha256(path: &Path) -> String {
-    Sha256::digest(fs::read(path).unwrap()).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&fs::read(path).unwrap())
 }
 
 /// Every entry below a folder with its mode and, for files, its digest: two equal trees are the same.

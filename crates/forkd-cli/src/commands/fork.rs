@@ -1,15 +1,22 @@
 use super::Context;
 use crate::config;
+use crate::machines::{Machines, Prefixed, eval, pass_on};
 use crate::output::printable;
 use anyhow::Result;
-use forkd_engine::Qemu;
+use forkd_core::engine::Limits;
+use forkd_core::guest::{Guest, Output as Stream, Streams};
+use forkd_core::{Exec, ForkOptions, Forked};
 use forkd_format::Tag;
-use serde_json::json;
-use std::time::Instant;
+use serde_json::{Value, json};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-/// Fork a snapshot copy-on-write into children, and wait until each answers
+/// Fork a snapshot copy-on-write into children
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  forkd fork --tag python-numpy -n 8")]
+#[command(
+    after_help = "Without --detach no child outlives the command.\n\nExamples:\n  forkd fork --tag python-numpy -n 8 --eval 'np.arange(9).sum()'\n  \
+                  forkd fork --tag python-numpy -n 8 -- sh -c 'hostname; date'\n  forkd fork --tag python-numpy --detach"
+)]
 pub(crate) struct Args {
     /// The snapshot
     #[arg(long)]
@@ -17,22 +24,121 @@ pub(crate) struct Args {
     /// How many children
     #[arg(short, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     n: u16,
+    /// Let the children run on for so long after they are awake and their work is done
+    #[arg(long, default_value_t = 0, value_name = "SECS")]
+    settle_secs: u32,
+    /// Let the children live on; see `forkd ls`
+    #[arg(long, short)]
+    detach: bool,
+    /// Memory of the host's that each child may take, at most
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(16..=1_048_576))]
+    memory_limit_mib: Option<u64>,
+    /// Give the children a network: they reach what this user reaches, this host's loopback included
+    #[arg(long)]
+    net: bool,
+    /// Ask the guest's eval endpoint in every child
+    #[arg(long, value_name = "EXPR", conflicts_with = "command")]
+    eval: Option<String>,
+    /// Kill the program of a child after so long
+    #[arg(long, value_name = "SECS", requires = "command")]
+    timeout_secs: Option<u32>,
+    /// Run in every child; each line of output gets the child's number, and the worst exit code is ours
+    #[arg(last = true, value_name = "CMD")]
+    command: Vec<String>,
 }
 
 pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
     let store = config::store()?;
     store.load(&args.tag)?;
-    let engine = Qemu::find(config::runtime_dir())?;
+    let machines = Machines::open()?;
+    let limits = Limits {
+        network: args.net,
+        memory: args.memory_limit_mib.map(|mib| mib << 20),
+        detached: args.detach,
+    };
+    let options = ForkOptions { tag: args.tag.clone(), count: args.n.into(), limits };
     let begun = Instant::now();
-    let mut children = Vec::new();
-    forkd_core::fork(&store, &engine, &args.tag, args.n.into(), context.env(), &mut |child| {
-        let (number, time, answer) = (child.number, child.time.as_secs_f64(), printable(&child.answer));
-        context.output.answer(&format!("child {number} answered in {time:.2}s: {answer}"));
-        children.push(json!({ "child": number, "seconds": time, "answer": child.answer }));
-    })?;
+    let results: Mutex<Vec<Value>> = Mutex::default();
+    let work = |child: &Forked, guest: &mut Guest| -> forkd_core::Result<()> {
+        let result = work(args, context, child, guest)?;
+        results.lock().unwrap_or_else(PoisonError::into_inner).push(result);
+        Ok(())
+    };
+    let children =
+        forkd_core::fork(&store, &machines.engine, &machines.runtime, &options, context.env(), &work)?;
     let time = begun.elapsed().as_secs_f64();
+    let until = Instant::now() + Duration::from_secs(args.settle_secs.into());
+    while Instant::now() < until {
+        context.env().cancel.check()?;
+        std::thread::sleep(Duration::from_millis(20));
+    }
     let plural = if args.n == 1 { "child" } else { "children" };
-    context.output.line(&format!("✓ {} {plural} of '{}' answered in {time:.2}s", args.n, args.tag));
-    context.output.json(&json!({ "tag": args.tag, "children": children, "seconds": time }));
+    let did = if args.eval.is_some() { "answered" } else { "ready" };
+    context.output.line(&format!("✓ {} {plural} of '{}' {did} in {time:.2}s", args.n, args.tag));
+    if args.detach {
+        let ids = children.into_iter().map(|child| Ok(child.detach()?.id)).collect::<Result<Vec<_>>>()?;
+        context.output.line(&format!("  next: forkd exec {} -- <CMD>, forkd ls, forkd kill --all", ids[0]));
+    }
+    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    results.sort_by_key(|result| result["child"].as_u64());
+    let worst = results.iter().filter_map(|result| result["exit_code"].as_u64()).max().unwrap_or(0);
+    context.output.exit_with(worst as u8);
+    context.output.json(&json!({ "tag": args.tag, "children": results, "seconds": time }));
     Ok(())
 }
+
+/// What is done in each child, as soon as it is awake.
+fn work(args: &Args, context: &Context<'_>, child: &Forked, guest: &mut Guest) -> forkd_core::Result<Value> {
+    let (number, id, begun) = (child.number, &child.id, Instant::now());
+    for warning in &child.warnings {
+        context.env().progress.note(&format!("child {number}: {}", printable(warning)));
+    }
+    let mut result =
+        json!({ "child": number, "id": id, "pid": child.pid(), "seconds": child.time.as_secs_f64() });
+    if let Some(expression) = &args.eval {
+        let answer = eval(guest, expression)?;
+        let time = (child.time + begun.elapsed()).as_secs_f64();
+        context.output.answer(&format!("child {number} answered in {time:.2}s: {}", printable(&answer)));
+        result["seconds"] = json!(time);
+        result["answer"] = json!(answer);
+    } else if args.command.is_empty() {
+        let time = child.time.as_secs_f64();
+        context.output.answer(&format!("child {number} ready in {time:.2}s: {id}"));
+    } else {
+        let print = |stream, bytes: &[u8]| drop(pass_on(stream, bytes));
+        let prefixed = Prefixed::new(format!("{number}| "), &print);
+        let mut kept = [String::new(), String::new()];
+        let mut output = |stream: Stream, bytes: &[u8]| {
+            if context.output.is_json() {
+                let kept = &mut kept[usize::from(stream == Stream::Err)];
+                let room = MOST_KEPT.saturating_sub(kept.len());
+                kept.push_str(&String::from_utf8_lossy(&bytes[..bytes.len().min(room)]));
+            } else {
+                prefixed.push(stream, bytes);
+            }
+            Ok(())
+        };
+        let exec = Exec {
+            argv: args.command.clone(),
+            limit_ms: args.timeout_secs.map_or(0, |secs| u64::from(secs) * 1000),
+            ..Exec::default()
+        };
+        let exit = guest.exec(&exec, &mut Streams { input: None, output: &mut output, controls: None })?;
+        prefixed.finish();
+        if exit.timed_out {
+            context.env().progress.note(&format!("child {number}: killed at its time limit"));
+        } else if exit.code != 0 {
+            context.env().progress.note(&format!("child {number}: exit code {}", exit.code));
+        }
+        result["exit_code"] = json!(exit.code);
+        result["timed_out"] = json!(exit.timed_out);
+        if context.output.is_json() {
+            let [out, err] = kept;
+            (result["stdout"], result["stderr"]) = (json!(out), json!(err));
+        }
+    }
+    Ok(result)
+}
+
+/// More output than this is cut off in a JSON document, a stream.
+const MOST_KEPT: usize = 1 << 20;

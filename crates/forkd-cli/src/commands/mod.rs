@@ -1,14 +1,25 @@
 //! One file a command.
 
+pub(crate) mod cp;
+pub(crate) mod doctor;
+pub(crate) mod eval;
+pub(crate) mod exec;
 pub(crate) mod fork;
 pub(crate) mod gc;
 pub(crate) mod images;
 pub(crate) mod inspect;
+pub(crate) mod kill;
+pub(crate) mod logs;
+pub(crate) mod ls;
 pub(crate) mod pack;
+pub(crate) mod ping;
 pub(crate) mod pull;
 pub(crate) mod push;
 pub(crate) mod rmi;
 pub(crate) mod snapshot;
+pub(crate) mod snapshot_compact;
+pub(crate) mod snapshot_diff;
+pub(crate) mod snapshot_info;
 pub(crate) mod tag;
 pub(crate) mod unpack;
 pub(crate) mod verify;

@@ -98,6 +98,31 @@ impl Stored {
     }
 }
 
+/// Checks that no file of a snapshot was altered since it was stored: by size and time and, where these differ, by digest. A machine
+/// that is given another memory or disk than it was frozen with misbehaves silently.
+///
+/// # Errors
+/// [`Kind::Integrity`] naming the file.
+pub(crate) fn check_untouched(stored: &Stored) -> Result<()> {
+    stored.bodies().iter().try_for_each(|(name, path)| check_file(stored, name, path))
+}
+
+/// The same for one of its files.
+pub(crate) fn check_file(stored: &Stored, name: &str, path: &Path) -> Result<()> {
+    let metadata = path.metadata().map_err(Error::io("read", path))?;
+    let Some(recorded) = stored.record.as_ref().and_then(|record| record.file(name)) else { return Ok(()) };
+    let untouched = metadata.len() == recorded.size && modified_ns(&metadata) == recorded.mtime_ns;
+    if !untouched && stored.digest(name, path, true)? != recorded.sha256 {
+        let message = format!(
+            "{}: altered since it was stored; `forkd verify {}` shows where",
+            path.display(),
+            stored.tag
+        );
+        return Err(Error::new(Kind::Integrity, message));
+    }
+    Ok(())
+}
+
 pub(crate) fn modified_ns(metadata: &Metadata) -> i64 {
     metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec())
 }

@@ -1,0 +1,5 @@
+//! What host and guest say to each other (docs/agent.md). The program that speaks it inside the guest is `main.rs` beside this.
+#![forbid(unsafe_code)]
+
+pub mod message;
+pub mod wire;

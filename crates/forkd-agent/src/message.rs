@@ -1,0 +1,390 @@
+//! Messages: what the payload of a frame of each kind holds.
+
+use std::fmt;
+
+/// What a frame is. Requests come from the host, answers from the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// Request, the first of a connection: what an earlier connection of this port had begun is ended. Answer: [`Kind::Ok`] with [`Hello`].
+    Hello = 1,
+    /// Request: any payload. Answer: [`Kind::Ok`] with the same payload.
+    Ping = 2,
+    /// Request: [`Exec`]. Answers: [`Kind::Stdout`] and [`Kind::Stderr`], then [`Kind::Exit`]; [`Kind::Error`] where it cannot be started.
+    Exec = 3,
+    /// More input for an [`Kind::Exec`] or [`Kind::Put`] of the same id; an empty one ends it. Answered by [`Kind::Taken`].
+    Input = 4,
+    /// A signal for the process group of an [`Kind::Exec`]: one byte, its number. Not answered.
+    Signal = 5,
+    /// A terminal's new size for an [`Kind::Exec`]: rows, columns, two bytes each, little-endian. Not answered.
+    Resize = 6,
+    /// Request: [`Put`], followed by [`Kind::Input`]. Answer: [`Kind::Ok`], once the file is in its place whole.
+    Put = 7,
+    /// Request: a path. Answers: [`Kind::Stdout`] with the file's bytes, then [`Kind::Ok`] with its mode, four bytes.
+    Get = 8,
+    /// Request, no payload: make ready for the freeze. Answer: [`Kind::Ok`]; the host then hangs up and stops the machine.
+    Prepare = 9,
+    /// Request: [`Forked`]. Answer: [`Kind::Ok`] with [`Woken`], before which nothing but the agent runs in the guest.
+    Forked = 10,
+    /// Request: a line for the eval endpoint, without its end. Answer: [`Kind::Stdout`] with the endpoint's line in parts, then [`Kind::Ok`].
+    Eval = 11,
+    /// Answer: done.
+    Ok = 64,
+    /// Answer: not done; why, in UTF-8.
+    Error = 65,
+    /// Answer: bytes of standard output, or of a file.
+    Stdout = 66,
+    /// Answer: bytes of standard error.
+    Stderr = 67,
+    /// Answer: [`Exit`].
+    Exit = 68,
+    /// Answer: so many bytes of [`Kind::Input`] were taken, four bytes. The host lets at most [`INPUT_WINDOW`] bytes be on their way.
+    Taken = 69,
+}
+
+/// How many bytes of input may be on their way.
+pub const INPUT_WINDOW: usize = 256 << 10;
+
+/// The version of the messages, which `Hello` tells and `snapshot.json` records as `guest.protocol`.
+pub const PROTOCOL: u32 = 1;
+
+impl Kind {
+    /// The kind with a number.
+    #[must_use]
+    pub fn from_u8(kind: u8) -> Option<Self> {
+        const ALL: [Kind; 17] = [
+            Kind::Hello,
+            Kind::Ping,
+            Kind::Exec,
+            Kind::Input,
+            Kind::Signal,
+            Kind::Resize,
+            Kind::Put,
+            Kind::Get,
+            Kind::Prepare,
+            Kind::Forked,
+            Kind::Eval,
+            Kind::Ok,
+            Kind::Error,
+            Kind::Stdout,
+            Kind::Stderr,
+            Kind::Exit,
+            Kind::Taken,
+        ];
+        ALL.into_iter().find(|known| *known as u8 == kind)
+    }
+}
+
+/// A payload that is not what its kind holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Malformed;
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a malformed message")
+    }
+}
+
+impl std::error::Error for Malformed {}
+
+/// Puts the fields of a payload one after another: integers little-endian, bytes and texts after their length in four bytes.
+#[derive(Default)]
+struct Writer(Vec<u8>);
+
+impl Writer {
+    fn number(mut self, value: u64) -> Self {
+        self.0.extend_from_slice(&value.to_le_bytes());
+        self
+    }
+
+    fn bytes(mut self, bytes: &[u8]) -> Self {
+        self.0.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+        self.0.extend_from_slice(bytes);
+        self
+    }
+
+    fn texts<T: AsRef<str>>(self, texts: &[T]) -> Self {
+        texts.iter().fold(self.number(texts.len() as u64), |w, text| w.bytes(text.as_ref().as_bytes()))
+    }
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, len: usize) -> Result<&'a [u8], Malformed> {
+        let (taken, rest) = self.0.split_at_checked(len).ok_or(Malformed)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn number(&mut self) -> Result<u64, Malformed> {
+        Ok(u64::from_le_bytes(self.take(8)?.try_into().map_err(|_| Malformed)?))
+    }
+
+    fn bytes(&mut self) -> Result<&'a [u8], Malformed> {
+        let len = u32::from_le_bytes(self.take(4)?.try_into().map_err(|_| Malformed)?);
+        self.take(len as usize)
+    }
+
+    fn text(&mut self) -> Result<String, Malformed> {
+        String::from_utf8(self.bytes()?.to_vec()).map_err(|_| Malformed)
+    }
+
+    fn texts(&mut self) -> Result<Vec<String>, Malformed> {
+        let count = self.number()?;
+        // Each takes four bytes at least, so the count is bounded by what is there.
+        if count > self.0.len() as u64 / 4 {
+            return Err(Malformed);
+        }
+        (0..count).map(|_| self.text()).collect()
+    }
+
+    fn end(self) -> Result<(), Malformed> {
+        if self.0.is_empty() { Ok(()) } else { Err(Malformed) }
+    }
+}
+
+/// What the guest says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hello {
+    /// [`PROTOCOL`].
+    pub protocol: u32,
+    /// Nanoseconds since the guest booted.
+    pub uptime_ns: u64,
+    /// The running kernel's release.
+    pub kernel: String,
+}
+
+impl Hello {
+    /// The payload.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        Writer::default().number(self.protocol.into()).number(self.uptime_ns).bytes(self.kernel.as_bytes()).0
+    }
+
+    /// Reads a payload.
+    ///
+    /// # Errors
+    /// [`Malformed`].
+    pub fn decode(payload: &[u8]) -> Result<Self, Malformed> {
+        let mut r = Reader(payload);
+        let protocol = u32::try_from(r.number()?).map_err(|_| Malformed)?;
+        let hello = Self { protocol, uptime_ns: r.number()?, kernel: r.text()? };
+        // Later versions may say more.
+        Ok(hello)
+    }
+}
+
+/// A program to be run.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Exec {
+    /// The program, looked up in `PATH`, and its arguments.
+    pub argv: Vec<String>,
+    /// `NAME=VALUE`, added to the agent's own.
+    pub env: Vec<String>,
+    /// Its working folder; empty for `/`.
+    pub cwd: String,
+    /// Rows and columns of its terminal; `None` for pipes.
+    pub terminal: Option<(u16, u16)>,
+    /// After so many milliseconds it is killed; 0 for never.
+    pub limit_ms: u64,
+    /// Whether input follows; else its standard input is empty.
+    pub input: bool,
+}
+
+impl Exec {
+    /// The payload.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let terminal =
+            self.terminal.map_or(0, |(rows, columns)| 1 << 32 | u64::from(rows) << 16 | u64::from(columns));
+        Writer::default()
+            .texts(&self.argv)
+            .texts(&self.env)
+            .bytes(self.cwd.as_bytes())
+            .number(terminal)
+            .number(self.limit_ms)
+            .number(self.input.into())
+            .0
+    }
+
+    /// Reads a payload.
+    ///
+    /// # Errors
+    /// [`Malformed`].
+    pub fn decode(payload: &[u8]) -> Result<Self, Malformed> {
+        let mut r = Reader(payload);
+        let (argv, env, cwd) = (r.texts()?, r.texts()?, r.text()?);
+        let terminal = match r.number()? {
+            0 => None,
+            size => Some(((size >> 16) as u16, size as u16)),
+        };
+        let exec = Self { argv, env, cwd, terminal, limit_ms: r.number()?, input: r.number()? != 0 };
+        r.end()?;
+        Ok(exec)
+    }
+}
+
+/// How a program ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exit {
+    /// Its exit code, or 128 and the signal that ended it, as shells have it.
+    pub code: u8,
+    /// Whether it was killed at its time limit.
+    pub timed_out: bool,
+}
+
+impl Exit {
+    /// The payload.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        vec![self.code, self.timed_out.into()]
+    }
+
+    /// Reads a payload.
+    ///
+    /// # Errors
+    /// [`Malformed`].
+    pub fn decode(payload: &[u8]) -> Result<Self, Malformed> {
+        let [code, timed_out @ (0 | 1)] = payload else { return Err(Malformed) };
+        Ok(Self { code: *code, timed_out: *timed_out == 1 })
+    }
+}
+
+/// A file to be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Put {
+    /// Its absolute path.
+    pub path: String,
+    /// Its permission bits.
+    pub mode: u32,
+}
+
+impl Put {
+    /// The payload.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        Writer::default().bytes(self.path.as_bytes()).number(self.mode.into()).0
+    }
+
+    /// Reads a payload.
+    ///
+    /// # Errors
+    /// [`Malformed`].
+    pub fn decode(payload: &[u8]) -> Result<Self, Malformed> {
+        let mut r = Reader(payload);
+        let put = Self { path: r.text()?, mode: u32::try_from(r.number()?).map_err(|_| Malformed)? };
+        r.end()?;
+        Ok(put)
+    }
+}
+
+/// What makes a child differ from its siblings.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Forked {
+    /// The host's wall clock, nanoseconds since 1970.
+    pub clock_ns: u64,
+    /// 32 bytes from the host's generator.
+    pub seed: Vec<u8>,
+    /// Its host name.
+    pub hostname: String,
+    /// Its machine-id: 32 hexadecimal digits.
+    pub machine_id: String,
+    /// Whether it has a network: 10.0.2.15/24 behind 10.0.2.2, names from 10.0.2.3.
+    pub network: bool,
+}
+
+impl Forked {
+    /// The payload.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        Writer::default()
+            .number(self.clock_ns)
+            .bytes(&self.seed)
+            .bytes(self.hostname.as_bytes())
+            .bytes(self.machine_id.as_bytes())
+            .number(self.network.into())
+            .0
+    }
+
+    /// Reads a payload.
+    ///
+    /// # Errors
+    /// [`Malformed`].
+    pub fn decode(payload: &[u8]) -> Result<Self, Malformed> {
+        let mut r = Reader(payload);
+        let forked = Self {
+            clock_ns: r.number()?,
+            seed: r.bytes()?.to_vec(),
+            hostname: r.text()?,
+            machine_id: r.text()?,
+            network: r.number()? != 0,
+        };
+        r.end()?;
+        Ok(forked)
+    }
+}
+
+/// A child is itself now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Woken {
+    /// The guest's wall clock, nanoseconds since 1970, as the answer is sent.
+    pub clock_ns: u64,
+    /// What did not work, in words for people; empty where all did.
+    pub warnings: Vec<String>,
+}
+
+impl Woken {
+    /// The payload.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        Writer::default().number(self.clock_ns).texts(&self.warnings).0
+    }
+
+    /// Reads a payload.
+    ///
+    /// # Errors
+    /// [`Malformed`].
+    pub fn decode(payload: &[u8]) -> Result<Self, Malformed> {
+        let mut r = Reader(payload);
+        Ok(Self { clock_ns: r.number()?, warnings: r.texts()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn messages_survive_a_round_trip(
+            argv in prop::collection::vec(".*", 0..5), cwd in ".*", terminal in any::<Option<(u16, u16)>>(),
+            number in any::<u64>(), flag in any::<bool>(), bytes in prop::collection::vec(any::<u8>(), 0..40),
+        ) {
+            let exec = Exec { argv: argv.clone(), env: argv.clone(), cwd: cwd.clone(), terminal, limit_ms: number, input: flag };
+            prop_assert_eq!(Exec::decode(&exec.encode()), Ok(exec));
+            let forked = Forked { clock_ns: number, seed: bytes, hostname: cwd.clone(), machine_id: cwd.clone(), network: flag };
+            prop_assert_eq!(Forked::decode(&forked.encode()), Ok(forked));
+            let put = Put { path: cwd.clone(), mode: number as u32 };
+            prop_assert_eq!(Put::decode(&put.encode()), Ok(put));
+            let woken = Woken { clock_ns: number, warnings: argv };
+            prop_assert_eq!(Woken::decode(&woken.encode()), Ok(woken));
+            let hello = Hello { protocol: 1, uptime_ns: number, kernel: cwd };
+            prop_assert_eq!(Hello::decode(&hello.encode()), Ok(hello));
+            let exit = Exit { code: number as u8, timed_out: flag };
+            prop_assert_eq!(Exit::decode(&exit.encode()), Ok(exit));
+        }
+
+        #[test]
+        fn any_bytes_are_read_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+            let _ = (Exec::decode(&bytes), Forked::decode(&bytes), Put::decode(&bytes), Woken::decode(&bytes), Hello::decode(&bytes));
+        }
+    }
+
+    #[test]
+    fn counts_are_not_trusted() {
+        assert_eq!(Exec::decode(&u64::MAX.to_le_bytes()), Err(Malformed));
+        assert_eq!(Put::decode(&u32::MAX.to_le_bytes()), Err(Malformed));
+    }
+}

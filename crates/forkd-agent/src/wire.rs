@@ -1,0 +1,132 @@
+//! Frames: the layer below messages. A stream that breaks off in the middle of a frame, as at a freeze, costs that frame only.
+
+/// The first bytes of every frame; the last one is the protocol's version.
+pub const MAGIC: [u8; 4] = *b"fkd\x01";
+/// Bytes before a payload: magic, id, kind, three zero bytes, payload length; integers little-endian.
+pub const HEADER_LEN: usize = 16;
+/// The longest payload.
+pub const MAX_PAYLOAD: usize = 64 << 10;
+
+/// One frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// Which request it belongs to; answers repeat it.
+    pub id: u32,
+    /// What it is ([`crate::message::Kind`]).
+    pub kind: u8,
+    /// At most [`MAX_PAYLOAD`] bytes.
+    pub payload: Vec<u8>,
+}
+
+impl Frame {
+    /// Its bytes on the wire. A payload beyond the limit is a bug of the caller, and is cut off.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        encode(self.id, self.kind, &self.payload)
+    }
+}
+
+/// A frame's bytes on the wire.
+#[must_use]
+pub fn encode(id: u32, kind: u8, payload: &[u8]) -> Vec<u8> {
+    debug_assert!(payload.len() <= MAX_PAYLOAD);
+    let payload = &payload[..payload.len().min(MAX_PAYLOAD)];
+    let mut bytes = Vec::with_capacity(HEADER_LEN + payload.len());
+    bytes.extend_from_slice(&MAGIC);
+    bytes.extend_from_slice(&id.to_le_bytes());
+    bytes.extend_from_slice(&[kind, 0, 0, 0]);
+    bytes.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+    bytes.extend_from_slice(payload);
+    bytes
+}
+
+/// Finds frames in a stream, and passes over what is none.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    buffer: Vec<u8>,
+    at: usize,
+}
+
+impl Decoder {
+    /// Takes bytes of the stream. Call [`Decoder::next_frame`] until it gives nothing before pushing more.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.buffer.drain(..self.at);
+        self.at = 0;
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next whole frame.
+    pub fn next_frame(&mut self) -> Option<Frame> {
+        loop {
+            let rest = &self.buffer[self.at..];
+            let begins = |at: usize| MAGIC.starts_with(&rest[at..rest.len().min(at + MAGIC.len())]);
+            self.at += (0..rest.len()).find(|at| begins(*at)).unwrap_or(rest.len());
+            let rest = &self.buffer[self.at..];
+            let header: &[u8; HEADER_LEN] = rest.first_chunk()?;
+            let word =
+                |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+            let len = word(12) as usize;
+            if header[9..12] != [0; 3] || len > MAX_PAYLOAD {
+                self.at += 1;
+                continue;
+            }
+            let payload = rest.get(HEADER_LEN..HEADER_LEN + len)?.to_vec();
+            let frame = Frame { id: word(4), kind: header[8], payload };
+            self.at += HEADER_LEN + len;
+            return Some(frame);
+        }
+    }
+
+    /// Forgets a frame that has come in part: the other side has hung up.
+    pub fn reset(&mut self) {
+        self.buffer.clear();
+        self.at = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn frames_come_through_whatever_the_cuts(
+            frames in prop::collection::vec((any::<u32>(), any::<u8>(), prop::collection::vec(any::<u8>(), 0..300)), 0..8),
+            cut in 1usize..400,
+        ) {
+            let frames: Vec<Frame> = frames.into_iter().map(|(id, kind, payload)| Frame { id, kind, payload }).collect();
+            let stream: Vec<u8> = frames.iter().flat_map(Frame::encode).collect();
+            let mut decoder = Decoder::default();
+            let mut found = Vec::new();
+            for piece in stream.chunks(cut) {
+                decoder.push(piece);
+                found.extend(std::iter::from_fn(|| decoder.next_frame()));
+            }
+            prop_assert_eq!(found, frames);
+        }
+
+        #[test]
+        fn noise_before_a_frame_is_passed_over(noise in prop::collection::vec(any::<u8>(), 0..64)) {
+            let frame = Frame { id: 7, kind: 3, payload: b"hello".to_vec() };
+            let mut decoder = Decoder::default();
+            // A length that noise makes up may swallow what follows, up to one frame's size: then it comes on the next try.
+            let noise: Vec<u8> = noise.into_iter().map(|byte| byte & 0x5f).collect();
+            decoder.push(&noise);
+            while decoder.next_frame().is_some() {}
+            decoder.push(&frame.encode());
+            prop_assert_eq!(decoder.next_frame(), Some(frame));
+        }
+    }
+
+    #[test]
+    fn half_a_frame_is_forgotten_at_a_hang_up() {
+        let frame = Frame { id: 1, kind: 2, payload: vec![9; 100] };
+        let mut decoder = Decoder::default();
+        decoder.push(&frame.encode()[..60]);
+        assert_eq!(decoder.next_frame(), None);
+        decoder.reset();
+        decoder.push(&frame.encode());
+        assert_eq!(decoder.next_frame(), Some(frame));
+    }
+}

@@ -1,0 +1,113 @@
+use super::Context;
+use crate::machines::{Machines, pass_on};
+use anyhow::Result;
+use forkd_core::guest::{Control, Guest, Output as Stream, Streams};
+use forkd_core::{Error, Exec, Exit, Kind};
+use rustix::termios::{self, OptionalActions, Termios};
+use serde_json::json;
+use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+
+/// Run a program in a child
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Its exit code is ours: 126 and 127 where it cannot be run or found, 128 and the signal's number where one ended \
+                  it, 124 at --timeout-secs.\n\nExamples:\n  forkd exec 3fa1c9e2 -- python3 -c 'print(6 * 7)'\n  forkd exec -it 3fa1c9e2 -- sh"
+)]
+pub(crate) struct Args {
+    /// The child: its name, or the beginning of it
+    id: String,
+    /// Hand our standard input on
+    #[arg(short, long)]
+    interactive: bool,
+    /// Give it a terminal
+    #[arg(short, long)]
+    tty: bool,
+    /// Set an environment variable
+    #[arg(short, long, value_name = "NAME=VALUE")]
+    env: Vec<String>,
+    /// Its working folder
+    #[arg(short, long, value_name = "DIR")]
+    workdir: Option<String>,
+    /// Kill it after so long
+    #[arg(long, value_name = "SECS")]
+    timeout_secs: Option<u32>,
+    /// The program and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    command: Vec<String>,
+}
+
+pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
+    if let Some(wrong) = args.env.iter().find(|text| !text.contains('=')) {
+        return Err(Error::new(Kind::Usage, format!("--env: '{wrong}' is not NAME=VALUE")).into());
+    }
+    let size = termios::tcgetwinsize(std::io::stdout()).or_else(|_| termios::tcgetwinsize(std::io::stdin()));
+    let exec = Exec {
+        argv: args.command.clone(),
+        env: args.env.clone(),
+        cwd: args.workdir.clone().unwrap_or_default(),
+        terminal: args.tty.then(|| size.map_or((24, 80), |size| (size.ws_row, size.ws_col))),
+        limit_ms: args.timeout_secs.map_or(0, |secs| u64::from(secs) * 1000),
+        input: args.interactive,
+    };
+    let mut guest = Machines::open()?.talk(&args.id, context)?;
+    let raw = (args.tty && args.interactive).then(Raw::enter).flatten();
+    let exit = converse(&mut guest, &exec, args, context);
+    drop(raw);
+    let exit = exit?;
+    context.output.exit_with(if exit.timed_out { 124 } else { exit.code });
+    if exit.timed_out {
+        context.env().progress.note("killed at its time limit");
+    }
+    context.output.json(&json!({ "id": args.id, "exit_code": exit.code, "timed_out": exit.timed_out }));
+    Ok(())
+}
+
+fn converse(guest: &mut Guest, exec: &Exec, args: &Args, context: &Context<'_>) -> forkd_core::Result<Exit> {
+    let (sender, controls) = mpsc::channel();
+    if args.tty {
+        let resized = Arc::new(AtomicBool::new(false));
+        let _ = signal_hook::flag::register(signal_hook::consts::SIGWINCH, Arc::clone(&resized));
+        std::thread::spawn(move || {
+            loop {
+                std::thread::sleep(std::time::Duration::from_millis(100));
+                if resized.swap(false, Ordering::Relaxed)
+                    && let Ok(size) = termios::tcgetwinsize(std::io::stdout())
+                    && sender.send(Control::Resize(size.ws_row, size.ws_col)).is_err()
+                {
+                    return;
+                }
+            }
+        });
+    }
+    let input: Option<Box<dyn Read + Send>> =
+        if args.interactive { Some(Box::new(std::io::stdin())) } else { None };
+    // The program's output is not a JSON document's: with --json it goes to standard error.
+    let json = context.output.is_json();
+    let mut output = |stream, bytes: &[u8]| {
+        let stream = if json { Stream::Err } else { stream };
+        pass_on(stream, bytes).map_err(|e| Error::new(Kind::General, format!("cannot print: {e}")))
+    };
+    guest.exec(exec, &mut Streams { input, output: &mut output, controls: Some(&controls) })
+}
+
+/// Our terminal, handing on every key; as it was before when this ends.
+struct Raw(Termios);
+
+impl Raw {
+    fn enter() -> Option<Self> {
+        let before = termios::tcgetattr(std::io::stdin()).ok()?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        termios::tcsetattr(std::io::stdin(), OptionalActions::Now, &raw).ok()?;
+        Some(Self(before))
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        let _ = termios::tcsetattr(std::io::stdin(), OptionalActions::Now, &self.0);
+    }
+}

@@ -1,0 +1,41 @@
+use super::Context;
+use crate::machines::{Machines, pass_on};
+use anyhow::Result;
+use forkd_core::Error;
+use forkd_core::guest::Output as Stream;
+use std::io::Read;
+use std::time::Duration;
+
+/// Print a child's console
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  forkd logs 3fa1c9e2 --follow")]
+pub(crate) struct Args {
+    /// The child: its name, or the beginning of it
+    id: String,
+    /// Go on as long as the child lives
+    #[arg(short, long)]
+    follow: bool,
+}
+
+pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
+    let child = Machines::open()?.child(&args.id)?;
+    let path = child.run.join("console");
+    let mut file = std::fs::File::open(&path).map_err(Error::io("open", &path))?;
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let read = file.read(&mut buffer).map_err(Error::io("read", &path))?;
+        if read > 0 {
+            if pass_on(Stream::Out, &buffer[..read]).is_err() {
+                return Ok(());
+            }
+        } else if args.follow
+            && child.run.exists()
+            && forkd_core::runtime::is_held(&child.run.join(forkd_core::runtime::ALIVE))
+        {
+            context.env().cancel.check()?;
+            std::thread::sleep(Duration::from_millis(100));
+        } else {
+            return Ok(());
+        }
+    }
+}

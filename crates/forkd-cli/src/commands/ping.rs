@@ -1,0 +1,28 @@
+use super::Context;
+use crate::machines::Machines;
+use anyhow::Result;
+use serde_json::json;
+use std::time::Duration;
+
+/// Ask a child for a sign of life
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  forkd ping 3fa1c9e2")]
+pub(crate) struct Args {
+    /// The child: its name, or the beginning of it
+    id: String,
+    /// How often to ask
+    #[arg(short, long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    count: u32,
+}
+
+pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
+    let mut guest = Machines::open()?.talk(&args.id, context)?;
+    let mut times = Vec::new();
+    for _ in 0..args.count {
+        let time = guest.ping(Duration::from_secs(30))?.as_secs_f64() * 1000.0;
+        context.output.answer(&format!("pong from {} in {time:.2} ms", args.id));
+        times.push(time);
+    }
+    context.output.json(&json!({ "id": args.id, "milliseconds": times }));
+    Ok(())
+}

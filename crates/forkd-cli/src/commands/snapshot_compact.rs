@@ -1,0 +1,26 @@
+use super::Context;
+use crate::config;
+use anyhow::Result;
+use forkd_format::Tag;
+use serde_json::json;
+
+/// Make a flat snapshot of a chain: one that needs no parent
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  forkd snapshot-compact --from py-pandas --to py-pandas-flat")]
+pub(crate) struct Args {
+    /// The head of the chain
+    #[arg(long, value_name = "TAG")]
+    from: Tag,
+    /// The flat snapshot to make; they share what they can on disk
+    #[arg(long, value_name = "NEW")]
+    to: Tag,
+}
+
+pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
+    let store = config::store()?;
+    let path = forkd_core::compact(&store, &args.from, &args.to, &config::timestamp()?, context.env())?;
+    let place = config::display(&path);
+    context.output.line(&format!("✓ compacted '{}' into '{}' at {place}/", args.from, args.to));
+    context.output.json(&json!({ "from": args.from, "to": args.to, "path": path.display().to_string() }));
+    Ok(())
+}

@@ -1,0 +1,148 @@
+#!/usr/bin/env python3
+"""The warm interpreter of a guest: Python with numpy loaded, waiting on a Unix socket.
+
+A client sends a line, a JSON string with an expression; the answer is a line, {"ok": "<str of the value>"} or {"error": "<text>"}.
+What is no expression is run as statements and answered with "". All requests share one namespace. A connection may carry any number
+of requests; while it is open, others wait. The command returns when the socket takes connections and goes on in the background.
+"""
+import gc
+import json
+import os
+import random
+import signal
+import socket
+import sys
+import time
+
+import numpy
+
+SOCKET = os.environ.get("FORKD_EVAL_SOCKET", "/run/forkd/eval.sock")
+LONGEST = 64 << 20   # bytes of a request
+
+
+def reseed():
+    """Gives the global generators of random and numpy new seeds, so that the children of one snapshot draw different numbers.
+
+    A generator that a program made itself before the freeze goes on where it stood: make it after the fork, or seed it again there."""
+    random.seed(os.urandom(64))
+    numpy.random.seed(numpy.frombuffer(os.urandom(64), dtype=numpy.uint32))
+
+
+def warm():
+    """Runs what numpy loads or sets up at its first use, so that it is in the snapshot and not paid for by every child."""
+    matrix = numpy.random.default_rng().random((64, 64)) + 64 * numpy.eye(64)
+    product = matrix @ numpy.linalg.inv(matrix)
+    numpy.linalg.svd(product)
+    numpy.fft.fft(product[0])
+    numpy.sort(numpy.random.random(1000)).sum()
+    random.random()
+    str(product), json.loads(json.dumps("warm")), time.time()
+    compile("1 + 1", "<eval>", "eval")
+
+
+def describe(error):
+    name = type(error).__name__
+    try:
+        text = str(error)
+    except BaseException:   # an exception whose own text raises
+        text = ""
+    return f"{name}: {text}" if text else name
+
+
+def evaluate(text, namespace):
+    try:
+        try:
+            code = compile(text.strip(" \t\r\n"), "<eval>", "eval")
+        except SyntaxError:
+            code = None
+        if code is None:
+            exec(compile(text, "<eval>", "exec"), namespace)
+            answer = ""
+        else:
+            answer = str(eval(code, namespace))
+        return {"ok": answer}
+    except BaseException as error:   # SystemExit and KeyboardInterrupt too: the interpreter stays
+        return {"error": describe(error)}
+
+
+def reply(line, namespace):
+    try:
+        text = json.loads(line.decode())
+    except (ValueError, RecursionError) as error:
+        answer = {"error": f"the request is not JSON: {error}"}
+    else:
+        if isinstance(text, str):
+            answer = evaluate(text, namespace)
+        else:
+            answer = {"error": "the request is not a JSON string"}
+    # Half a surrogate pair is a str in Python, but in no other language's JSON.
+    answer = {key: value.encode("utf-8", "replace").decode() for key, value in answer.items()}
+    return json.dumps(answer).encode() + b"\n"
+
+
+def serve(connection, namespace):
+    with connection, connection.makefile("rb") as requests:
+        while True:
+            line = requests.readline(LONGEST)
+            if line.endswith(b"\n"):
+                connection.sendall(reply(line, namespace))
+            elif len(line) == LONGEST:
+                connection.sendall(json.dumps({"error": f"a request may have {LONGEST} bytes"}).encode() + b"\n")
+                return
+            else:
+                return   # the client has gone, perhaps in the middle of a request
+
+
+def listen(path):
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+            sys.exit(f"eval-server: {path} is taken by a running server")
+        except FileNotFoundError:
+            pass
+        except ConnectionRefusedError:
+            os.unlink(path)   # left by a dead server
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    old = os.umask(0o177)
+    listener.bind(path)
+    os.umask(old)
+    listener.listen(64)
+    return listener
+
+
+def go_to_background(listener):
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.chdir("/")
+    null = os.open(os.devnull, os.O_RDWR)
+    for stdio in (0, 1, 2):
+        os.dup2(null, stdio)
+    os.closerange(3, listener.fileno())   # null, and what the caller let through: nobody shall wait for its end
+    os.closerange(listener.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
+    sys.stdin = open(0, closefd=False)   # exit() closes it, and must not close the descriptor
+
+
+def main():
+    namespace = {"__name__": "__main__", "numpy": numpy, "np": numpy, "random": random, "os": os, "time": time, "reseed": reseed}
+    warm()
+    listener = listen(SOCKET)
+    gc.collect()
+    gc.freeze()   # later collections leave these objects, and so the pages that the children share, alone
+    go_to_background(listener)
+    while True:
+        try:
+            connection, _ = listener.accept()
+            serve(connection, namespace)
+        except OSError:
+            time.sleep(0.01)   # the client broke off, or there are no descriptors left for the moment
+        except MemoryError:
+            gc.collect()
+
+
+main()

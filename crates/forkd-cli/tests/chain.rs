@@ -38,7 +38,9 @@ fn info_shows_each_link() {
     assert_eq!(top["memory_bytes"], MEMORY);
     let (stored, zero) = (top["stored_pages"].as_u64().unwrap(), top["zero_pages"].as_u64().unwrap());
     assert!(stored > 0 && stored < 256 && zero > 0 && zero < 256, "{top:#}");
-    assert_eq!(top["memory_disk_bytes"], stored * 4096);
+    // Filesystems count what they need to find the pages too.
+    let disk = top["memory_disk_bytes"].as_u64().unwrap();
+    assert!((stored * 4096..MEMORY).contains(&disk), "{top:#}");
     let flat = user.json(&["snapshot-info", "py0"]);
     assert!(flat["assembled"].is_null() && flat["links"][0]["parent"].is_null());
     assert!(user.ok(&["snapshot-info", "py0"]).starts_with("py#  (flat)\n"));

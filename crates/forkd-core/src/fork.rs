@@ -39,6 +39,7 @@ pub struct Forked {
     /// What did not work in it but does no harm.
     pub warnings: Vec<String>,
     tag: Tag,
+    snapshot: PathBuf,
     network: bool,
     vm: Box<dyn Vm>,
     run: RunDir,
@@ -72,6 +73,7 @@ impl Forked {
         let child = Child {
             id: self.id.clone(),
             tag: self.tag.clone(),
+            snapshot: self.snapshot.clone(),
             pid: self.vm.pid(),
             created: now.as_secs(),
             network: self.network,
@@ -193,12 +195,14 @@ pub fn fork(
             let vm = engine.restore(&source.stored, &source.files, options.limits, run.path());
             let vm = vm.inspect_err(|_| permits.give())?;
             let (tag, network) = (options.tag.clone(), options.limits.network);
+            let snapshot = source.stored.dir.clone();
             let forked = Forked {
                 number,
                 id: run.id.clone(),
                 time: Duration::ZERO,
                 warnings: Vec::new(),
                 tag,
+                snapshot,
                 network,
                 vm,
                 run,

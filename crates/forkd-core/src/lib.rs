@@ -45,5 +45,5 @@ pub use push::{PushReport, push, temp_path};
 pub use remove::{Dependents, RemoveReport, remove};
 pub use retag::retag;
 pub use store::Store;
-pub use unpack::{LinkReport, Outcome, UnpackOptions, UnpackReport, unpack_file};
+pub use unpack::{Examine, LinkReport, Outcome, UnpackOptions, UnpackReport, unpack_file};
 pub use verify::{Damage, VerifyReport, verify_file, verify_tag};

@@ -28,6 +28,8 @@ pub struct Child {
     pub id: String,
     /// The snapshot that it was forked from.
     pub tag: Tag,
+    /// That snapshot's folder.
+    pub snapshot: PathBuf,
     /// Its process.
     pub pid: u32,
     /// When it was forked, seconds since 1970.
@@ -174,13 +176,8 @@ impl Runtime {
             // One that was made just now may not be locked yet.
             let settled = age.is_some_and(|age| age > Duration::from_secs(2));
             let (detached, alive) = (path.join(CHILD).exists(), is_held(&path.join(ALIVE)));
-            if detached && !alive {
-                let _ = engine.kill(&path);
-                let _ = fs::remove_dir_all(&path);
-            } else if !detached
-                && !is_held(&path.join(OWNER))
-                && (settled || path.join(OWNER).exists() && alive)
-            {
+            let orphaned = !is_held(&path.join(OWNER)) && (settled || alive);
+            if if detached { !alive } else { orphaned } {
                 let _ = engine.kill(&path);
                 let _ = fs::remove_dir_all(&path);
             }

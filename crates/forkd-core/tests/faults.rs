@@ -90,7 +90,13 @@ fn survives(prepare: &dyn Fn(&Home), operation: &dyn Fn(&Home, &Store) -> forkd_
 }
 
 fn unpack(home: &Home, store: &Store, pack: &[u8], force: bool) -> forkd_core::Result<()> {
-    forkd_core::unpack_file(store, &home.file(pack), &UnpackOptions { tag: None, force }, env()).map(drop)
+    forkd_core::unpack_file(
+        store,
+        &home.file(pack),
+        &UnpackOptions { force, ..UnpackOptions::default() },
+        env(),
+    )
+    .map(drop)
 }
 
 #[test]

@@ -118,7 +118,7 @@ fn what_is_here_is_kept_and_what_differs_needs_force() {
         refused.to_string().contains("'k0' is already at") && refused.to_string().contains("--force"),
         "{refused}"
     );
-    let force = UnpackOptions { force: true, tag: None };
+    let force = UnpackOptions { force: true, ..UnpackOptions::default() };
     let orphaning = forkd_core::unpack_file(&b.store, &pack, &force, env()).unwrap_err();
     assert!(orphaning.to_string().contains("'k1' is chained to 'k0'"), "{orphaning}");
     assert_eq!(b.tree(), before);

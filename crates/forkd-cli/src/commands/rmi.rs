@@ -1,8 +1,9 @@
 use super::Context;
 use crate::config;
+use crate::machines::Machines;
 use crate::output::mib;
 use anyhow::Result;
-use forkd_core::Dependents;
+use forkd_core::{Dependents, Error, Kind, Store};
 use forkd_format::Tag;
 use serde_json::json;
 
@@ -16,7 +17,7 @@ pub(crate) struct Args {
     /// Remove what is chained to them too
     #[arg(long, conflicts_with = "force")]
     cascade: bool,
-    /// Remove them although others are chained to them, which then cannot be forked any more
+    /// Remove them although children of them are running, or others are chained to them, which then cannot be forked any more
     #[arg(long)]
     force: bool,
 }
@@ -27,7 +28,11 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
         (_, true) => Dependents::Orphan,
         _ => Dependents::Refuse,
     };
-    let report = forkd_core::remove(&config::store()?, &args.tags, dependents, context.env())?;
+    let store = config::store()?;
+    if !args.force {
+        refuse_running(args, &store)?;
+    }
+    let report = forkd_core::remove(&store, &args.tags, dependents, context.env())?;
     for (tag, freed) in &report.removed {
         context.output.line(&format!("✓ removed '{tag}' (freed {})", mib(*freed)));
     }
@@ -38,5 +43,25 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
         "removed": report.removed.iter().map(|(tag, freed)| json!({ "tag": tag, "freed_bytes": freed })).collect::<Vec<_>>(),
         "orphaned": report.orphaned,
     }));
+    Ok(())
+}
+
+/// Children that run keep their files open and would go on without; but who removes their snapshot has hardly meant that.
+fn refuse_running(args: &Args, store: &Store) -> Result<()> {
+    // Without an engine there are no children.
+    let Ok(machines) = Machines::open() else { return Ok(()) };
+    let running = machines.runtime.children(&machines.engine);
+    for tag in &args.tags {
+        let of = store.dir(tag);
+        let ids: Vec<&str> =
+            running.iter().filter(|child| child.snapshot == of).map(|child| child.id.as_str()).collect();
+        if !ids.is_empty() {
+            let message = format!(
+                "'{tag}': children of it are running ({}); `forkd kill` them first, or --force",
+                ids.join(", ")
+            );
+            return Err(Error::new(Kind::General, message).into());
+        }
+    }
     Ok(())
 }

@@ -1,10 +1,13 @@
 use super::Context;
 use crate::config;
 use anyhow::Result;
-use forkd_core::{LinkReport, Outcome, UnpackOptions, UnpackReport};
-use forkd_format::Tag;
+use forkd_core::engine::Engine;
+use forkd_core::{Examine, LinkReport, Outcome, UnpackOptions, UnpackReport};
+use forkd_engine::Qemu;
+use forkd_format::{Snapshot, Tag};
 use serde_json::{Value, json};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Unpack a pack into the local store, checking every digest
 #[derive(Debug, clap::Args)]
@@ -29,7 +32,8 @@ pub(crate) struct Place {
 
 impl Place {
     pub(crate) fn options(&self) -> UnpackOptions {
-        UnpackOptions { tag: self.tag.clone(), force: self.force }
+        let fits = |snapshot: &Snapshot| Qemu::find(std::env::var_os("PATH").as_deref())?.check(snapshot);
+        UnpackOptions { tag: self.tag.clone(), force: self.force, examine: Some(Examine(Arc::new(fits))) }
     }
 }
 

@@ -52,7 +52,7 @@ fn write_memory(path: &Path, memory: &[u8], random: &mut dyn FnMut() -> u64) -> 
     let file = File::options().read(true).write(true).create_new(true).open(path).unwrap();
     file.set_len(memory.len() as u64).unwrap();
     for (i, page) in memory.chunks(PAGE_SIZE).enumerate() {
-        if !forkd_sys::is_zero(page) || random() % 4 == 0 {
+        if !forkd_sys::is_zero(page) || random().is_multiple_of(4) {
             file.write_all_at(page, (i * PAGE_SIZE) as u64).unwrap();
         }
     }
@@ -130,7 +130,9 @@ fn check_chain(pages: usize, depth: usize, seed: u64) {
         assert!(fs::read(&whole).unwrap() == memory, "the memory at depth {i}");
         if i > 0 {
             let held = memory.chunks(PAGE_SIZE).filter(|page| !forkd_sys::is_zero(page)).count();
-            assert!(whole.metadata().unwrap().blocks() * 512 <= (held * PAGE_SIZE) as u64, "zeros are holes");
+            // Filesystems count what they need to find the pages too.
+            let most = ((held + 16) * PAGE_SIZE) as u64;
+            assert!(whole.metadata().unwrap().blocks() * 512 <= most, "zeros are holes");
         }
         parent = Some((tag, Digest::of(&fs::read(&path).unwrap())));
     }
@@ -171,7 +173,7 @@ fn memories_of_two_sizes_are_no_chain() {
     b.write_all_at(b"x", 33 << 20).unwrap();
     let made = write_link(&a, &b, &path("out2"), &Disk::default(), env()).unwrap();
     assert_eq!((made.changed, made.zeroed), (1, Vec::new()));
-    assert!(path("out2").metadata().unwrap().blocks() <= 8);
+    assert!(path("out2").metadata().unwrap().blocks() <= 16);
 }
 
 #[test]

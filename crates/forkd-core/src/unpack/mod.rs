@@ -19,6 +19,19 @@ pub struct UnpackOptions {
     pub tag: Option<Tag>,
     /// Whether a snapshot with other bytes may be replaced.
     pub force: bool,
+    /// Says whether this host can fork it.
+    pub examine: Option<Examine>,
+}
+
+/// Looks at the head's description as soon as that has come, before its memory; where it finds fault the user is told, and the
+/// unpacking goes on: a snapshot may be kept and passed on where it cannot be forked.
+#[derive(Clone)]
+pub struct Examine(pub std::sync::Arc<dyn Fn(&Snapshot) -> Result<()> + Send + Sync>);
+
+impl std::fmt::Debug for Examine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Examine")
+    }
 }
 
 /// What became of a link.
@@ -151,7 +164,7 @@ pub(crate) fn unpack<R: Read>(
         return Ok(report);
     }
     let staging = store.stage(env)?;
-    let unpacking = Unpacking::new(store, &manifest, &staging, &outcomes, origin, env)?;
+    let unpacking = Unpacking::new(store, &manifest, &staging, &outcomes, origin, options, env)?;
     check(incoming.receive(&unpacking, env)?)?;
     if report.nothing_new() {
         return Ok(report);

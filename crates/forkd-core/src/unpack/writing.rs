@@ -1,6 +1,6 @@
 //! The files of a pack on their way into a staging folder.
 
-use super::{Origin, Outcome, parse_description, put, read_sidecar};
+use super::{Examine, Origin, Outcome, UnpackOptions, parse_description, put, read_sidecar};
 use crate::receive::Sink;
 use crate::store::{HashedFile, Record, RecordedFile, Source, Staging, complete, write_sealed};
 use crate::{Env, Error, Kind, Result, Store};
@@ -10,6 +10,7 @@ use forkd_format::{Manifest, PAGE_SIZE, Snapshot, Tag};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// A file that is being written.
@@ -27,6 +28,8 @@ pub(super) struct Unpacking<'a> {
     blocks: Mutex<Vec<(FileId, String)>>,
     descriptions: Mutex<Vec<Vec<u8>>>,
     sidecar: OnceLock<HashedFile>,
+    examine: Option<&'a Examine>,
+    examined: AtomicBool,
     env: Env<'a>,
     count_content: bool,
 }
@@ -38,6 +41,7 @@ impl<'a> Unpacking<'a> {
         staging: &Staging,
         outcomes: &[Outcome],
         origin: &Origin<'_>,
+        options: &'a UnpackOptions,
         env: Env<'a>,
     ) -> Result<Self> {
         let dirs = outcomes
@@ -60,6 +64,8 @@ impl<'a> Unpacking<'a> {
             blocks: Mutex::default(),
             descriptions: Mutex::new(manifest.links.iter().map(|_| Vec::new()).collect()),
             sidecar: OnceLock::new(),
+            examine: options.examine.as_ref(),
+            examined: AtomicBool::new(false),
             env,
             count_content: origin.count_content,
         })
@@ -67,6 +73,18 @@ impl<'a> Unpacking<'a> {
 
     fn entry(&self, id: FileId) -> &FileEntry {
         &self.manifest.links[id.link].files[id.file]
+    }
+
+    /// Tells the user, once, where this host cannot fork the head.
+    fn examine(&self, link: usize, snapshot: &Snapshot) {
+        let Some(Examine(examine)) = self.examine.filter(|_| link + 1 == self.manifest.links.len()) else {
+            return;
+        };
+        if !self.examined.swap(true, Ordering::Relaxed)
+            && let Err(error) = examine(snapshot)
+        {
+            self.env.progress.note(&format!("'{}' cannot be forked here: {error}", self.manifest.tag));
+        }
     }
 
     fn create(&self, dir: &Path, name: &str) -> Result<Staged> {
@@ -141,6 +159,7 @@ impl<'a> Unpacking<'a> {
                 created_at: self.manifest.created_at.clone(),
             };
             let snapshot = parse_description(link, &descriptions[l])?;
+            self.examine(l, &snapshot);
             let target = self.store.dir(&tags[l]);
             let rootfs = self.sidecar.get().map(|_| target.join(ROOTFS).display().to_string());
             let local = snapshot.relocated(&format!("{}/", target.display()), rootfs.as_deref()).to_bytes();
@@ -184,6 +203,12 @@ impl Sink for Unpacking<'_> {
         if self.entry(id).path == SNAPSHOT_JSON {
             let mut descriptions = self.descriptions.lock().unwrap_or_else(PoisonError::into_inner);
             put(&mut descriptions[id.link], offset, bytes);
+            // One that comes in parts is looked at in the end.
+            if bytes.len() as u64 == self.entry(id).size
+                && let Ok(snapshot) = Snapshot::parse(bytes)
+            {
+                self.examine(id.link, &snapshot);
+            }
             return Ok(());
         }
         let Some(staged) = self.files[id.link][id.file].get() else { return Ok(()) };

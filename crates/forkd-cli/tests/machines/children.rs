@@ -1,0 +1,279 @@
+//! `forkd fork` and the commands on children that run detached.
+
+use crate::common::{self, User};
+use crate::{nothing_is_left, processes, user_with_demo};
+use std::io::Write;
+use std::process::Stdio;
+use std::time::Duration;
+
+pub(crate) const TESTS: &[(&str, fn())] = &[
+    ("a_command_runs_in_every_child", a_command_runs_in_every_child),
+    ("no_child_outlives_the_command", no_child_outlives_the_command),
+    ("detached_children_are_spoken_to_and_ended", detached_children_are_spoken_to_and_ended),
+    ("files_are_copied_in_and_out", files_are_copied_in_and_out),
+    ("programs_get_input_and_terminals", programs_get_input_and_terminals),
+    ("dead_children_are_cleared_away", dead_children_are_cleared_away),
+    ("two_hundred_forks_leave_nothing", two_hundred_forks_leave_nothing),
+    ("memory_is_limited_where_asked", memory_is_limited_where_asked),
+    ("the_doctor_says_what_is_here", the_doctor_says_what_is_here),
+];
+
+fn a_command_runs_in_every_child() {
+    let user = user_with_demo();
+    let before = forkd_testing::tree(&user.snapshot("demo", ""));
+    let out = user.ok(&["fork", "--tag", "demo", "-n", "3", "--", "sh", "-c", "cat /run/warm; printf half"]);
+    let mut lines: Vec<&str> = out.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(
+        lines,
+        [
+            "#| half",
+            "#| half",
+            "#| half",
+            "#| warm",
+            "#| warm",
+            "#| warm",
+            "✓ # children of 'demo' ready in #s"
+        ]
+    );
+    let report = user.run(&[
+        "fork",
+        "--tag",
+        "demo",
+        "-n",
+        "3",
+        "--json",
+        "--",
+        "sh",
+        "-c",
+        "echo out; echo err >&2; exit 5",
+    ]);
+    assert_eq!(report.code, 5);
+    let json: serde_json::Value = serde_json::from_slice(
+        &user
+            .command(&["fork", "--tag", "demo", "--json", "--", "sh", "-c", "echo out; echo err >&2; exit 5"])
+            .output()
+            .unwrap()
+            .stdout,
+    )
+    .unwrap();
+    let child = &json["children"][0];
+    assert_eq!(
+        (&child["exit_code"], &child["stdout"], &child["stderr"]),
+        (&5.into(), &"out\n".into(), &"err\n".into())
+    );
+    assert_eq!(user.run(&["fork", "--tag", "demo", "--", "no-such-program"]).code, 127);
+    let late = user.run(&["fork", "--tag", "demo", "--timeout-secs", "1", "--", "sleep", "100"]);
+    assert!(late.code == 137 && late.err.contains("killed at its time limit"), "{} {}", late.code, late.err);
+    let plain = user.ok(&["fork", "--tag", "demo"]);
+    assert!(
+        plain.starts_with("child # ready in #s: ") && plain.ends_with("✓ # child of 'demo' ready in #s\n"),
+        "{plain}"
+    );
+    assert!(user.fails(1, &["fork", "--tag", "demo", "--eval", "1"]).contains("no eval endpoint"));
+    assert_eq!(user.run(&["fork", "--tag", "none"]).code, 3);
+    assert_eq!(forkd_testing::tree(&user.snapshot("demo", "")), before, "no fork changes the snapshot");
+    nothing_is_left(&user);
+}
+
+fn no_child_outlives_the_command() {
+    let user = user_with_demo();
+    for signal in ["-INT", "-TERM", "-KILL"] {
+        let mut fork = user
+            .command(&["fork", "--tag", "demo", "-n", "3", "--", "sleep", "100"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        while processes(&user) < 3 {
+            std::thread::sleep(Duration::from_millis(2));
+            assert!(fork.try_wait().unwrap().is_none(), "it ended before it could be killed");
+        }
+        std::process::Command::new("kill").args([signal, &fork.id().to_string()]).status().unwrap();
+        let status = fork.wait().unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!(processes(&user), 0, "{signal}");
+        if signal != "-KILL" {
+            assert_eq!(status.code(), Some(130), "{signal}");
+            nothing_is_left(&user);
+        }
+    }
+    std::thread::sleep(Duration::from_millis(2100));
+    user.ok(&["ls"]);
+    nothing_is_left(&user);
+}
+
+fn detached_children_are_spoken_to_and_ended() {
+    let user = user_with_demo();
+    assert_eq!(user.ok(&["ls"]), "no children are running; forkd fork --tag <TAG> --detach\n");
+    user.ok(&["fork", "--tag", "demo", "-n", "2", "--detach"]);
+    let ids = user.ids();
+    assert_eq!((ids.len(), processes(&user)), (2, 2));
+    let list = user.json(&["ls"]);
+    assert_eq!(list["children"][0]["tag"], "demo");
+    assert!(list["children"][0]["memory_bytes"].as_u64().unwrap() > 1 << 20);
+    user.ok(&["exec", &ids[0], "--", "sh", "-c", "echo mine > /mine"]);
+    assert_eq!(user.ok(&["exec", &ids[0][..4], "--", "cat", "/mine"]), "mine\n");
+    assert_eq!(
+        user.run(&["exec", &ids[1], "--", "cat", "/mine"]).code,
+        1,
+        "its sibling has a disk of its own"
+    );
+    assert_eq!(user.run(&["exec", &ids[1], "--", "sh", "-c", "kill -9 $$"]).code, 137);
+    assert_eq!(
+        user.ok(&["exec", &ids[1], "-e", "A=b", "-w", "/tmp", "--", "sh", "-c", "echo $A; pwd"]),
+        "b\n/tmp\n"
+    );
+    assert_eq!(user.run(&["exec", &ids[1], "--timeout-secs", "1", "--", "sleep", "60"]).code, 124);
+    assert!(user.ok(&["ping", &ids[0], "-c", "2"]).starts_with("pong from "));
+    user.ok(&["exec", &ids[0], "--", "sh", "-c", "echo hello > /dev/console"]);
+    assert!(user.ok(&["logs", &ids[0]]).contains("hello"));
+    assert_eq!(user.run(&["exec", "ffffffffff", "--", "true"]).code, 3);
+    // Four at a time, and one more that waits its turn.
+    let many: Vec<_> = (0..5)
+        .map(|_| {
+            user.command(&["exec", &ids[0], "--", "sleep", "0.5"]).stdout(Stdio::null()).spawn().unwrap()
+        })
+        .collect();
+    assert!(many.into_iter().all(|mut exec| exec.wait().unwrap().success()));
+    // Who leaves in the middle leaves nothing behind.
+    let mut exec = user.command(&["exec", &ids[0], "--", "sleep", "1234"]).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(600));
+    exec.kill().unwrap();
+    exec.wait().unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(user.run(&["exec", &ids[0], "--", "sh", "-c", "ps | grep -q '[s]leep 1234'"]).code, 1);
+    assert!(user.fails(1, &["rmi", "demo"]).contains("children of it are running"));
+    assert_eq!(user.ok(&["kill", &ids[0]]).trim(), user.plain(&ids[0]));
+    assert_eq!(processes(&user), 1);
+    user.ok(&["kill", "--all"]);
+    nothing_is_left(&user);
+    assert_eq!(user.ok(&["kill", "--all"]), "no children are running\n");
+    user.ok(&["rmi", "demo"]);
+}
+
+fn files_are_copied_in_and_out() {
+    let user = user_with_demo();
+    user.ok(&["fork", "--tag", "demo", "--detach"]);
+    let id = &user.ids()[0];
+    let bytes: Vec<u8> = (0..3_000_000u32).map(|i| (i * 7 % 251) as u8).collect();
+    std::fs::write(user.path("in"), &bytes).unwrap();
+    user.ok(&["cp", "in", &format!("{id}:/tmp/")]);
+    user.ok(&["cp", &format!("{id}:/tmp/in"), "out"]);
+    assert_eq!(std::fs::read(user.path("out")).unwrap(), bytes);
+    let sum = user.command(&["exec", id, "--", "sha256sum", "/tmp/in"]).output().unwrap().stdout;
+    assert!(String::from_utf8(sum).unwrap().starts_with(&forkd_testing::sha256(&user.path("in"))));
+    assert!(user.fails(1, &["cp", "in", &format!("{id}:/none/in")]).contains("/none/in"));
+    assert!(user.fails(1, &["cp", &format!("{id}:/none"), "none"]).contains("/none"));
+    assert!(!user.path("none").exists());
+    assert_eq!(user.run(&["cp", "in", "out"]).code, 2);
+    assert_eq!(user.run(&["cp", ".", &format!("{id}:/tmp/")]).code, 2);
+    user.ok(&["kill", id]);
+    nothing_is_left(&user);
+}
+
+fn programs_get_input_and_terminals() {
+    let user = user_with_demo();
+    user.ok(&["fork", "--tag", "demo", "--detach"]);
+    let id = &user.ids()[0];
+    let bytes: Vec<u8> = (0..5_000_000u32).map(|i| (i % 255) as u8).collect();
+    let mut exec = user
+        .command(&["exec", "-i", id, "--", "cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = exec.stdin.take().unwrap();
+    let sent = bytes.clone();
+    let writer = std::thread::spawn(move || stdin.write_all(&sent).unwrap());
+    let output = exec.wait_with_output().unwrap();
+    writer.join().unwrap();
+    assert!(output.status.success() && output.stdout == bytes);
+    // A program that does not want its input.
+    let mut exec = user.command(&["exec", "-i", id, "--", "true"]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = exec.stdin.take().unwrap();
+    let writer = std::thread::spawn(move || drop(stdin.write_all(&vec![0; 3 << 20])));
+    assert!(exec.wait().unwrap().success());
+    writer.join().unwrap();
+    assert!(user.ok(&["exec", "-t", id, "--", "tty"]).starts_with("/dev/pts/"));
+    assert_eq!(user.ok(&["exec", id, "--", "sh", "-c", "tty; true"]), "not a tty\n");
+    user.ok(&["kill", id]);
+}
+
+fn dead_children_are_cleared_away() {
+    let user = user_with_demo();
+    user.ok(&["fork", "--tag", "demo", "-n", "2", "--detach"]);
+    let list = user.json(&["ls"]);
+    let pid = list["children"][0]["pid"].to_string();
+    std::process::Command::new("kill").args(["-9", &pid]).status().unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(user.ids().len(), 1);
+    user.ok(&["kill", "--all"]);
+    nothing_is_left(&user);
+    // A forkd that is killed at any moment while it detaches.
+    for delay in [5, 40, 90, 150, 220, 300, 400] {
+        let mut fork = user
+            .command(&["fork", "--tag", "demo", "-n", "2", "--detach"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(delay));
+        let _ = fork.kill();
+        fork.wait().unwrap();
+        std::thread::sleep(Duration::from_millis(2100));
+        let alive = user.ids().len();
+        assert_eq!(processes(&user), alive, "killed after {delay} ms");
+        user.ok(&["kill", "--all"]);
+        nothing_is_left(&user);
+    }
+}
+
+fn two_hundred_forks_leave_nothing() {
+    let user = user_with_demo();
+    let mounts = || std::fs::read_to_string("/proc/self/mounts").unwrap();
+    let before = mounts();
+    for i in 0..200 {
+        let out = user.ok(&["fork", "--tag", "demo", "--", "cat", "/run/warm"]);
+        assert!(out.starts_with("#| warm\n"), "{i}: {out}");
+    }
+    assert_eq!(mounts(), before);
+    nothing_is_left(&user);
+    user.ok(&["verify", "demo"]);
+}
+
+fn memory_is_limited_where_asked() {
+    let user = user_with_demo();
+    if !forkd_engine::memory_limits() {
+        let error = user.fails(8, &["fork", "--tag", "demo", "--memory-limit-mib", "128"]);
+        assert!(error.contains("cannot make control groups"), "{error}");
+        return;
+    }
+    user.ok(&["fork", "--tag", "demo", "--memory-limit-mib", "256", "--", "true"]);
+    // A guest that fills its memory makes QEMU's grow beyond what it may have.
+    let seen = user.run(&[
+        "fork",
+        "--tag",
+        "demo",
+        "--memory-limit-mib",
+        "40",
+        "--",
+        "sh",
+        "-c",
+        "dd if=/dev/urandom of=/dev/shm/x bs=1M count=60",
+    ]);
+    assert_ne!(seen.code, 0, "{}", seen.out);
+    nothing_is_left(&user);
+}
+
+fn the_doctor_says_what_is_here() {
+    let user = User::new();
+    let out = user.run(&["doctor"]);
+    assert_eq!(out.code, 0, "{}", out.out);
+    assert!(out.out.contains("✓ QEMU ") && out.out.ends_with("this host bakes and forks\n"), "{}", out.out);
+    let mut command = user.command(&["doctor"]);
+    let without = user.seen(&command.env("PATH", "/none").output().unwrap());
+    assert_eq!(without.code, 8);
+    assert!(without.out.contains("fix: apt-get install qemu-system-x#"), "{}", without.out);
+    assert_eq!(common::names(&user.tmp(), "forkd-initrd-"), 0);
+}

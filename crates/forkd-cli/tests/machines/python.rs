@@ -1,0 +1,107 @@
+//! The main job on real input: a warm Python with NumPy, baked here, forked there, by a user without privileges.
+
+use crate::common::User;
+use crate::{guests, nothing_is_left};
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::Command;
+
+pub(crate) const TESTS: &[(&str, fn())] =
+    &[("a_warm_python_travels_and_answers_for_anyone", a_warm_python_travels_and_answers_for_anyone)];
+
+/// A command of a user who has no privileges: nobody, where we are root.
+fn unprivileged(user: &User, forkd: &Path, args: &[&str]) -> Command {
+    let like = user.command(args);
+    let root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+    let mut command = Command::new(if root { Path::new("setpriv") } else { forkd });
+    if root {
+        command
+            .args([
+                "--reuid=65534",
+                "--regid=65534",
+                "--clear-groups",
+                "--no-new-privs",
+                "--bounding-set=-all",
+            ])
+            .arg(forkd);
+        for dir in [user.dir.path(), &user.store(), &user.tmp()] {
+            std::os::unix::fs::chown(dir, Some(65534), Some(65534)).unwrap();
+        }
+    }
+    command.args(args).current_dir(user.dir.path()).env_clear();
+    command.envs(like.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command
+}
+
+fn a_warm_python_travels_and_answers_for_anyone() {
+    let (a, b) = (User::new(), User::new());
+    // The binary, the guest and the kernel lie below folders that nobody else may enter.
+    let copy = |from: &Path, to: &str| {
+        let status =
+            Command::new("cp").args(["-r", "--sparse=always"]).arg(from).arg(a.path(to)).status().unwrap();
+        assert!(status.success());
+    };
+    std::fs::create_dir_all(a.path("cache/forkd")).unwrap();
+    copy(Path::new(env!("CARGO_BIN_EXE_forkd")), "forkd");
+    copy(&guests().join("python-numpy/rootfs.ext4"), "rootfs.ext4");
+    copy(&guests().join("cache/forkd/kernels"), "cache/forkd/kernels");
+    let open = ["-R", "a+rwX", a.dir.path().to_str().unwrap(), b.dir.path().to_str().unwrap()];
+    assert!(Command::new("chmod").args(open).status().unwrap().success());
+    let run = |user: &User, args: &[&str]| {
+        let mut command = unprivileged(user, &a.path("forkd"), args);
+        let output = command.env("XDG_CACHE_HOME", a.path("cache")).output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let rootfs = a.path("rootfs.ext4").display().to_string();
+    let warm = "python3 /usr/local/lib/forkd/eval-server.py";
+    run(&a, &["snapshot", "--tag", "python-numpy", "--rootfs", &rootfs, "--warm", warm]);
+    run(&a, &["pack", "--tag", "python-numpy", "--out", "p"]);
+    let text = std::fs::read_to_string(a.snapshot("python-numpy", "snapshot.json")).unwrap();
+    std::fs::rename(a.path("p"), b.path("p")).unwrap();
+    std::fs::remove_dir_all(a.path("data")).unwrap();
+    let pack = format!("file://{}", b.path("p").display());
+    run(&b, &["pull", &pack]);
+    let before = forkd_testing::tree(&b.snapshot("python-numpy", ""));
+    let expression = "[os.urandom(8).hex(), np.random.rand(), random.random(), os.uname().nodename, \
+                      open('/etc/machine-id').read(), time.time(), int(np.arange(1000).sum())]";
+    let host =
+        std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
+    let out = run(
+        &b,
+        &[
+            "fork",
+            "--tag",
+            "python-numpy",
+            "-n",
+            "8",
+            "--json",
+            "--eval",
+            &format!("__import__('json').dumps({expression})"),
+        ],
+    );
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let answers: Vec<serde_json::Value> = report["children"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|child| serde_json::from_str(child["answer"].as_str().unwrap()).unwrap())
+        .collect();
+    assert_eq!(answers.len(), 8);
+    for (i, what) in
+        ["os.urandom", "numpy.random", "random", "host name", "machine-id"].into_iter().enumerate()
+    {
+        let distinct: BTreeSet<String> = answers.iter().map(|answer| answer[i].to_string()).collect();
+        assert_eq!(distinct.len(), 8, "{what}: {answers:?}");
+    }
+    for answer in &answers {
+        assert_eq!(answer[6], 499_500);
+        let took = report["seconds"].as_f64().unwrap();
+        let clock = answer[5].as_f64().unwrap();
+        assert!(host - 0.1 < clock && clock < host + took + 1.1, "{clock} {host}");
+    }
+    assert_eq!(forkd_testing::tree(&b.snapshot("python-numpy", "")), before);
+    assert!(text.contains("\"release\""));
+    nothing_is_left(&b);
+}

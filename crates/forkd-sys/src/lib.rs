@@ -3,6 +3,7 @@
 
 mod child;
 mod disk;
+pub mod guest;
 mod lock;
 mod sparse;
 

@@ -10,6 +10,7 @@ use forkd_format::{Digest, Manifest, Snapshot, Tag};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use writing::Unpacking;
 
 /// How to unpack.
@@ -26,7 +27,10 @@ pub struct UnpackOptions {
 /// Looks at the head's description as soon as that has come, before its memory; where it finds fault the user is told, and the
 /// unpacking goes on: a snapshot may be kept and passed on where it cannot be forked.
 #[derive(Clone)]
-pub struct Examine(pub std::sync::Arc<dyn Fn(&Snapshot) -> Result<()> + Send + Sync>);
+pub struct Examine(pub Arc<Opinion>);
+
+/// What a host thinks of a description.
+type Opinion = dyn Fn(&Snapshot) -> Result<()> + Send + Sync;
 
 impl std::fmt::Debug for Examine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

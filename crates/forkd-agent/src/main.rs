@@ -1,4 +1,8 @@
-//! The agent: PID 1 of a guest.
+//! The agent: PID 1 of a guest (docs/agent.md).
 #![forbid(unsafe_code)]
 
-fn main() {}
+mod agent;
+
+fn main() -> std::process::ExitCode {
+    agent::run()
+}

@@ -77,6 +77,19 @@ impl Decoder {
         }
     }
 
+    /// Whether a frame that has come in part ends, so far, with a whole frame of this kind without a payload. The other side may have
+    /// hung up within the first and come back with the second, and so quickly that no hang-up was seen.
+    #[must_use]
+    pub fn may_begin_anew(&self, kind: u8) -> bool {
+        let last = self.buffer.get(self.at..).and_then(<[u8]>::last_chunk::<HEADER_LEN>);
+        last.is_some_and(|last| last.starts_with(&MAGIC) && last[8..] == [kind, 0, 0, 0, 0, 0, 0, 0])
+    }
+
+    /// Passes over the frame that has come in part, up to the one that [`Decoder::may_begin_anew`] found.
+    pub fn begin_anew(&mut self) {
+        self.at = self.at.max(self.buffer.len().saturating_sub(HEADER_LEN));
+    }
+
     /// Forgets a frame that has come in part: the other side has hung up.
     pub fn reset(&mut self) {
         self.buffer.clear();
@@ -117,6 +130,23 @@ mod tests {
             decoder.push(&frame.encode());
             prop_assert_eq!(decoder.next_frame(), Some(frame));
         }
+    }
+
+    #[test]
+    fn a_beginning_within_half_a_frame_is_found() {
+        let (half, anew) =
+            (Frame { id: 1, kind: 2, payload: vec![9; 100] }, Frame { id: 2, kind: 1, payload: vec![] });
+        let mut decoder = Decoder::default();
+        decoder.push(&half.encode()[..60]);
+        assert_eq!((decoder.next_frame(), decoder.may_begin_anew(1)), (None, false));
+        decoder.push(&anew.encode());
+        assert_eq!(
+            (decoder.next_frame(), decoder.may_begin_anew(1), decoder.may_begin_anew(2)),
+            (None, true, false)
+        );
+        decoder.begin_anew();
+        assert_eq!((decoder.next_frame(), decoder.may_begin_anew(1)), (Some(anew), false));
+        assert!(!Decoder::default().may_begin_anew(1));
     }
 
     #[test]

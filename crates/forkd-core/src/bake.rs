@@ -82,7 +82,9 @@ pub fn bake(
     let mut vm = engine.boot(&options.machine, &files, run.path(), env)?;
     let mut guest = greet(vm.as_mut(), &run, options.boot_wait, env)?;
     let boot = begun.elapsed();
-    let warmed = warm(&mut guest, options, env, output).map_err(|e| explain(e, vm.as_mut(), &run))?;
+    let warmed = fork::seed(&mut guest)
+        .and_then(|_| warm(&mut guest, options, env, output))
+        .map_err(|e| explain(e, vm.as_mut(), &run))?;
     rest(vm.as_mut(), &run, guest, &dir, env)?;
     drop((vm, run));
 
@@ -128,6 +130,8 @@ pub fn greet(vm: &mut dyn Vm, run: &RunDir, limit: Duration, env: Env<'_>) -> Re
             Ok(Some(guest)) => return Ok(guest),
             Ok(None) => {}
             Err(error) => {
+                // One that is just ending closes its sockets first.
+                std::thread::sleep(Duration::from_millis(50));
                 let why = vm.check_alive().err();
                 break if error.kind() == Kind::Interrupted { error } else { why.unwrap_or(error) };
             }

@@ -132,12 +132,20 @@ pub fn check(engine: &dyn Engine, stored: &Stored) -> Result<()> {
     Ok(())
 }
 
+/// Gives a guest that has just booted a clock and entropy, for which it would else wait.
+pub(crate) fn seed(guest: &mut Guest) -> Result<Woken> {
+    let identity = Identity { clock_ns: clock_ns(), seed: random(32)?, ..Identity::default() };
+    guest.forked(&identity, WAKE_LIMIT)
+}
+
+fn clock_ns() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos() as u64
+}
+
 /// Makes a child itself: its clock, its entropy, its names.
 pub(crate) fn wake(guest: &mut Guest, id: &str, network: bool) -> Result<Woken> {
     let (seed, machine_id) = (random(32)?, hex(&random(16)?));
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let clock_ns = now.as_nanos() as u64;
-    let identity = Identity { clock_ns, seed, hostname: id.to_owned(), machine_id, network };
+    let identity = Identity { clock_ns: clock_ns(), seed, hostname: id.to_owned(), machine_id, network };
     guest.forked(&identity, WAKE_LIMIT)
 }
 

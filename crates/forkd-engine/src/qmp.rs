@@ -34,7 +34,8 @@ impl Qmp {
     pub(crate) fn execute(&mut self, command: &str, arguments: &Value) -> Result<Value> {
         let request = json!({ "execute": command, "arguments": arguments });
         let broken = |e| Error::new(Kind::General, format!("QEMU's monitor, {command}: {e}"));
-        writeln!(self.writer, "{request}").map_err(broken)?;
+        // In one piece: the monitor looks at each that comes.
+        self.writer.write_all(format!("{request}\n").as_bytes()).map_err(broken)?;
         loop {
             let mut answer = self.read()?;
             if let Some(error) = answer.get("error") {

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::mem::zeroed;
 use std::net::{Ipv4Addr, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -13,7 +13,7 @@ pub fn take_terminal(command: &mut Command) {
     // SAFETY: between fork and exec only ioctl is called, which is async-signal-safe; descriptor 0 is open, std has put the child's
     // standard input there.
     unsafe {
-        command.pre_exec(|| Ok(rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?));
+        command.pre_exec(|| Ok(rustix::process::ioctl_tiocsctty(BorrowedFd::borrow_raw(0))?));
     }
 }
 
@@ -147,7 +147,10 @@ mod tests {
     #[test]
     fn an_interface_that_is_not_there_is_an_error() {
         assert!(interface_up("forkd-none0", None).is_err());
-        assert_eq!(interface_up("a-name-that-is-too-long", None).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(
+            interface_up("a-name-that-is-too-long", None).unwrap_err().kind(),
+            io::ErrorKind::InvalidInput
+        );
     }
 
     #[test]

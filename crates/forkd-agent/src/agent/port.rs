@@ -1,0 +1,293 @@
+//! One port: it is read, written and polled by one thread, which waits for nothing else. What a request has begun is a [`Job`], which
+//! ends with the connection.
+
+use super::children::{Children, FROZEN, Wake};
+use super::output::Output;
+use super::{eval, exec, file, forked};
+use forkd_agent::message::{Hello, Kind, PROTOCOL};
+use forkd_agent::wire::{Decoder, Frame};
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use std::fs::{self, File};
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A host that is silent for so long after what looks like the beginning of a conversation within a frame waits for the answer.
+const BEGIN_ANEW: Duration = Duration::from_millis(20);
+
+/// Something that a request has begun and that takes time.
+pub(super) trait Job {
+    /// What to poll; `room` is whether output may be made now.
+    fn interest<'a>(&'a self, room: bool, fds: &mut Vec<PollFd<'a>>);
+
+    /// When to take a step at the latest, even if nothing polled is ready.
+    fn deadline(&self, room: bool) -> Option<Instant>;
+
+    /// Does what can be done without waiting; true once all is done.
+    fn step(&mut self, output: &mut Output, scratch: &mut [u8]) -> bool;
+
+    /// Takes input; true where that ends the job.
+    fn input(&mut self, _bytes: Vec<u8>, _output: &mut Output) -> bool {
+        false
+    }
+
+    /// Takes a signal for the program.
+    fn signal(&mut self, _number: u8) {}
+
+    /// Takes a new size of the terminal.
+    fn resize(&mut self, _rows: u16, _columns: u16) {}
+}
+
+/// A request, and what is needed to answer it.
+pub(super) struct Request<'a> {
+    pub(super) id: u32,
+    pub(super) payload: &'a [u8],
+    pub(super) port: &'static str,
+    pub(super) children: &'a Arc<Children>,
+    pub(super) wake: &'a Arc<Wake>,
+}
+
+struct Port {
+    name: &'static str,
+    file: File,
+    /// Tells when something has come. Edge-triggered: a port without a host is readable all the time.
+    arrivals: OwnedFd,
+    /// Whether the port may have more to read.
+    unread: bool,
+    decoder: Decoder,
+    /// When to take the end of half a frame for a conversation's beginning.
+    anew: Option<Instant>,
+    output: Output,
+    job: Option<(u32, Box<dyn Job>)>,
+    children: Arc<Children>,
+    wake: Arc<Wake>,
+    scratch: Vec<u8>,
+}
+
+/// Serves a port for as long as there is one.
+pub(super) fn serve(name: &'static str, device: &Path, children: &Arc<Children>) -> io::Result<()> {
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+    let file = File::from(rustix::fs::open(device, flags, Mode::empty())?);
+    let arrivals = epoll::create(CreateFlags::CLOEXEC)?;
+    epoll::add(&arrivals, &file, EventData::new_u64(0), EventFlags::IN | EventFlags::ET)?;
+    let mut port = Port {
+        name,
+        file,
+        arrivals,
+        unread: true,
+        decoder: Decoder::default(),
+        anew: None,
+        output: Output::default(),
+        job: None,
+        children: Arc::clone(children),
+        wake: Wake::new()?,
+        scratch: vec![0; 64 << 10],
+    };
+    loop {
+        port.read()?;
+        if let Some((_, job)) = &mut port.job
+            && job.step(&mut port.output, &mut port.scratch)
+        {
+            port.job = None;
+        }
+        port.output.flush(&port.file);
+        port.wait();
+    }
+}
+
+impl Port {
+    fn read(&mut self) -> io::Result<()> {
+        // Not for ever: a running job has its turn too.
+        for _ in 0..32 {
+            if !self.unread || self.output.is_stuck() {
+                break;
+            }
+            match rustix::io::read(&self.file, &mut self.scratch[..]) {
+                Ok(0) => {
+                    self.hung_up();
+                    self.unread = false;
+                }
+                Ok(len) => {
+                    self.decoder.push(self.scratch.get(..len).unwrap_or_default());
+                    self.handle_all();
+                    let anew = self.decoder.may_begin_anew(Kind::Hello as u8);
+                    self.anew = anew.then(|| Instant::now() + BEGIN_ANEW);
+                }
+                Err(Errno::AGAIN) => {
+                    self.unread = false;
+                    if self.anew.take_if(|at| Instant::now() >= *at).is_some() {
+                        self.decoder.begin_anew();
+                        self.handle_all();
+                    }
+                }
+                Err(Errno::INTR) => {}
+                Err(error) => {
+                    self.hung_up();
+                    return Err(error.into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn handle_all(&mut self) {
+        while let Some(frame) = self.decoder.next_frame() {
+            self.handle(frame);
+        }
+        self.output.flush(&self.file);
+    }
+
+    fn hung_up(&mut self) {
+        self.job = None;
+        self.anew = None;
+        self.output.clear();
+        self.decoder.reset();
+    }
+
+    fn wait(&mut self) {
+        let room = self.output.has_room();
+        let stuck = self.output.is_stuck();
+        let mut fds = vec![
+            PollFd::new(&self.arrivals, if stuck { PollFlags::empty() } else { PollFlags::IN }),
+            PollFd::new(self.wake.fd(), PollFlags::IN),
+        ];
+        if !self.output.is_empty() {
+            fds.push(PollFd::new(&self.file, PollFlags::OUT));
+        }
+        let mut deadline = self.anew;
+        if let Some((_, job)) = &self.job {
+            job.interest(room, &mut fds);
+            deadline = deadline.into_iter().chain(job.deadline(room)).min();
+        }
+        let limit = match deadline {
+            _ if self.unread && !stuck => Some(Duration::ZERO),
+            Some(at) => Some(at.saturating_duration_since(Instant::now())),
+            None => None,
+        };
+        let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
+        match poll(&mut fds, limit.as_ref()) {
+            Ok(_) => {}
+            Err(Errno::INTR) => return,
+            // No memory, for now.
+            Err(_) => return std::thread::sleep(Duration::from_millis(10)),
+        }
+        let ready = |at: usize| fds.get(at).map_or(PollFlags::empty(), PollFd::revents);
+        let arrived = ready(0).contains(PollFlags::IN);
+        let woken = ready(1).contains(PollFlags::IN);
+        let hung_up = !self.output.is_empty() && ready(2).intersects(PollFlags::HUP | PollFlags::ERR);
+        if arrived {
+            let mut event = [MaybeUninit::<epoll::Event>::uninit(); 1];
+            let _ = epoll::wait(&self.arrivals, &mut event, Some(&Timespec::default()));
+            self.unread = true;
+        }
+        if woken {
+            self.wake.clear();
+        }
+        if self.anew.is_some() {
+            // Whether more has come is seen by reading only.
+            self.unread = true;
+        }
+        if hung_up {
+            // Reading tells the same, after what the host had still sent.
+            self.output.clear();
+            self.unread = true;
+        }
+    }
+
+    fn handle(&mut self, frame: Frame) {
+        let (id, begun) = (frame.id, Instant::now());
+        let Some(kind) = Kind::from_u8(frame.kind) else {
+            return self.output.error(id, &format!("there is no request of kind {}", frame.kind));
+        };
+        match kind {
+            Kind::Hello => {
+                // A host that hangs up and comes back quickly may do so unseen.
+                self.job = None;
+                self.output.forget_unsent();
+                self.output.push(id, Kind::Ok, &hello().encode());
+            }
+            Kind::Ping => self.output.push(id, Kind::Ok, &frame.payload),
+            Kind::Exec | Kind::Put | Kind::Get | Kind::Eval => self.begin(kind, &frame),
+            Kind::Input => {
+                if let Some((_, job)) = self.job.as_mut().filter(|(of, _)| *of == id)
+                    && job.input(frame.payload, &mut self.output)
+                {
+                    self.job = None;
+                }
+            }
+            Kind::Signal => match (frame.payload.as_slice(), self.job_of(id)) {
+                ([number], Some(job)) => job.signal(*number),
+                ([_], None) => {}
+                _ => self.malformed(id),
+            },
+            Kind::Resize => match (frame.payload.as_slice(), self.job_of(id)) {
+                ([a, b, c, d], Some(job)) => {
+                    job.resize(u16::from_le_bytes([*a, *b]), u16::from_le_bytes([*c, *d]))
+                }
+                ([_, _, _, _], None) => {}
+                _ => self.malformed(id),
+            },
+            Kind::Prepare => match forked::prepare(&self.children) {
+                Ok(()) => self.output.push(id, Kind::Ok, &[]),
+                Err(message) => self.output.error(id, &message),
+            },
+            Kind::Forked => match forked::forked(&frame.payload, begun, &self.children) {
+                Ok(woken) => self.output.push(id, Kind::Ok, &woken.encode()),
+                Err(message) => self.output.error(id, &message),
+            },
+            Kind::Ok | Kind::Error | Kind::Stdout | Kind::Stderr | Kind::Exit | Kind::Taken => {
+                self.output.error(id, &format!("kind {} is an answer, not a request", frame.kind));
+            }
+        }
+    }
+
+    fn job_of(&mut self, id: u32) -> Option<&mut (dyn Job + 'static)> {
+        self.job.as_mut().filter(|(of, _)| *of == id).map(|(_, job)| job.as_mut())
+    }
+
+    fn malformed(&mut self, id: u32) {
+        self.output.error(id, &forkd_agent::message::Malformed.to_string());
+    }
+
+    fn begin(&mut self, kind: Kind, frame: &Frame) {
+        let id = frame.id;
+        if let Some((other, _)) = &self.job {
+            let message = format!("busy: request {other} is still running on this port");
+            return self.output.error(id, &message);
+        }
+        // Programs would not answer, and one that is started would not even start.
+        if matches!(kind, Kind::Exec | Kind::Eval) && self.children.frozen() {
+            return self.output.error(id, FROZEN);
+        }
+        let request = Request {
+            id,
+            payload: &frame.payload,
+            port: self.name,
+            children: &self.children,
+            wake: &self.wake,
+        };
+        let job = match kind {
+            Kind::Exec => exec::begin(&request, &mut self.output),
+            Kind::Put => file::put(&request),
+            Kind::Get => file::get(&request),
+            _ => eval::begin(&request),
+        };
+        match job {
+            Ok(job) => self.job = job.map(|job| (id, job)),
+            Err(message) => self.output.error(id, &message),
+        }
+    }
+}
+
+fn hello() -> Hello {
+    let uptime = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let uptime = Duration::try_from(uptime).unwrap_or_default();
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    Hello { protocol: PROTOCOL, uptime_ns: uptime.as_nanos() as u64, kernel: kernel.trim_end().into() }
+}

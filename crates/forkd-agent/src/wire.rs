@@ -77,6 +77,12 @@ impl Decoder {
         }
     }
 
+    /// Whether all that has come was whole frames, and all of them were given out.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.at == self.buffer.len()
+    }
+
     /// Whether a frame that has come in part ends, so far, with a whole frame of this kind without a payload. The other side may have
     /// hung up within the first and come back with the second, and so quickly that no hang-up was seen.
     #[must_use]

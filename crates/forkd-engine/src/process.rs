@@ -24,6 +24,7 @@ impl Process {
         let err = out.try_clone().map_err(failed())?;
         command.stdin(Stdio::null()).stdout(out).stderr(err);
         forkd_sys::new_session(&mut command);
+        forkd_sys::small_pages(&mut command);
         if !detached {
             forkd_sys::die_with_parent(&mut command);
         }

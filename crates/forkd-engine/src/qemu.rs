@@ -24,7 +24,7 @@ pub(crate) const MACHINE: &str = "pc-q35-7.2";
 /// x86-64-v2, which every host of the last decade has.
 const CPU: &str = "Nehalem-v1";
 const COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=3 mitigations=off no_timer_check cryptomgr.notests \
-rcupdate.rcu_expedited=1 i8042.noaux i8042.nokbd clocksource=hpet tsc=unstable panic=-1 init_on_free=1";
+rcupdate.rcu_expedited=1 psi=0 i8042.noaux i8042.nokbd clocksource=hpet tsc=unstable panic=-1 init_on_free=1";
 /// What every machine has, in the order of their addresses.
 const DEVICES: [&str; 3] = ["virtio-blk-pci@3", "virtio-serial-pci@4", "virtio-net-pci@5"];
 
@@ -87,7 +87,7 @@ impl Qemu {
         let mut arg = |name: &str, value: &str| {
             command.arg(name).arg(value);
         };
-        arg("-M", &format!("{MACHINE},memory-backend=mem,usb=off,vmport=off"));
+        arg("-M", &format!("{MACHINE},memory-backend=mem,usb=off,vmport=off,sata=off,smbus=off"));
         arg("-accel", accel.name());
         arg("-cpu", &format!("{CPU},enforce"));
         arg("-smp", "1");
@@ -128,7 +128,7 @@ impl Qemu {
 
     /// A network card is always there; what it is plugged into is not part of what is frozen.
     fn network(command: &mut Command, netdev: Option<&str>) {
-        let card = "virtio-net-pci,id=net0,addr=0x5,mac=52:54:00:66:6b:64,romfile=";
+        let card = "virtio-net-pci,id=net0,addr=0x5,mac=52:54:00:66:6b:64,romfile=,guest_announce=off";
         match netdev {
             Some(netdev) => command
                 .arg("-netdev")

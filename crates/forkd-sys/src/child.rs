@@ -29,6 +29,14 @@ pub fn new_session(command: &mut Command) {
     }
 }
 
+/// Gives the child no huge pages: of many children each would take whole ones where it needs a part.
+pub fn small_pages(command: &mut Command) {
+    // SAFETY: between fork and exec only prctl is called, which is async-signal-safe.
+    unsafe {
+        command.pre_exec(|| rustix::thread::disable_transparent_huge_pages(true).map_err(io::Error::from));
+    }
+}
+
 /// Puts the child into the control group whose list of processes this open file is.
 pub fn join_cgroup(command: &mut Command, procs: File) {
     // SAFETY: between fork and exec only write is called, which is async-signal-safe.

@@ -39,6 +39,46 @@ pub fn add_entropy(seed: &[u8; 32]) -> io::Result<()> {
     check(unsafe { libc::ioctl(device.as_raw_fd(), RNDRESEEDCRNG as _, 0) })
 }
 
+/// What of a file is in the page cache, mapped: the kernel does not drop it for as long as this lives.
+#[derive(Debug)]
+pub struct Mapped {
+    at: *mut libc::c_void,
+    len: usize,
+}
+
+impl Mapped {
+    /// Maps what of a file is in memory, and reads nothing from the disk.
+    ///
+    /// # Errors
+    /// As `mmap(2)` and `mincore(2)`; for an empty file too.
+    pub fn cached(file: &File) -> io::Result<Self> {
+        let len = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+        // SAFETY: a new mapping, of which nothing is known elsewhere; it is unmapped once, when this is dropped.
+        let at = unsafe {
+            libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd(), 0)
+        };
+        if at == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let mapped = Self { at, len };
+        let mut resident = vec![0u8; len.div_ceil(4096)];
+        // SAFETY: the mapping is `len` bytes long, and the vector has a byte for each of its pages.
+        check(unsafe { libc::mincore(at, len, resident.as_mut_ptr()) })?;
+        for (page, _) in resident.iter().enumerate().filter(|(_, state)| **state & 1 == 1) {
+            // SAFETY: the page lies in the mapping. It is in memory, and a file that is cut off meanwhile is the caller's to prevent.
+            unsafe { at.cast::<u8>().add(page * 4096).read_volatile() };
+        }
+        Ok(mapped)
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        // SAFETY: this mapping is ours, and nothing points into it any more.
+        unsafe { libc::munmap(self.at, self.len) };
+    }
+}
+
 /// Gives a network interface an address and its mask, if any are named, and sets it up.
 ///
 /// # Errors

@@ -3,9 +3,11 @@
 use super::children::{Children, Wake};
 use super::serve::ENVIRONMENT;
 use forkd_agent::message::{Forked, Woken};
+use forkd_sys::guest::Mapped;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 use rustix::time::{ClockId, clock_gettime, clock_settime};
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::net::Ipv4Addr;
@@ -16,6 +18,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 const HOOK: &str = "/etc/forkd/forked";
+/// Files in memory, and what they stand for.
+const NAMES: [(&str, &str); 2] =
+    [("/run/forkd/hostname", "/etc/hostname"), ("/run/forkd/machine-id", "/etc/machine-id")];
 /// An expression for the eval endpoint: a hook that starts no program.
 const HOOK_EVAL: &str = "/etc/forkd/forked.eval";
 const HOOK_LIMIT: Duration = Duration::from_secs(10);
@@ -30,15 +35,47 @@ static EXPRESSION: Mutex<Option<String>> = Mutex::new(None);
 /// Makes the guest ready to be frozen. After this nothing in it changes until the host comes back.
 pub(super) fn prepare(children: &Children) -> Result<(), String> {
     children.freeze()?;
+    bind_names();
     // Read now, from the disk, so that no child has to.
     let expression = fs::read_to_string(HOOK_EVAL).ok();
     *EXPRESSION.lock().unwrap_or_else(PoisonError::into_inner) = expression;
     rustix::fs::sync();
-    // Clean pages that nobody has mapped: a snapshot is smaller without them.
+    // Clean pages of files that no program has mapped: a snapshot is smaller without them. Of the others a program has used some and
+    // will use them again, though the kernel has not entered each in its tables: a child would wait for its disk.
+    let _kept: Vec<Mapped> =
+        mapped_files().iter().filter_map(|path| Mapped::cached(&File::open(path).ok()?).ok()).collect();
     if let Err(error) = fs::write("/proc/sys/vm/drop_caches", "1") {
         super::console::say(format_args!("cannot drop the page cache: {error}"));
     }
     Ok(())
+}
+
+/// The files that programs have mapped.
+fn mapped_files() -> BTreeSet<String> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let maps = processes.filter_map(|entry| fs::read_to_string(entry.path().join("maps")).ok());
+    maps.flat_map(|maps| {
+        maps.lines()
+            .filter_map(|line| line.find(" /").and_then(|at| line.get(at + 1..)))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    })
+    .filter(|path| !path.starts_with("/dev/") && !path.starts_with("/proc/"))
+    .collect()
+}
+
+/// Puts the files with the guest's names into memory, so that a child that writes them does not wait for its disk.
+fn bind_names() {
+    for (file, place) in NAMES {
+        // A child that is frozen again has that already.
+        if Path::new(file).exists() || File::options().create(true).append(true).open(place).is_err() {
+            continue;
+        }
+        let bound = fs::copy(place, file).and_then(|_| Ok(rustix::mount::mount_bind(file, place)?));
+        if let Err(error) = bound {
+            super::console::say(format_args!("cannot keep {place} in memory: {error}"));
+        }
+    }
 }
 
 /// Makes the guest another one than its siblings, and lets its programs go on.

@@ -21,6 +21,12 @@ use std::time::{Duration, Instant};
 /// A host that is silent for so long after what looks like the beginning of a conversation within a frame waits for the answer.
 const BEGIN_ANEW: Duration = Duration::from_millis(20);
 
+/// The kernel may pass on what a host sends before it hears that the host has connected. So a port that something has come through
+/// for so long is not hung up, though it seems to be.
+const SETTLE: Duration = Duration::from_millis(30);
+/// How often to look whether it has heard.
+const SETTLE_STEP: Duration = Duration::from_millis(1);
+
 /// Something that a request has begun and that takes time.
 pub(super) trait Job {
     /// What to poll; `room` is whether output may be made now.
@@ -61,6 +67,10 @@ struct Port {
     /// Whether the port may have more to read.
     unread: bool,
     decoder: Decoder,
+    /// When something has last come.
+    last: Instant,
+    /// Whether the port seems to be hung up, but not for long enough.
+    settling: bool,
     /// When to take the end of half a frame for a conversation's beginning.
     anew: Option<Instant>,
     output: Output,
@@ -82,6 +92,8 @@ pub(super) fn serve(name: &'static str, device: &Path, children: &Arc<Children>)
         arrivals,
         unread: true,
         decoder: Decoder::default(),
+        last: Instant::now(),
+        settling: false,
         anew: None,
         output: Output::default(),
         job: None,
@@ -105,15 +117,16 @@ impl Port {
     fn read(&mut self) -> io::Result<()> {
         // Not for ever: a running job has its turn too.
         for _ in 0..32 {
-            if !self.unread || self.output.is_stuck() {
+            if !self.unread || (self.output.is_stuck() && !self.settling) {
                 break;
             }
             match rustix::io::read(&self.file, &mut self.scratch[..]) {
                 Ok(0) => {
-                    self.hung_up();
                     self.unread = false;
+                    self.seems_hung_up();
                 }
                 Ok(len) => {
+                    self.last = Instant::now();
                     self.decoder.push(self.scratch.get(..len).unwrap_or_default());
                     self.handle_all();
                     let anew = self.decoder.may_begin_anew(Kind::Hello as u8);
@@ -121,6 +134,7 @@ impl Port {
                 }
                 Err(Errno::AGAIN) => {
                     self.unread = false;
+                    self.settling = false;
                     if self.anew.take_if(|at| Instant::now() >= *at).is_some() {
                         self.decoder.begin_anew();
                         self.handle_all();
@@ -143,6 +157,14 @@ impl Port {
         self.output.flush(&self.file);
     }
 
+    fn seems_hung_up(&mut self) {
+        let idle = self.job.is_none() && self.output.is_empty() && self.decoder.is_empty();
+        self.settling = !idle && self.last.elapsed() < SETTLE;
+        if !self.settling {
+            self.hung_up();
+        }
+    }
+
     fn hung_up(&mut self) {
         self.job = None;
         self.anew = None;
@@ -152,15 +174,17 @@ impl Port {
 
     fn wait(&mut self) {
         let room = self.output.has_room();
-        let stuck = self.output.is_stuck();
+        let stuck = self.output.is_stuck() && !self.settling;
         let mut fds = vec![
             PollFd::new(&self.arrivals, if stuck { PollFlags::empty() } else { PollFlags::IN }),
             PollFd::new(self.wake.fd(), PollFlags::IN),
         ];
-        if !self.output.is_empty() {
+        let writes = !self.output.is_empty() && !self.settling;
+        if writes {
             fds.push(PollFd::new(&self.file, PollFlags::OUT));
         }
-        let mut deadline = self.anew;
+        let settle = self.settling.then(|| Instant::now() + SETTLE_STEP);
+        let mut deadline = self.anew.into_iter().chain(settle).min();
         if let Some((_, job)) = &self.job {
             job.interest(room, &mut fds);
             deadline = deadline.into_iter().chain(job.deadline(room)).min();
@@ -180,7 +204,7 @@ impl Port {
         let ready = |at: usize| fds.get(at).map_or(PollFlags::empty(), PollFd::revents);
         let arrived = ready(0).contains(PollFlags::IN);
         let woken = ready(1).contains(PollFlags::IN);
-        let hung_up = !self.output.is_empty() && ready(2).intersects(PollFlags::HUP | PollFlags::ERR);
+        let hung_up = writes && ready(2).intersects(PollFlags::HUP | PollFlags::ERR);
         if arrived {
             let mut event = [MaybeUninit::<epoll::Event>::uninit(); 1];
             let _ = epoll::wait(&self.arrivals, &mut event, Some(&Timespec::default()));
@@ -189,14 +213,14 @@ impl Port {
         if woken {
             self.wake.clear();
         }
-        if self.anew.is_some() {
-            // Whether more has come is seen by reading only.
+        if self.anew.is_some() || self.settling {
+            // How it stands is seen by reading only.
             self.unread = true;
         }
         if hung_up {
-            // Reading tells the same, after what the host had still sent.
-            self.output.clear();
+            // What the host had still sent is read all the same.
             self.unread = true;
+            self.seems_hung_up();
         }
     }
 

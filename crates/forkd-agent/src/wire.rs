@@ -40,6 +40,15 @@ pub fn encode(id: u32, kind: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// The id of the frame of this kind, without a payload, that bytes end with. It begins a conversation if the other side has hung up
+/// within a frame, and has come back so quickly that no hang-up was seen: then a decoder takes it for a part of that frame.
+#[must_use]
+pub fn ends_with_empty(bytes: &[u8], kind: u8) -> Option<u32> {
+    let last = bytes.last_chunk::<HEADER_LEN>()?;
+    let id = u32::from_le_bytes([last[4], last[5], last[6], last[7]]);
+    (last[..] == encode(id, kind, &[])).then_some(id)
+}
+
 /// Finds frames in a stream, and passes over what is none.
 #[derive(Debug, Default)]
 pub struct Decoder {
@@ -81,19 +90,6 @@ impl Decoder {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.at == self.buffer.len()
-    }
-
-    /// Whether a frame that has come in part ends, so far, with a whole frame of this kind without a payload. The other side may have
-    /// hung up within the first and come back with the second, and so quickly that no hang-up was seen.
-    #[must_use]
-    pub fn may_begin_anew(&self, kind: u8) -> bool {
-        let last = self.buffer.get(self.at..).and_then(<[u8]>::last_chunk::<HEADER_LEN>);
-        last.is_some_and(|last| last.starts_with(&MAGIC) && last[8..] == [kind, 0, 0, 0, 0, 0, 0, 0])
-    }
-
-    /// Passes over the frame that has come in part, up to the one that [`Decoder::may_begin_anew`] found.
-    pub fn begin_anew(&mut self) {
-        self.at = self.at.max(self.buffer.len().saturating_sub(HEADER_LEN));
     }
 
     /// Forgets a frame that has come in part: the other side has hung up.
@@ -139,20 +135,13 @@ mod tests {
     }
 
     #[test]
-    fn a_beginning_within_half_a_frame_is_found() {
-        let (half, anew) =
-            (Frame { id: 1, kind: 2, payload: vec![9; 100] }, Frame { id: 2, kind: 1, payload: vec![] });
-        let mut decoder = Decoder::default();
-        decoder.push(&half.encode()[..60]);
-        assert_eq!((decoder.next_frame(), decoder.may_begin_anew(1)), (None, false));
-        decoder.push(&anew.encode());
-        assert_eq!(
-            (decoder.next_frame(), decoder.may_begin_anew(1), decoder.may_begin_anew(2)),
-            (None, true, false)
-        );
-        decoder.begin_anew();
-        assert_eq!((decoder.next_frame(), decoder.may_begin_anew(1)), (Some(anew), false));
-        assert!(!Decoder::default().may_begin_anew(1));
+    fn an_empty_frame_at_the_end_is_seen_whatever_comes_before() {
+        let bytes = [&encode(1, 2, &[9; 100])[..60], &encode(7, 1, &[])].concat();
+        assert_eq!(ends_with_empty(&bytes, 1), Some(7));
+        assert_eq!(ends_with_empty(&bytes, 2), None);
+        assert_eq!(ends_with_empty(&bytes[..75], 1), None);
+        assert_eq!(ends_with_empty(&encode(7, 1, &[0]), 1), None);
+        assert_eq!(ends_with_empty(&[], 1), None);
     }
 
     #[test]

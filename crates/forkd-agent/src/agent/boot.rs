@@ -64,11 +64,11 @@ pub(super) fn has_word(command_line: &str, word: &str) -> bool {
 fn modules(mut names: Vec<PathBuf>) -> Vec<(PathBuf, i32)> {
     names.sort();
     let compressed = |path: &Path| path.extension().is_some_and(|kind| kind == "xz" || kind == "zst");
-    names
-        .into_iter()
-        .map(|path| (if compressed(&path) { MODULE_INIT_COMPRESSED_FILE } else { 0 }, path))
-        .map(|(flags, path)| (path, flags))
-        .collect()
+    let with_flags = |path: PathBuf| {
+        let flags = if compressed(&path) { MODULE_INIT_COMPRESSED_FILE } else { 0 };
+        (path, flags)
+    };
+    names.into_iter().map(with_flags).collect()
 }
 
 fn load_modules(folder: &Path) {

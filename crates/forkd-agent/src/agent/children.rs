@@ -132,9 +132,10 @@ impl Children {
 
     /// Lets everything go on.
     pub(super) fn thaw(&self) -> Result<(), String> {
-        let thawed = self.freezer.thaw();
+        // What is started into a frozen group never becomes the program.
+        self.freezer.thaw()?;
         self.lock().frozen = false;
-        thawed
+        Ok(())
     }
 
     /// Collects what ends, for ever.

@@ -5,7 +5,7 @@ use super::children::{Children, FROZEN, Wake};
 use super::output::Output;
 use super::{eval, exec, file, forked};
 use forkd_agent::message::{Hello, Kind, PROTOCOL};
-use forkd_agent::wire::{Decoder, Frame};
+use forkd_agent::wire::{self, Decoder, Frame};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
@@ -18,7 +18,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A host that is silent for so long after what looks like the beginning of a conversation within a frame waits for the answer.
+/// A host that is silent for so long after what looks like the beginning of a conversation, though it is within a frame, waits for
+/// the answer.
 const BEGIN_ANEW: Duration = Duration::from_millis(20);
 
 /// The kernel may pass on what a host sends before it hears that the host has connected. So a port that something has come through
@@ -71,8 +72,10 @@ struct Port {
     last: Instant,
     /// Whether the port seems to be hung up, but not for long enough.
     settling: bool,
-    /// When to take the end of half a frame for a conversation's beginning.
-    anew: Option<Instant>,
+    /// When to take the end of what has come for a conversation's beginning, with this id.
+    anew: Option<(Instant, u32)>,
+    /// Whether the last request was a conversation's beginning.
+    greeted: bool,
     output: Output,
     job: Option<(u32, Box<dyn Job>)>,
     children: Arc<Children>,
@@ -95,6 +98,7 @@ pub(super) fn serve(name: &'static str, device: &Path, children: &Arc<Children>)
         last: Instant::now(),
         settling: false,
         anew: None,
+        greeted: false,
         output: Output::default(),
         job: None,
         children: Arc::clone(children),
@@ -129,15 +133,17 @@ impl Port {
                     self.last = Instant::now();
                     self.decoder.push(self.scratch.get(..len).unwrap_or_default());
                     self.handle_all();
-                    let anew = self.decoder.may_begin_anew(Kind::Hello as u8);
-                    self.anew = anew.then(|| Instant::now() + BEGIN_ANEW);
+                    let bytes = self.scratch.get(..len).unwrap_or_default();
+                    let id = wire::ends_with_empty(bytes, Kind::Hello as u8);
+                    let swallowed = !(self.greeted && self.decoder.is_empty());
+                    self.anew = id.filter(|_| swallowed).map(|id| (self.last + BEGIN_ANEW, id));
                 }
                 Err(Errno::AGAIN) => {
                     self.unread = false;
                     self.settling = false;
-                    if self.anew.take_if(|at| Instant::now() >= *at).is_some() {
-                        self.decoder.begin_anew();
-                        self.handle_all();
+                    if let Some((_, id)) = self.anew.take_if(|(at, _)| Instant::now() >= *at) {
+                        self.decoder.reset();
+                        self.handle(Frame { id, kind: Kind::Hello as u8, payload: Vec::new() });
                     }
                 }
                 Err(Errno::INTR) => {}
@@ -184,7 +190,8 @@ impl Port {
             fds.push(PollFd::new(&self.file, PollFlags::OUT));
         }
         let settle = self.settling.then(|| Instant::now() + SETTLE_STEP);
-        let mut deadline = self.anew.into_iter().chain(settle).min();
+        let anew = self.anew.map(|(at, _)| at);
+        let mut deadline = anew.into_iter().chain(settle).min();
         if let Some((_, job)) = &self.job {
             job.interest(room, &mut fds);
             deadline = deadline.into_iter().chain(job.deadline(room)).min();
@@ -226,6 +233,7 @@ impl Port {
 
     fn handle(&mut self, frame: Frame) {
         let (id, begun) = (frame.id, Instant::now());
+        self.greeted = frame.kind == Kind::Hello as u8;
         let Some(kind) = Kind::from_u8(frame.kind) else {
             return self.output.error(id, &format!("there is no request of kind {}", frame.kind));
         };

@@ -123,7 +123,7 @@ impl User {
     /// Runs with `--format json`; gives the document.
     #[track_caller]
     pub fn json(&self, args: &[&str]) -> serde_json::Value {
-        let output = self.command(args).args(["--format", "json"]).output().unwrap();
+        let output = self.command(&[&["--format", "json"], args].concat()).output().unwrap();
         assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
         serde_json::from_slice(&output.stdout).unwrap()
     }

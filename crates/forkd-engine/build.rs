@@ -37,7 +37,8 @@ fn main() {
     ] {
         cargo.env_remove(name);
     }
-    cargo.env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
+    // Static, and at a fixed place: an emulated processor's code is translated anew for each place that it stands at.
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static\u{1f}-Crelocation-model=static");
     let status = cargo.status().unwrap_or_else(|e| panic!("cannot run cargo for the agent: {e}"));
     assert!(status.success(), "the agent does not build");
     let built = out.join("agent").join(target).join("agent/forkd-agent");

@@ -17,6 +17,10 @@ const WANTED: [&str; 6] = ["virtio_pci", "virtio_blk", "virtio_console", "virtio
 pub fn initramfs(kernel: &Kernel) -> Result<Vec<u8>> {
     let mut archive = Cpio::default();
     archive.add("init", 0o100_755, crate::AGENT);
+    archive.add("dev", 0o040_755, &[]);
+    // For the time before the agent has mounted the kernel's own.
+    archive.add_device("dev/console", 5, 1);
+    archive.add_device("dev/null", 1, 3);
     archive.add("modules", 0o040_755, &[]);
     if let Some(dir) = &kernel.modules {
         for (i, (name, bytes)) in modules(dir)?.into_iter().enumerate() {
@@ -110,9 +114,19 @@ struct Cpio(Vec<u8>, u32);
 
 impl Cpio {
     fn add(&mut self, name: &str, mode: u32, bytes: &[u8]) {
+        self.entry(name, mode, (0, 0), bytes);
+    }
+
+    /// A character device, by its numbers.
+    fn add_device(&mut self, name: &str, major: u32, minor: u32) {
+        self.entry(name, 0o020_600, (major, minor), &[]);
+    }
+
+    fn entry(&mut self, name: &str, mode: u32, (major, minor): (u32, u32), bytes: &[u8]) {
         self.1 += 1;
         let links = if mode & 0o040_000 != 0 { 2 } else { 1 };
-        let fields = [self.1, mode, 0, 0, links, 0, bytes.len() as u32, 0, 0, 0, 0, name.len() as u32 + 1, 0];
+        let fields =
+            [self.1, mode, 0, 0, links, 0, bytes.len() as u32, 0, 0, major, minor, name.len() as u32 + 1, 0];
         self.0.extend_from_slice(b"070701");
         fields.iter().for_each(|field| self.0.extend_from_slice(format!("{field:08x}").as_bytes()));
         self.0.extend_from_slice(name.as_bytes());

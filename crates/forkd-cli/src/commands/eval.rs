@@ -16,7 +16,9 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
     let answer = eval(&mut Machines::open()?.talk(&args.id, context)?, &args.expression)?;
-    context.output.answer(&answer);
+    if !answer.is_empty() {
+        context.output.answer(&answer);
+    }
     context.output.json(&json!({ "id": args.id, "answer": answer }));
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use crate::common::User;
 use crate::{guests, nothing_is_left};
+use forkd_testing::{Hub, SIGNATURE};
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -11,8 +12,8 @@ use std::time::SystemTime;
 pub(crate) const TESTS: &[(&str, fn())] =
     &[("a_warm_python_travels_and_answers_for_anyone", a_warm_python_travels_and_answers_for_anyone)];
 
-/// A command of a user who has no privileges: nobody, where we are root.
-fn unprivileged(user: &User, forkd: &Path, args: &[&str]) -> Command {
+/// A command of a user who has no privileges: one who is unknown, where we are root.
+fn unprivileged(user: &User, id: u32, forkd: &Path, args: &[&str]) -> Command {
     let like = user.command(args);
     let root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
     let mut command = Command::new(if root { Path::new("setpriv") } else { forkd });
@@ -27,7 +28,7 @@ fn unprivileged(user: &User, forkd: &Path, args: &[&str]) -> Command {
             ])
             .arg(forkd);
         for dir in [user.dir.path(), &user.store(), &user.tmp()] {
-            std::os::unix::fs::chown(dir, Some(65534), Some(65534)).unwrap();
+            std::os::unix::fs::chown(dir, Some(id), Some(id)).unwrap();
         }
     }
     command.args(args).current_dir(user.dir.path()).env_clear();
@@ -50,7 +51,8 @@ fn a_warm_python_travels_and_answers_for_anyone() {
     let open = ["-R", "a+rwX", a.dir.path().to_str().unwrap(), b.dir.path().to_str().unwrap()];
     assert!(Command::new("chmod").args(open).status().unwrap().success());
     let run = |user: &User, args: &[&str]| {
-        let mut command = unprivileged(user, &a.path("forkd"), args);
+        let id = if std::ptr::eq(user, &raw const a) { 65_533 } else { 65_534 };
+        let mut command = unprivileged(user, id, &a.path("forkd"), args);
         let output = command.env("XDG_CACHE_HOME", a.path("cache")).output().unwrap();
         assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
@@ -58,12 +60,20 @@ fn a_warm_python_travels_and_answers_for_anyone() {
     let rootfs = a.path("rootfs.ext4").display().to_string();
     let warm = "python3 /usr/local/lib/forkd/eval-server.py";
     run(&a, &["snapshot", "--tag", "python-numpy", "--rootfs", &rootfs, "--warm", warm]);
-    run(&a, &["pack", "--tag", "python-numpy", "--out", "p"]);
     let text = std::fs::read_to_string(a.snapshot("python-numpy", "snapshot.json")).unwrap();
-    std::fs::rename(a.path("p"), b.path("p")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let hub = Hub::start(dir.path());
+    run(&a, &["push", "--tag", "python-numpy", &hub.url(&format!("py.zst?{SIGNATURE}"))]);
     std::fs::remove_dir_all(a.path("data")).unwrap();
-    let pack = format!("file://{}", b.path("p").display());
-    run(&b, &["pull", &pack]);
+    let (pack, registry) = (dir.path().join("py.zst"), dir.path().join("registry.json"));
+    let entry = format!(
+        r#"{{"url":"py.zst","sha256":"{}","size_bytes":{}}}"#,
+        forkd_testing::sha256(&pack),
+        pack.metadata().unwrap().len()
+    );
+    let packages = format!(r#"{{"acme/python-numpy":{{"versions":{{"latest":{entry}}}}}}}"#);
+    std::fs::write(registry, format!(r#"{{"schema_version":1,"packages":{packages}}}"#)).unwrap();
+    run(&b, &["pull", "acme/python-numpy", "--hub", &hub.url("registry.json")]);
     let before = forkd_testing::tree(&b.snapshot("python-numpy", ""));
     let expression = "[os.urandom(8).hex(), np.random.rand(), random.random(), os.uname().nodename, \
                       open('/etc/machine-id').read(), int(np.arange(1000).sum())]";

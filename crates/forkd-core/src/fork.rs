@@ -271,15 +271,17 @@ pub fn talk(child: &Child, limit: Duration, env: Env<'_>) -> Result<Guest> {
     loop {
         for port in 0..crate::engine::PORTS {
             let Some(lock) = claim(&child.run, port)? else { continue };
-            let stream = crate::engine::connect(&child.run, port);
-            let stream = stream.map_err(|e| Error::new(Kind::General, format!("child {}: {e}", child.id)))?;
-            return match Guest::greet(stream, WAKE_LIMIT, env.cancel)? {
-                Some(guest) => Ok(guest.holding(lock)),
-                None => Err(Error::new(
-                    Kind::General,
-                    format!("child {} does not answer; see `forkd logs {0}`", child.id),
-                )),
-            };
+            // A greeting that comes while the agent is still busy with who was here before may be lost: then another one.
+            let begun = Instant::now();
+            while begun.elapsed() < WAKE_LIMIT {
+                let stream = crate::engine::connect(&child.run, port);
+                let stream = stream.map_err(|e| Error::new(Kind::General, format!("child {}: {e}", child.id)))?;
+                if let Some(guest) = Guest::greet(stream, Duration::from_secs(2), env.cancel)? {
+                    return Ok(guest.holding(lock));
+                }
+            }
+            let message = format!("child {0} does not answer; see `forkd logs {0}`", child.id);
+            return Err(Error::new(Kind::General, message));
         }
         env.cancel.check()?;
         if begun.elapsed() > limit {

@@ -32,8 +32,8 @@ impl Finding {
         Self { name, state: State::Good, found: found.into(), fix: None }
     }
 
-    fn not(name: &'static str, state: State, found: impl ToString, fix: &str) -> Self {
-        Self { name, state, found: found.to_string(), fix: Some(fix.to_owned()) }
+    fn not(name: &'static str, state: State, found: impl Into<String>, fix: &str) -> Self {
+        Self { name, state, found: found.into(), fix: Some(fix.to_owned()) }
     }
 }
 
@@ -117,7 +117,7 @@ fn findings(context: &Context<'_>) -> Result<Vec<Finding>> {
         Some(Err(e)) => list.push(Finding::not(
             "runtime folder",
             State::Bad,
-            e,
+            e.to_string(),
             "set XDG_RUNTIME_DIR to a folder of yours, with a short path",
         )),
         _ => list.push(Finding::good("runtime folder", config::display(runtime.root()))),

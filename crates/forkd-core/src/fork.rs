@@ -16,6 +16,9 @@ use std::time::{Duration, Instant, SystemTime};
 /// How long a child may take from its restore to being awake.
 pub(crate) const WAKE_LIMIT: Duration = Duration::from_secs(60);
 
+/// A child's clock that may be further behind than this is set again.
+const CLOCK_TOLERANCE: Duration = Duration::from_millis(40);
+
 /// What to fork.
 #[derive(Debug, Clone)]
 pub struct ForkOptions {
@@ -62,6 +65,17 @@ impl Forked {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.vm.pid()
+    }
+
+    /// Fails where it has stopped.
+    ///
+    /// # Errors
+    /// Why, with the end of its console.
+    pub fn check_alive(&mut self) -> Result<()> {
+        let number = self.number;
+        self.vm
+            .check_alive()
+            .map_err(|e| Error::new(e.kind(), format!("child {number}: {}", with_console(e, &self.run))))
     }
 
     /// Lets it live on. It must have been forked detached.
@@ -144,9 +158,19 @@ fn clock_ns() -> u64 {
 
 /// Makes a child itself: its clock, its entropy, its names.
 pub(crate) fn wake(guest: &mut Guest, id: &str, network: bool) -> Result<Woken> {
-    let (seed, machine_id) = (random(32)?, hex(&random(16)?));
-    let identity = Identity { clock_ns: clock_ns(), seed, hostname: id.to_owned(), machine_id, network };
-    guest.forked(&identity, WAKE_LIMIT)
+    let (seed_bytes, machine_id) = (random(32)?, hex(&random(16)?));
+    let identity =
+        Identity { clock_ns: clock_ns(), seed: seed_bytes, hostname: id.to_owned(), machine_id, network };
+    let woken = guest.forked(&identity, WAKE_LIMIT)?;
+    // What is left of the way here and back is what the guest's clock is behind, at most: on a busy host too much.
+    let mut behind = clock_ns().saturating_sub(woken.clock_ns);
+    for _ in 0..3 {
+        if Duration::from_nanos(behind) < CLOCK_TOLERANCE {
+            break;
+        }
+        behind = clock_ns().saturating_sub(seed(guest)?.clock_ns);
+    }
+    Ok(woken)
 }
 
 /// Lets so many children start at the same time: each wants a core to do so.
@@ -275,7 +299,8 @@ pub fn talk(child: &Child, limit: Duration, env: Env<'_>) -> Result<Guest> {
             let begun = Instant::now();
             while begun.elapsed() < WAKE_LIMIT {
                 let stream = crate::engine::connect(&child.run, port);
-                let stream = stream.map_err(|e| Error::new(Kind::General, format!("child {}: {e}", child.id)))?;
+                let stream =
+                    stream.map_err(|e| Error::new(Kind::General, format!("child {}: {e}", child.id)))?;
                 if let Some(guest) = Guest::greet(stream, Duration::from_secs(2), env.cancel)? {
                     return Ok(guest.holding(lock));
                 }

@@ -25,8 +25,10 @@ pub(crate) const MACHINE: &str = "pc-q35-7.2";
 const CPU: &str = "Nehalem-v1";
 const COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=3 mitigations=off no_timer_check cryptomgr.notests \
 rcupdate.rcu_expedited=1 psi=0 i8042.noaux i8042.nokbd clocksource=hpet tsc=unstable panic=-1 init_on_free=1";
-/// What every machine has, in the order of their addresses.
-const DEVICES: [&str; 3] = ["virtio-blk-pci@3", "virtio-serial-pci@4", "virtio-net-pci@5"];
+/// What every machine has beside the chipset, by address. To be changed with each change of the arguments that a frozen state
+/// depends on: QEMU itself would tell of it only in words of its own, and not always.
+const DEVICES: [&str; 4] =
+    ["q35 without sata, smbus, usb", "virtio-blk-pci@3", "virtio-serial-pci@4", "virtio-net-pci@5"];
 
 /// The QEMU of this host.
 #[derive(Debug)]
@@ -128,15 +130,11 @@ impl Qemu {
 
     /// A network card is always there; what it is plugged into is not part of what is frozen.
     fn network(command: &mut Command, netdev: Option<&str>) {
-        let card = "virtio-net-pci,id=net0,addr=0x5,mac=52:54:00:66:6b:64,romfile=,guest_announce=off";
-        match netdev {
-            Some(netdev) => command
-                .arg("-netdev")
-                .arg(format!("{netdev},id=n0"))
-                .arg("-device")
-                .arg(format!("{card},netdev=n0")),
-            None => command.arg("-device").arg(card),
-        };
+        // Alone on a hub: plugged into nothing.
+        command.arg("-netdev").arg(format!("{},id=n0", netdev.unwrap_or("hubport,hubid=0")));
+        let card =
+            "virtio-net-pci,id=net0,netdev=n0,addr=0x5,mac=52:54:00:66:6b:64,romfile=,guest_announce=off";
+        command.arg("-device").arg(card);
     }
 
     fn boot_command(&self, machine: &Machine, files: Option<&Files>, run: &Path) -> Command {
@@ -262,6 +260,14 @@ impl Engine for Qemu {
                 ));
             }
         }
+        let devices = snapshot.get("engine").and_then(|engine| engine.get("devices"));
+        if devices != Some(&json!(DEVICES)) {
+            let needed = devices.map_or_else(|| "nothing".to_owned(), Value::to_string);
+            return refuse(format!(
+                "snapshot.json: engine.devices needs {needed}; this forkd has {}. Bake it again",
+                json!(DEVICES)
+            ));
+        }
         match text(snapshot, "engine", "accel") {
             Some("tcg") => {}
             Some("kvm") => open_kvm().or_else(|e| {
@@ -353,7 +359,8 @@ mod tests {
 
     fn snapshot(change: impl FnOnce(&mut Value)) -> Snapshot {
         let mut value = json!({
-            "engine": { "name": "qemu", "machine": MACHINE, "accel": "tcg", "cpu": CPU, "arch": "x86_64" },
+            "engine": { "name": "qemu", "machine": MACHINE, "accel": "tcg", "cpu": CPU, "arch": "x86_64",
+                "devices": DEVICES },
             "guest": { "protocol": PROTOCOL },
             "frozen": { "memory": { "bytes": 4096, "sha256": "0".repeat(64) } },
         });
@@ -371,6 +378,7 @@ mod tests {
             ("engine", "cpu", "max"),
             ("engine", "arch", "aarch64"),
             ("engine", "accel", "hvf"),
+            ("engine", "devices", "sata"),
             ("guest", "protocol", "9"),
         ] {
             let error = qemu.check(&snapshot(|s| s[group][field] = json!(value))).unwrap_err();

@@ -64,13 +64,14 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
         results.lock().unwrap_or_else(PoisonError::into_inner).push(result);
         Ok(())
     };
-    let children =
+    let mut children =
         forkd_core::fork(&store, &machines.engine, &machines.runtime, &options, context.env(), &work)?;
     let time = begun.elapsed().as_secs_f64();
     let until = Instant::now() + Duration::from_secs(args.settle_secs.into());
     while Instant::now() < until {
         context.env().cancel.check()?;
         std::thread::sleep(Duration::from_millis(20));
+        children.iter_mut().try_for_each(Forked::check_alive)?;
     }
     let plural = if args.n == 1 { "child" } else { "children" };
     let did = if args.eval.is_some() { "answered" } else { "ready" };

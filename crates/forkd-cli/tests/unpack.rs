@@ -31,6 +31,24 @@ fn a_base_and_a_second_time() {
 }
 
 #[test]
+fn who_unpacks_what_cannot_be_forked_here_is_told() {
+    let (a, b) = (User::new(), User::new());
+    a.with("py", 1).ok(&["pack", "--tag", "py", "--out", "p"]);
+    let pack = a.path("p");
+    let told = |path: &str| {
+        let mut command = b.command(&["unpack", pack.to_str().unwrap(), "--force", "--tag", path]);
+        let output =
+            command.env("PATH", if path == "none" { "/none" } else { "/usr/bin:/bin" }).output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(told("none").contains("'py' cannot be forked here: qemu-system-x86_64 is not installed"));
+    if Command::new("qemu-system-x86_64").arg("--version").output().is_ok() {
+        assert!(told("here").contains("'py' cannot be forked here: snapshot.json has no 'engine'"));
+    }
+}
+
+#[test]
 fn a_chain_is_told_link_by_link() {
     let (a, b) = (User::new(), User::new());
     three_links(&a);

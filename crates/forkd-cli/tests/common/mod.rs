@@ -76,7 +76,7 @@ impl User {
         let text = |bytes: &[u8]| self.plain(&String::from_utf8_lossy(bytes));
         // Made-up snapshots cannot be forked; what their users are told is looked at in one place.
         let told = text(&output.stderr);
-        let about_forks = |line: &&str| line.contains("cannot be forked here: snapshot.json has no 'engine'");
+        let about_forks = |line: &&str| line.contains("' cannot be forked here: ");
         let err = told.split_inclusive('\n').filter(|line| !about_forks(line)).collect();
         Seen { code: output.status.code().unwrap_or(-1), out: text(&output.stdout), err }
     }

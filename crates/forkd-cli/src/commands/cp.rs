@@ -64,12 +64,21 @@ fn get(machines: &Machines, context: &Context<'_>, id: &str, path: &str, to: &Pa
         (true, Some(name)) => to.join(name),
         _ => to.to_owned(),
     };
+    let mut bytes = 0;
+    // A device or a pipe is written into; to put a file in its place would be to destroy it.
+    if to.metadata().is_ok_and(|found| !found.is_file()) {
+        let mut file = File::options().write(true).open(&to).map_err(Error::io("open", &to))?;
+        machines.talk(id, context)?.get(path, &mut |part| {
+            bytes += part.len() as u64;
+            file.write_all(part).map_err(Error::io("write", &to))
+        })?;
+        return Ok(bytes);
+    }
     let dir = to.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut temp = tempfile::Builder::new()
         .prefix(".forkd-cp-")
         .tempfile_in(dir)
         .map_err(Error::io("create a file in", dir))?;
-    let mut bytes = 0;
     let mode = machines.talk(id, context)?.get(path, &mut |part| {
         bytes += part.len() as u64;
         temp.write_all(part).map_err(Error::io("write", &to))

@@ -166,6 +166,9 @@ fn files_are_copied_in_and_out() {
     assert!(user.fails(1, &["cp", "in", &format!("{id}:/none/in")]).contains("/none/in"));
     assert!(user.fails(1, &["cp", &format!("{id}:/none"), "none"]).contains("/none"));
     assert!(!user.path("none").exists());
+    // A device stays one.
+    user.ok(&["cp", &format!("{id}:/tmp/in"), "/dev/null"]);
+    assert!(!std::path::Path::new("/dev/null").metadata().unwrap().is_file());
     assert_eq!(user.run(&["cp", "in", "out"]).code, 2);
     assert_eq!(user.run(&["cp", ".", &format!("{id}:/tmp/")]).code, 2);
     user.ok(&["kill", id]);

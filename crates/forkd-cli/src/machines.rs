@@ -101,6 +101,24 @@ impl<'a> Prefixed<'a> {
     }
 }
 
+/// Shows what a program in a guest prints while `work` goes on. It is no result, so it goes where progress goes.
+pub(crate) fn with_guest_words<T>(
+    context: &Context<'_>,
+    work: impl FnOnce(&mut dyn FnMut(Stream, &[u8]) -> forkd_core::Result<()>) -> T,
+) -> T {
+    let print = |_, bytes: &[u8]| drop(pass_on(Stream::Err, bytes));
+    let prefixed = Prefixed::new("  | ".into(), &print);
+    let quiet = context.output.is_quiet();
+    let done = work(&mut |stream, bytes| {
+        if !quiet {
+            prefixed.push(stream, bytes);
+        }
+        Ok(())
+    });
+    prefixed.finish();
+    done
+}
+
 /// Writes bytes of a guest's program to our own standard output or error. Whoever read us may have had enough.
 pub(crate) fn pass_on(stream: Stream, bytes: &[u8]) -> std::io::Result<()> {
     use std::io::Write;

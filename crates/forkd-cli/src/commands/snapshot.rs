@@ -1,10 +1,9 @@
 use super::Context;
 use crate::config;
-use crate::machines::{Machines, Prefixed, pass_on};
+use crate::machines::{Machines, with_guest_words};
 use crate::output::{mib, seconds};
 use anyhow::Result;
 use forkd_core::engine::{Accel, Machine};
-use forkd_core::guest::Output as Stream;
 use forkd_core::{BakeOptions, Error, Kind};
 use forkd_engine::{Kernel, initramfs};
 use forkd_format::Tag;
@@ -104,20 +103,9 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
         args.tag,
         accel.name()
     ));
-    // The guest's words are no result: they go where progress goes.
-    let print = |_, bytes: &[u8]| drop(pass_on(Stream::Err, bytes));
-    let prefixed = Prefixed::new("  | ".into(), &print);
-    let quiet = context.output.is_quiet();
-    let mut output = |stream, bytes: &[u8]| {
-        if !quiet {
-            prefixed.push(stream, bytes);
-        }
-        Ok(())
-    };
-    let baked =
-        forkd_core::bake(&store, &machines.engine, &machines.runtime, &options, context.env(), &mut output);
-    prefixed.finish();
-    let baked = baked?;
+    let baked = with_guest_words(context, |output| {
+        forkd_core::bake(&store, &machines.engine, &machines.runtime, &options, context.env(), output)
+    })?;
     context.output.line(&format!(
         "✓ snapshot '{}' at {}/ in {} (boot {}, warm {}, trial fork {:.2}s)",
         args.tag,

@@ -1,10 +1,9 @@
 use super::Context;
 use crate::config;
-use crate::machines::{Machines, Prefixed, pass_on};
+use crate::machines::{Machines, with_guest_words};
 use crate::output::{mib, seconds};
 use anyhow::Result;
 use forkd_core::DiffOptions;
-use forkd_core::guest::Output as Stream;
 use forkd_format::{PAGE_SIZE, Tag};
 use serde_json::json;
 use std::time::Instant;
@@ -38,25 +37,10 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
         created_at: config::timestamp()?,
     };
     context.output.line(&format!("==> baking link '{}' on top of '{}'", args.tag, args.from));
-    let print = |_, bytes: &[u8]| drop(pass_on(Stream::Err, bytes));
-    let prefixed = Prefixed::new("  | ".into(), &print);
-    let quiet = context.output.is_quiet();
-    let mut output = |stream, bytes: &[u8]| {
-        if !quiet {
-            prefixed.push(stream, bytes);
-        }
-        Ok(())
-    };
-    let report = forkd_core::snapshot_diff(
-        &store,
-        &machines.engine,
-        &machines.runtime,
-        &options,
-        context.env(),
-        &mut output,
-    );
-    prefixed.finish();
-    let report = report?;
+    let (engine, runtime) = (&machines.engine, &machines.runtime);
+    let report = with_guest_words(context, |output| {
+        forkd_core::snapshot_diff(&store, engine, runtime, &options, context.env(), output)
+    })?;
     if !report.link {
         let note =
             "more pages became zero than a link can list; it holds all of its memory and has no parent";

@@ -10,6 +10,10 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+/// A guest that has said nothing for so long is asked whether it lives, and for so long more is waited for.
+const SILENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// How long the host may sleep before it looks for a stop.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -22,6 +26,8 @@ pub struct Guest {
     decoder: Decoder,
     next_id: u32,
     cancel: Cancel,
+    /// When the guest last said something, and whether it was asked since.
+    heard: (Instant, bool),
     /// Says that the port is taken.
     lock: Option<std::fs::File>,
     /// What the agent said of itself.
@@ -85,6 +91,7 @@ impl Guest {
             decoder: Decoder::default(),
             next_id: 0,
             cancel: cancel.clone(),
+            heard: (Instant::now(), false),
             lock: None,
             hello,
         };
@@ -147,10 +154,24 @@ impl Guest {
             if deadline.is_some_and(|at| Instant::now() >= at) {
                 return Ok(None);
             }
-            if self.fill(&mut buffer)? {
-                continue;
+            if !self.fill(&mut buffer)? && deadline.is_none() {
+                self.ask_for_life()?;
             }
         }
+    }
+
+    /// A guest whose processor stands still, or whose agent is gone, would be waited for without end.
+    fn ask_for_life(&mut self) -> Result<()> {
+        let (heard, asked) = self.heard;
+        if heard.elapsed() > SILENCE + PATIENCE && asked {
+            let silence = heard.elapsed().as_secs();
+            return Err(Error::new(Failure::General, format!("the guest has not answered for {silence} s")));
+        }
+        if heard.elapsed() > SILENCE && !asked {
+            self.heard.1 = true;
+            self.send(Kind::Ping, b"alive")?;
+        }
+        Ok(())
     }
 
     /// Takes what has come, waiting one tick at most; whether something has.
@@ -158,6 +179,7 @@ impl Guest {
         match self.stream.read(buffer) {
             Ok(0) => Err(broken(&ErrorKind::UnexpectedEof.into())),
             Ok(read) => {
+                self.heard = (Instant::now(), false);
                 self.decoder.push(&buffer[..read]);
                 Ok(true)
             }
@@ -314,7 +336,10 @@ impl Guest {
                     }
                 }
             }
-            let Some(frame) = self.receive(Some(Instant::now() + TICK))? else { continue };
+            let Some(frame) = self.receive(Some(Instant::now() + TICK))? else {
+                self.ask_for_life()?;
+                continue;
+            };
             match Kind::from_u8(frame.kind) {
                 _ if frame.id != id => {}
                 Some(Kind::Stdout) => (streams.output)(Output::Out, &frame.payload)?,

@@ -14,6 +14,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("programs_get_input_and_terminals", programs_get_input_and_terminals),
     ("dead_children_are_cleared_away", dead_children_are_cleared_away),
     ("two_hundred_forks_leave_nothing", two_hundred_forks_leave_nothing),
+    ("a_guest_that_stands_still_is_given_up", a_guest_that_stands_still_is_given_up),
     ("memory_is_limited_where_asked", memory_is_limited_where_asked),
     ("the_doctor_says_what_is_here", the_doctor_says_what_is_here),
 ];
@@ -243,6 +244,17 @@ fn two_hundred_forks_leave_nothing() {
     assert_eq!(mounts(), before);
     nothing_is_left(&user);
     user.ok(&["verify", "demo"]);
+}
+
+fn a_guest_that_stands_still_is_given_up() {
+    let user = user_with_demo();
+    let halted = user.fails(1, &["fork", "--tag", "demo", "--", "halt", "-f"]);
+    assert!(halted.contains("the guest has not answered for"), "{halted}");
+    let off = user.fails(1, &["fork", "--tag", "demo", "--", "poweroff", "-f"]);
+    assert!(off.contains("child #: QEMU ended"), "{off}");
+    // One that is only silent is not.
+    user.ok(&["fork", "--tag", "demo", "--", "sleep", "14"]);
+    nothing_is_left(&user);
 }
 
 fn memory_is_limited_where_asked() {

@@ -44,7 +44,7 @@ fn command_line() -> String {
 
 /// Where machines have their folders: short-lived files of this user, with short paths.
 pub(crate) fn runtime_dir() -> PathBuf {
-    match env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_dir()) {
+    match env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute() && dir.is_dir()) {
         Some(dir) => dir.join("forkd"),
         None => env::temp_dir().join(format!("forkd-{}", rustix::process::geteuid().as_raw())),
     }

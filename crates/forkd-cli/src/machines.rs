@@ -6,9 +6,13 @@ use crate::output::printable;
 use anyhow::Result;
 use forkd_core::guest::{Guest, Output as Stream};
 use forkd_core::runtime::{Child, Runtime};
-use forkd_core::{Error, Kind};
+use forkd_core::{Error, Exit, Kind};
 use forkd_engine::Qemu;
 use serde_json::Value;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,14 +28,46 @@ impl Machines {
         Ok(Self { engine, runtime: Runtime::new(config::runtime_dir()) })
     }
 
+    /// For what runs already: QEMU itself need not be found.
+    pub(crate) fn running() -> Self {
+        Self { engine: Qemu::unfound(), runtime: Runtime::new(config::runtime_dir()) }
+    }
+
     pub(crate) fn child(&self, id: &str) -> Result<Child> {
         Ok(self.runtime.child(&self.engine, id)?)
     }
 
-    /// A conversation with the child of that name.
-    pub(crate) fn talk(&self, id: &str, context: &Context<'_>) -> Result<Guest> {
-        Ok(forkd_core::talk(&self.child(id)?, Duration::from_secs(30), context.env())?)
+    /// A conversation with a child.
+    #[allow(clippy::unused_self, reason = "what is talked to are machines")]
+    pub(crate) fn talk(&self, child: &Child, context: &Context<'_>) -> Result<Guest> {
+        forkd_core::talk(child, Duration::from_secs(30), context.env()).map_err(|e| explain(child, &e).into())
     }
+}
+
+/// Says what became of a child with which a conversation failed.
+pub(crate) fn explain(child: &Child, error: &Error) -> Error {
+    if error.kind() == Kind::Interrupted {
+        return Error::new(Kind::Interrupted, "interrupted; what ran in the child was ended");
+    }
+    // A machine that is just ending closes its sockets first.
+    std::thread::sleep(Duration::from_millis(100));
+    if forkd_core::runtime::is_held(&child.run.join(forkd_core::runtime::ALIVE)) {
+        return Error::new(error.kind(), format!("child {}: {error}", child.id));
+    }
+    let console = forkd_core::engine::console(&child.run).unwrap_or_else(|| "nothing".into());
+    let message = format!("child {} has ended; its console ends with:\n  {console}", child.id);
+    Error::new(Kind::General, message)
+}
+
+/// Writes a file that has no name, so that nothing of it is left however this process ends; gives the path by which others may open it
+/// as long as it is open here.
+pub(crate) fn unnamed(bytes: &[u8]) -> Result<(File, PathBuf)> {
+    let dir = std::env::temp_dir();
+    let failed = || Error::io("create a file in", &dir);
+    let mut file = tempfile::tempfile().map_err(failed())?;
+    file.write_all(bytes).map_err(failed())?;
+    let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+    Ok((file, path.into()))
 }
 
 /// The line for the eval endpoint that asks for an expression's value.
@@ -40,8 +76,12 @@ pub(crate) fn eval_line(expression: &str) -> String {
 }
 
 /// Asks for an expression's value.
-pub(crate) fn eval(guest: &mut Guest, expression: &str) -> forkd_core::Result<String> {
-    let answer = guest.eval(&eval_line(expression), None)?;
+pub(crate) fn eval(
+    guest: &mut Guest,
+    expression: &str,
+    limit: Option<Duration>,
+) -> forkd_core::Result<String> {
+    let answer = guest.eval(&eval_line(expression), limit)?;
     let wrong = || {
         Error::new(
             Kind::General,
@@ -119,9 +159,13 @@ pub(crate) fn with_guest_words<T>(
     done
 }
 
+/// A program's exit code, as `timeout(1)` has it where it was killed at its limit.
+pub(crate) fn exit_code(exit: Exit) -> u8 {
+    if exit.timed_out { 124 } else { exit.code }
+}
+
 /// Writes bytes of a guest's program to our own standard output or error. Whoever read us may have had enough.
 pub(crate) fn pass_on(stream: Stream, bytes: &[u8]) -> std::io::Result<()> {
-    use std::io::Write;
     match stream {
         Stream::Out => {
             let mut out = std::io::stdout().lock();

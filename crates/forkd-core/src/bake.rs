@@ -141,7 +141,7 @@ pub fn greet(vm: &mut dyn Vm, run: &RunDir, limit: Duration, env: Env<'_>) -> Re
 }
 
 /// A guest that fails may have failed because its machine did.
-fn explain(error: Error, vm: &mut dyn Vm, run: &RunDir) -> Error {
+pub(crate) fn explain(error: Error, vm: &mut dyn Vm, run: &RunDir) -> Error {
     if error.kind() == Kind::Interrupted {
         return error;
     }

@@ -129,9 +129,9 @@ pub trait Vm: Send + std::fmt::Debug {
 /// Connects to a port of a machine's agent: the socket `guest.<port>` of its folder, which its engine has made.
 ///
 /// # Errors
-/// As `connect(2)`.
+/// As `connect(2)`, which never waits here: `EAGAIN` where too many wait already.
 pub fn connect(run: &Path, port: usize) -> std::io::Result<UnixStream> {
-    UnixStream::connect(run.join(format!("guest.{port}")))
+    forkd_sys::connect(&run.join(format!("guest.{port}")))
 }
 
 /// The ports of the agent: so many conversations a machine can have at the same time.

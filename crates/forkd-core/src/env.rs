@@ -4,13 +4,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A request to stop, seen by every long operation within a fraction of a second.
 #[derive(Debug, Clone, Default)]
-pub struct Cancel(Arc<AtomicBool>);
+pub struct Cancel(Arc<AtomicBool>, Option<Arc<AtomicBool>>);
 
 impl Cancel {
     /// The flag itself, for a signal handler.
     #[must_use]
     pub fn flag(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.0)
+    }
+
+    /// One that is stopped with this one, or by itself.
+    #[must_use]
+    pub fn child(&self) -> Self {
+        Self(Arc::default(), Some(self.flag()))
     }
 
     /// Asks for a stop.
@@ -21,7 +27,7 @@ impl Cancel {
     /// Whether a stop was asked for.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
+        self.0.load(Ordering::SeqCst) || self.1.as_ref().is_some_and(|parent| parent.load(Ordering::SeqCst))
     }
 
     /// Fails once a stop was asked for.

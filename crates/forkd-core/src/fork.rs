@@ -1,6 +1,6 @@
 //! From a snapshot to running children.
 
-use crate::bake::{greet, with_console};
+use crate::bake::{explain, greet, with_console};
 use crate::engine::{Engine, Files, Limits, Vm};
 use crate::guest::Guest;
 use crate::runtime::{Child, RunDir, Runtime, hex, random};
@@ -9,6 +9,7 @@ use crate::{Env, Error, Kind, Result, Store};
 use forkd_agent::message::{Forked as Identity, Woken};
 use forkd_format::Tag;
 use forkd_format::manifest::{MEMORY, ROOTFS};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -134,7 +135,18 @@ pub fn check(engine: &dyn Engine, stored: &Stored) -> Result<()> {
     engine.check(&stored.snapshot).map_err(|e| Error::new(e.kind(), format!("'{}': {e}", stored.tag)))?;
     for (key, path) in stored.bodies() {
         let key = if key == MEMORY { "memory" } else { key.trim_end_matches(".ext4") };
-        let found = path.metadata().map_err(Error::io("read", &path))?.len();
+        let found = match stored.open(&path) {
+            Ok(file) => file.metadata().map_err(Error::io("read", &path))?.len(),
+            Err(e) if e.kind() == Kind::NotFound => {
+                let message = format!(
+                    "{} is missing; `forkd rmi {1}`, then pull or bake it again",
+                    path.display(),
+                    stored.tag
+                );
+                return Err(Error::new(Kind::Integrity, message));
+            }
+            Err(e) => return Err(e),
+        };
         if let Some((bytes, _)) = stored.snapshot.frozen(key)
             && bytes != found
         {
@@ -214,18 +226,19 @@ pub fn fork(
     let source = open(store, engine, &options.tag, env)?;
     let permits = Permits { free: Mutex::new((env.jobs * 2).max(2)), changed: Condvar::new() };
     let outcomes: Mutex<Vec<Result<Forked>>> = Mutex::default();
-    let failed = || outcomes.lock().unwrap_or_else(PoisonError::into_inner).iter().any(Result::is_err);
+    // When one fails the others are stopped.
+    let stop = env.cancel.child();
+    let stopped = Env { cancel: &stop, ..env };
     let started = std::thread::scope(|scope| {
         for number in 1..=options.count {
-            permits.take(env)?;
-            if failed() {
+            if permits.take(stopped).is_err() {
                 break;
             }
             let begun = Instant::now();
-            let run = runtime.create(engine)?;
+            let run = runtime.create(engine).inspect_err(|_| stop.cancel())?;
             // From this thread: the machine ends with the thread that started it.
             let vm = engine.restore(&source.stored, &source.files, options.limits, run.path());
-            let vm = vm.inspect_err(|_| permits.give())?;
+            let vm = vm.inspect_err(|_| stop.cancel())?;
             let (tag, network) = (options.tag.clone(), options.limits.network);
             let snapshot = source.stored.dir.clone();
             let forked = Forked {
@@ -239,21 +252,32 @@ pub fn fork(
                 vm,
                 run,
             };
-            let (permits, outcomes) = (&permits, &outcomes);
+            let (permits, outcomes, stop) = (&permits, &outcomes, &stop);
             scope.spawn(move || {
-                let outcome = start(forked, begun, permits, env, work);
+                let outcome = start(forked, begun, permits, stopped, work);
+                if outcome.is_err() {
+                    stop.cancel();
+                }
                 outcomes.lock().unwrap_or_else(PoisonError::into_inner).push(outcome);
             });
         }
         Ok(())
     });
     started?;
-    let mut children = outcomes
-        .into_inner()
-        .unwrap_or_else(PoisonError::into_inner)
-        .into_iter()
-        .collect::<Result<Vec<_>>>()?;
-    children.sort_by_key(|child| child.number);
+    env.cancel.check()?;
+    let (mut children, mut failures) = (Vec::new(), Vec::new());
+    for outcome in outcomes.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        match outcome {
+            Ok(child) => children.push(child),
+            Err(error) => failures.push(error),
+        }
+    }
+    // The first that failed; those that were stopped because of it say nothing of their own.
+    let cause = failures.iter().position(|error| error.kind() != Kind::Interrupted).unwrap_or(0);
+    if !failures.is_empty() {
+        return Err(failures.swap_remove(cause));
+    }
+    children.sort_by_key(|child: &Forked| child.number);
     Ok(children)
 }
 
@@ -279,10 +303,7 @@ fn start(
     let (mut guest, woken) = awake.map_err(failed)?;
     forked.time = begun.elapsed();
     forked.warnings = woken.warnings;
-    work(&forked, &mut guest).map_err(|e| match forked.vm.check_alive() {
-        Err(dead) if e.kind() != Kind::Interrupted => failed(with_console(dead, &forked.run)),
-        _ => failed(e),
-    })?;
+    work(&forked, &mut guest).map_err(|e| failed(explain(e, forked.vm.as_mut(), &forked.run)))?;
     Ok(forked)
 }
 
@@ -299,6 +320,11 @@ pub fn talk(child: &Child, limit: Duration, env: Env<'_>) -> Result<Guest> {
             let begun = Instant::now();
             while begun.elapsed() < WAKE_LIMIT {
                 let stream = crate::engine::connect(&child.run, port);
+                if stream.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::WouldBlock) {
+                    env.cancel.check()?;
+                    std::thread::sleep(Duration::from_millis(20));
+                    continue;
+                }
                 let stream =
                     stream.map_err(|e| Error::new(Kind::General, format!("child {}: {e}", child.id)))?;
                 if let Some(guest) = Guest::greet(stream, Duration::from_secs(2), env.cancel)? {
@@ -322,7 +348,9 @@ pub fn talk(child: &Child, limit: Duration, env: Env<'_>) -> Result<Guest> {
 
 fn claim(run: &std::path::Path, port: usize) -> Result<Option<std::fs::File>> {
     let path: PathBuf = run.join(format!("port.{port}"));
-    let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let mut options = std::fs::OpenOptions::new();
+    options.create(true).truncate(false).write(true).custom_flags(forkd_sys::NO_FOLLOW);
+    let file = options.open(&path);
     let file = file.map_err(Error::io("open", &path))?;
     let free =
         forkd_sys::try_lock(&file, forkd_sys::LockKind::Exclusive).map_err(Error::io("lock", &path))?;

@@ -104,9 +104,6 @@ impl Runtime {
     /// # Errors
     /// Where the runtime folder belongs to somebody else, or cannot be made.
     pub fn create(&self, engine: &dyn Engine) -> Result<RunDir> {
-        if !self.swept.swap(true, Ordering::Relaxed) {
-            self.sweep(engine);
-        }
         let root = &self.root;
         match fs::DirBuilder::new().mode(0o700).create(root) {
             Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
@@ -114,12 +111,18 @@ impl Runtime {
             }
             _ => {}
         }
-        let metadata = root.symlink_metadata().map_err(Error::io("read", root))?;
-        // It may lie in a folder where everyone can write: whoever owns it could open our machines' sockets.
-        if !metadata.is_dir() || metadata.uid() != forkd_sys::user_id() || metadata.mode() & 0o022 != 0 {
-            let message =
-                format!("{} is not a folder that only this user writes to; remove it", root.display());
+        self.check_owner()?;
+        // A socket's path, with its final zero, has 108 bytes.
+        let longest = root.as_os_str().len() + "/12345678/guest.0".len();
+        if longest > 107 {
+            let message = format!(
+                "{} is too long a path for sockets ({longest} bytes with theirs; at most 107): set XDG_RUNTIME_DIR to a shorter one",
+                root.display()
+            );
             return Err(Error::new(Kind::General, message));
+        }
+        if !self.swept.swap(true, Ordering::Relaxed) {
+            self.sweep(engine);
         }
         loop {
             let id = hex(&random(4)?);
@@ -135,13 +138,33 @@ impl Runtime {
         }
     }
 
+    /// It may lie in a folder where everyone can write: whoever owns it could speak to our machines, and in their place to us.
+    fn check_owner(&self) -> Result<()> {
+        let root = &self.root;
+        let metadata = root.symlink_metadata().map_err(Error::io("read", root))?;
+        if metadata.is_dir() && metadata.uid() == forkd_sys::user_id() && metadata.mode() & 0o022 == 0 {
+            return Ok(());
+        }
+        let message = format!(
+            "{} is not a folder that only this user writes to; remove it, or set XDG_RUNTIME_DIR",
+            root.display()
+        );
+        Err(Error::new(Kind::General, message))
+    }
+
     /// The detached machines that live, oldest first. What died is cleared away.
-    #[must_use]
-    pub fn children(&self, engine: &dyn Engine) -> Vec<Child> {
+    ///
+    /// # Errors
+    /// Where the runtime folder belongs to somebody else.
+    pub fn children(&self, engine: &dyn Engine) -> Result<Vec<Child>> {
+        if self.root.symlink_metadata().is_err() {
+            return Ok(Vec::new());
+        }
+        self.check_owner()?;
         self.sweep(engine);
         let mut children: Vec<Child> = self.folders().filter_map(|path| read(&path)).collect();
         children.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
-        children
+        Ok(children)
     }
 
     /// The machine whose name begins so.
@@ -150,7 +173,7 @@ impl Runtime {
     /// [`Kind::NotFound`]; [`Kind::Usage`] where several do.
     pub fn child(&self, engine: &dyn Engine, name: &str) -> Result<Child> {
         let mut found: Vec<Child> = self
-            .children(engine)
+            .children(engine)?
             .into_iter()
             .filter(|child| !name.is_empty() && child.id.starts_with(name))
             .collect();

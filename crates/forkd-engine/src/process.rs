@@ -47,7 +47,7 @@ impl Process {
         let begun = Instant::now();
         loop {
             cancel.check()?;
-            if let Ok(stream) = UnixStream::connect(socket) {
+            if let Ok(stream) = forkd_sys::connect(socket) {
                 return Ok(stream);
             }
             self.check_alive()?;

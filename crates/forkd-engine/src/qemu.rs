@@ -13,7 +13,6 @@ use forkd_sys::LockKind;
 use serde_json::{Map, Value, json};
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -50,6 +49,12 @@ impl Qemu {
                 let message = format!("{PROGRAM} is not installed (Debian: apt-get install qemu-system-x86)");
                 Error::new(Kind::Incompatible, message)
             })
+    }
+
+    /// One that starts nothing: for what runs already.
+    #[must_use]
+    pub fn unfound() -> Self {
+        Self { program: PathBuf::from(PROGRAM) }
     }
 
     /// Its version.
@@ -252,6 +257,9 @@ impl Engine for Qemu {
                     .into(),
             );
         }
+        if let Some(version) = snapshot.get("format_version").filter(|version| **version != 1) {
+            return refuse(format!("snapshot.json: format_version is {version}; this forkd reads 1"));
+        }
         for (field, here) in [("name", "qemu"), ("machine", MACHINE), ("cpu", CPU), ("arch", "x86_64")] {
             let needed = text(snapshot, "engine", field).unwrap_or("nothing");
             if needed != here {
@@ -320,7 +328,7 @@ impl Engine for Qemu {
             true
         };
         if !gone(Duration::ZERO) {
-            let stream = UnixStream::connect(run.join("qmp")).ok();
+            let stream = forkd_sys::connect(&run.join("qmp")).ok();
             let asked = stream.and_then(|stream| Qmp::new_within(stream, Duration::from_secs(1)).ok());
             let asked = asked.is_some_and(|mut qmp| qmp.execute("quit", &json!({})).is_ok());
             if !asked || !gone(Duration::from_secs(3)) {

@@ -33,7 +33,7 @@ impl QemuVm {
 
 impl Vm for QemuVm {
     fn resume(&mut self, env: Env<'_>) -> Result<()> {
-        let mut qmp = self.monitor(env)?;
+        let mut qmp = self.monitor(env).map_err(no_room)?;
         let Some(state) = self.state else {
             return Err(Error::new(Kind::General, "the machine runs already"));
         };
@@ -43,7 +43,7 @@ impl Vm for QemuVm {
             qmp.wait_migrated(STATE_LIMIT, env.cancel)?;
             qmp.execute("cont", &json!({})).map(drop)
         };
-        load().map_err(|e| match e.kind() {
+        load().map_err(no_room).map_err(|e| match e.kind() {
             Kind::Interrupted => e,
             kind => Error::new(kind, format!("{e}; {}", self.process.last_words())),
         })
@@ -85,6 +85,27 @@ impl Drop for QemuVm {
             crate::cgroup::clear();
         }
     }
+}
+
+/// A machine that did not start may have had no room for its overlay; QEMU itself does not say so.
+fn no_room(error: Error) -> Error {
+    if error.kind() == Kind::Interrupted {
+        return error;
+    }
+    let dir = overlays();
+    match forkd_sys::free_space(&dir) {
+        Err(e) => Error::io("make a disk overlay in", &dir)(e),
+        Ok(free) if free < 1 << 20 => Error::new(
+            Kind::NoSpace,
+            format!("{} is full: there is no room for a child's disk overlay", dir.display()),
+        ),
+        Ok(_) => error,
+    }
+}
+
+/// Where QEMU has the overlays of children's disks, as its own rule is.
+fn overlays() -> PathBuf {
+    std::env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from)
 }
 
 /// Lets QEMU write the device state to a socket, and that to a file: it may open no files of its own any more.

@@ -5,11 +5,13 @@ mod child;
 mod disk;
 pub mod guest;
 mod lock;
+mod socket;
 mod sparse;
 
 pub use child::{die_with_parent, inherit, join_cgroup, kill, new_session, small_pages, user_id};
 pub use disk::{Call, Disk, Probe};
 pub use lock::{LockKind, NO_FOLLOW, try_lock};
+pub use socket::connect;
 pub use sparse::{
-    allocate, allocated, copy_sparse, is_zero, next_data, next_hole, punch_hole, start_writeback,
+    allocate, allocated, copy_sparse, free_space, is_zero, next_data, next_hole, punch_hole, start_writeback,
 };

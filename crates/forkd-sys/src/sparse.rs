@@ -52,6 +52,15 @@ pub fn allocate(file: &File, len: u64) -> io::Result<()> {
     }
 }
 
+/// Bytes that this user may still write to the filesystem of a path.
+///
+/// # Errors
+/// As `statvfs(3)`.
+pub fn free_space(path: &std::path::Path) -> io::Result<u64> {
+    let found = rustix::fs::statvfs(path)?;
+    Ok(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
 /// Copies a file into an empty one: both share their blocks where the filesystem can do that, else the data between the holes is
 /// copied.
 ///

@@ -29,7 +29,7 @@ fn in_child(text: &str) -> Option<(&str, &str)> {
 
 pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
     let usage = |message: &str| Err(Error::new(Kind::Usage, message).into());
-    let machines = Machines::open()?;
+    let machines = Machines::running();
     let bytes = match (in_child(&args.from), in_child(&args.to)) {
         (None, Some((id, path))) => put(&machines, context, Path::new(&args.from), id, path)?,
         (Some((id, path)), None) => get(&machines, context, id, path, Path::new(&args.to))?,
@@ -42,12 +42,16 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
 }
 
 fn put(machines: &Machines, context: &Context<'_>, from: &Path, id: &str, path: &str) -> Result<u64> {
-    let mut file = File::open(from).map_err(Error::io("open", from))?;
-    let metadata = file.metadata().map_err(Error::io("open", from))?;
+    let metadata = from.metadata().map_err(Error::io("open", from))?;
     if metadata.is_dir() {
         let message = format!("{} is a folder; see `forkd cp --help` for those", from.display());
         return Err(Error::new(Kind::Usage, message).into());
     }
+    if !metadata.is_file() {
+        let message = format!("{} is not a regular file; use `forkd exec -i` for streams", from.display());
+        return Err(Error::new(Kind::Usage, message).into());
+    }
+    let mut file = File::open(from).map_err(Error::io("open", from))?;
     // As cp does: into a folder under the file's own name.
     let name = from.file_name().unwrap_or_default().to_string_lossy();
     let path = if path.ends_with('/') || path.is_empty() {
@@ -56,7 +60,7 @@ fn put(machines: &Machines, context: &Context<'_>, from: &Path, id: &str, path: 
         path.to_owned()
     };
     let mode = metadata.permissions().mode() & 0o7777;
-    Ok(machines.talk(id, context)?.put(&path, mode, &mut file, from)?)
+    Ok(machines.talk(&machines.child(id)?, context)?.put(&path, mode, &mut file, from)?)
 }
 
 fn get(machines: &Machines, context: &Context<'_>, id: &str, path: &str, to: &Path) -> Result<u64> {
@@ -64,11 +68,13 @@ fn get(machines: &Machines, context: &Context<'_>, id: &str, path: &str, to: &Pa
         (true, Some(name)) => to.join(name),
         _ => to.to_owned(),
     };
+    // A link is followed, as by cp.
+    let to = to.canonicalize().unwrap_or(to);
     let mut bytes = 0;
     // A device or a pipe is written into; to put a file in its place would be to destroy it.
     if to.metadata().is_ok_and(|found| !found.is_file()) {
         let mut file = File::options().write(true).open(&to).map_err(Error::io("open", &to))?;
-        machines.talk(id, context)?.get(path, &mut |part| {
+        machines.talk(&machines.child(id)?, context)?.get(path, &mut |part| {
             bytes += part.len() as u64;
             file.write_all(part).map_err(Error::io("write", &to))
         })?;
@@ -79,7 +85,7 @@ fn get(machines: &Machines, context: &Context<'_>, id: &str, path: &str, to: &Pa
         .prefix(".forkd-cp-")
         .tempfile_in(dir)
         .map_err(Error::io("create a file in", dir))?;
-    let mode = machines.talk(id, context)?.get(path, &mut |part| {
+    let mode = machines.talk(&machines.child(id)?, context)?.get(path, &mut |part| {
         bytes += part.len() as u64;
         temp.write_all(part).map_err(Error::io("write", &to))
     })?;

@@ -1,5 +1,6 @@
 use super::Context;
 use crate::config;
+use crate::machines::unnamed;
 use anyhow::Result;
 use forkd_core::runtime::Runtime;
 use forkd_engine::{Kernel, Qemu, initramfs, memory_limits};
@@ -76,51 +77,45 @@ fn findings(context: &Context<'_>) -> Result<Vec<Finding>> {
         "x86_64" => Finding::good("processor", arch),
         _ => Finding::good("processor", format!("{arch}; x86-64 guests are emulated (untested)")),
     });
-    let cache = config::cache_dir()?;
     let qemu = Qemu::find(std::env::var_os("PATH").as_deref());
-    let machine = qemu.as_ref().ok().map(Qemu::has_machine);
-    match (&qemu, machine) {
-        (Ok(qemu), Some(Ok(()))) => list.push(Finding::good("QEMU", qemu.version()?)),
-        (Ok(qemu), Some(Err(e))) => {
-            let found = format!("{}: {e}", qemu.version()?);
-            list.push(Finding::not("QEMU", State::Bad, found, "install QEMU 7.2 or later"));
-        }
-        _ => list.push(Finding::not("QEMU", State::Bad, "not installed", "apt-get install qemu-system-x86")),
-    }
-    let kernel = Kernel::cached(&cache);
-    list.push(match &kernel {
-        Some(kernel) => {
+    let fix = "apt-get install qemu-system-x86 (7.2 or later)";
+    let found = qemu.as_ref().map_err(ToString::to_string).and_then(|qemu| {
+        let version = qemu.version().map_err(|e| e.to_string())?;
+        qemu.has_machine().map_err(|e| format!("{version}: {e}")).map(|()| version)
+    });
+    let usable = qemu.as_ref().ok().filter(|_| found.is_ok());
+    list.push(match &found {
+        Ok(version) => Finding::good("QEMU", version.clone()),
+        Err(why) => Finding::not("QEMU", State::Bad, why.clone(), fix),
+    });
+    let cache = config::cache_dir();
+    let kernel = cache.as_ref().ok().and_then(|cache| Kernel::cached(cache));
+    list.push(match (&kernel, &cache) {
+        (Some(kernel), _) => {
             Finding::good("kernel", format!("{} in the cache", kernel.release.as_deref().unwrap_or("one")))
         }
-        None => Finding::not(
-            "kernel",
-            State::Missing,
-            "none in the cache",
-            "the first `forkd snapshot` fetches Debian's; or give --kernel FILE",
-        ),
+        (None, Ok(_)) => {
+            let fix = "the first `forkd snapshot` fetches Debian's; or give --kernel FILE";
+            Finding::not("kernel", State::Missing, "none in the cache", fix)
+        }
+        (None, Err(e)) => Finding::not("kernel", State::Missing, e.to_string(), "set HOME or XDG_CACHE_HOME"),
     });
     let runtime = Runtime::new(config::runtime_dir());
-    if let (Ok(qemu), Some(kernel)) = (&qemu, &kernel) {
-        let run = tempfile::Builder::new().prefix("forkd-initrd-").tempfile()?;
-        std::fs::write(run.path(), initramfs(kernel)?)?;
-        list.push(match qemu.probe_kvm(&kernel.image, run.path(), &runtime, &cache, context.env())? {
+    let fix = "set XDG_RUNTIME_DIR to a folder of yours, with a short path";
+    list.push(match runtime.create(&Qemu::unfound()) {
+        Ok(_) => Finding::good("runtime folder", config::display(runtime.root())),
+        Err(e) => Finding::not("runtime folder", State::Bad, e.to_string(), fix),
+    });
+    if let (Some(qemu), Some(kernel), Ok(cache)) = (usable, &kernel, &cache) {
+        let (_initrd, initrd) = unnamed(&initramfs(kernel)?)?;
+        list.push(match qemu.probe_kvm(&kernel.image, &initrd, &runtime, cache, context.env())? {
             Ok(()) => Finding::good("KVM", "a guest runs on it"),
             Err(why) => {
-                let why = why.lines().next().unwrap_or_default().to_owned();
+                let why = why.split("; its console").next().unwrap_or_default().replace('\n', " ");
                 let fix = "be in the group that owns /dev/kvm, and switch virtualisation on in the firmware; TCG does without, slower";
                 Finding::not("KVM", State::Missing, why, fix)
             }
         });
-    }
-    let made = qemu.as_ref().ok().map(|qemu| runtime.create(qemu));
-    match made {
-        Some(Err(e)) => list.push(Finding::not(
-            "runtime folder",
-            State::Bad,
-            e.to_string(),
-            "set XDG_RUNTIME_DIR to a folder of yours, with a short path",
-        )),
-        _ => list.push(Finding::good("runtime folder", config::display(runtime.root()))),
     }
     let store = config::store()?;
     let existing = store.root().ancestors().find(|dir| dir.is_dir());

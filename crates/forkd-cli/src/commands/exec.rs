@@ -1,5 +1,5 @@
 use super::Context;
-use crate::machines::{Machines, pass_on};
+use crate::machines::{Machines, exit_code, explain, pass_on};
 use anyhow::Result;
 use forkd_core::guest::{Control, Guest, Output as Stream, Streams};
 use forkd_core::{Error, Exec, Exit, Kind};
@@ -32,7 +32,7 @@ pub(crate) struct Args {
     #[arg(short, long, value_name = "DIR")]
     workdir: Option<String>,
     /// Kill it after so long
-    #[arg(long, value_name = "SECS")]
+    #[arg(long, value_name = "SECS", value_parser = clap::value_parser!(u32).range(1..))]
     timeout_secs: Option<u32>,
     /// The program and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
@@ -52,16 +52,18 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
         limit_ms: args.timeout_secs.map_or(0, |secs| u64::from(secs) * 1000),
         input: args.interactive,
     };
-    let mut guest = Machines::open()?.talk(&args.id, context)?;
+    let machines = Machines::running();
+    let child = machines.child(&args.id)?;
+    let mut guest = machines.talk(&child, context)?;
     let raw = (args.tty && args.interactive).then(Raw::enter).flatten();
     let exit = converse(&mut guest, &exec, args, context);
     drop(raw);
-    let exit = exit?;
-    context.output.exit_with(if exit.timed_out { 124 } else { exit.code });
+    let exit = exit.map_err(|e| explain(&child, &e))?;
+    context.output.exit_with(exit_code(exit));
     if exit.timed_out {
         context.env().progress.note("killed at its time limit");
     }
-    context.output.json(&json!({ "id": args.id, "exit_code": exit.code, "timed_out": exit.timed_out }));
+    context.output.json(&json!({ "id": args.id, "exit_code": exit_code(exit), "timed_out": exit.timed_out }));
     Ok(())
 }
 
@@ -88,7 +90,13 @@ fn converse(guest: &mut Guest, exec: &Exec, args: &Args, context: &Context<'_>) 
     let json = context.output.is_json();
     let mut output = |stream, bytes: &[u8]| {
         let stream = if json { Stream::Err } else { stream };
-        pass_on(stream, bytes).map_err(|e| Error::new(Kind::General, format!("cannot print: {e}")))
+        match pass_on(stream, bytes) {
+            // Whoever read us has had enough; the program goes on.
+            Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+                Err(Error::new(Kind::General, format!("cannot print: {e}")))
+            }
+            _ => Ok(()),
+        }
     };
     guest.exec(exec, &mut Streams { input, output: &mut output, controls: Some(&controls) })
 }

@@ -1,6 +1,6 @@
 use super::Context;
 use crate::config;
-use crate::machines::{Machines, Prefixed, eval, pass_on};
+use crate::machines::{Machines, Prefixed, eval, exit_code, pass_on};
 use crate::output::printable;
 use anyhow::Result;
 use forkd_core::engine::Limits;
@@ -39,8 +39,8 @@ pub(crate) struct Args {
     /// Ask the guest's eval endpoint in every child
     #[arg(long, value_name = "EXPR", conflicts_with = "command")]
     eval: Option<String>,
-    /// Kill the program of a child after so long
-    #[arg(long, value_name = "SECS", requires = "command")]
+    /// Kill the program of a child, or give its answer up, after so long
+    #[arg(long, value_name = "SECS", value_parser = clap::value_parser!(u32).range(1..))]
     timeout_secs: Option<u32>,
     /// Run in every child; each line of output gets the child's number, and the worst exit code is ours
     #[arg(last = true, value_name = "CMD")]
@@ -97,7 +97,7 @@ fn work(args: &Args, context: &Context<'_>, child: &Forked, guest: &mut Guest) -
     let mut result =
         json!({ "child": number, "id": id, "pid": child.pid(), "seconds": child.time.as_secs_f64() });
     if let Some(expression) = &args.eval {
-        let answer = eval(guest, expression)?;
+        let answer = eval(guest, expression, args.timeout_secs.map(|secs| Duration::from_secs(secs.into())))?;
         let time = (child.time + begun.elapsed()).as_secs_f64();
         context.output.answer(&format!("child {number} answered in {time:.2}s: {}", printable(&answer)));
         result["seconds"] = json!(time);
@@ -108,12 +108,12 @@ fn work(args: &Args, context: &Context<'_>, child: &Forked, guest: &mut Guest) -
     } else {
         let print = |stream, bytes: &[u8]| drop(pass_on(stream, bytes));
         let prefixed = Prefixed::new(format!("{number}| "), &print);
-        let mut kept = [String::new(), String::new()];
+        let mut kept = [Vec::new(), Vec::new()];
         let mut output = |stream: Stream, bytes: &[u8]| {
             if context.output.is_json() {
                 let kept = &mut kept[usize::from(stream == Stream::Err)];
                 let room = MOST_KEPT.saturating_sub(kept.len());
-                kept.push_str(&String::from_utf8_lossy(&bytes[..bytes.len().min(room)]));
+                kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
             } else {
                 prefixed.push(stream, bytes);
             }
@@ -131,10 +131,10 @@ fn work(args: &Args, context: &Context<'_>, child: &Forked, guest: &mut Guest) -
         } else if exit.code != 0 {
             context.env().progress.note(&format!("child {number}: exit code {}", exit.code));
         }
-        result["exit_code"] = json!(exit.code);
+        result["exit_code"] = json!(exit_code(exit));
         result["timed_out"] = json!(exit.timed_out);
         if context.output.is_json() {
-            let [out, err] = kept;
+            let [out, err] = kept.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
             (result["stdout"], result["stderr"]) = (json!(out), json!(err));
         }
     }

@@ -17,20 +17,30 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
-    let machines = Machines::open()?;
-    let mut children: Vec<Child> = if args.all {
-        machines.runtime.children(&machines.engine)
-    } else {
-        args.ids.iter().map(|id| machines.child(id)).collect::<Result<_>>()?
-    };
+    let machines = Machines::running();
+    let mut children: Vec<Child> = Vec::new();
+    // One that is not there keeps no other alive.
+    let mut failure = None;
+    if args.all {
+        children = machines.runtime.children(&machines.engine)?;
+    }
+    for id in &args.ids {
+        match machines.child(id) {
+            Ok(child) => children.push(child),
+            Err(error) => failure = failure.or(Some(error)),
+        }
+    }
     children.sort_by(|a, b| a.id.cmp(&b.id));
     children.dedup_by(|a, b| a.id == b.id);
-    if children.is_empty() {
+    if children.is_empty() && failure.is_none() {
         context.output.line("no children are running");
     }
     for child in &children {
         runtime::kill(&machines.engine, child)?;
         context.output.answer(&child.id);
+    }
+    if let Some(failure) = failure {
+        return Err(failure);
     }
     context.output.json(&json!({ "killed": children.iter().map(|child| &child.id).collect::<Vec<_>>() }));
     Ok(())

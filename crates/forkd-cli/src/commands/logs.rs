@@ -18,7 +18,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
-    let child = Machines::open()?.child(&args.id)?;
+    let child = Machines::running().child(&args.id)?;
     let path = child.run.join("console");
     let mut file = std::fs::File::open(&path).map_err(Error::io("open", &path))?;
     let mut buffer = vec![0; 64 << 10];

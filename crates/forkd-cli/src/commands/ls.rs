@@ -16,8 +16,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
-    let machines = Machines::open()?;
-    let children = machines.runtime.children(&machines.engine);
+    let machines = Machines::running();
+    let children = machines.runtime.children(&machines.engine)?;
     if args.ids {
         children.iter().for_each(|child| context.output.answer(&child.id));
     } else if children.is_empty() {

@@ -1,5 +1,5 @@
 use super::Context;
-use crate::machines::Machines;
+use crate::machines::{Machines, explain};
 use anyhow::Result;
 use serde_json::json;
 use std::time::Duration;
@@ -16,10 +16,13 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
-    let mut guest = Machines::open()?.talk(&args.id, context)?;
+    let machines = Machines::running();
+    let child = machines.child(&args.id)?;
+    let mut guest = machines.talk(&child, context)?;
     let mut times = Vec::new();
     for _ in 0..args.count {
-        let time = guest.ping(Duration::from_secs(30))?.as_secs_f64() * 1000.0;
+        let time =
+            guest.ping(Duration::from_secs(30)).map_err(|e| explain(&child, &e))?.as_secs_f64() * 1000.0;
         context.output.answer(&format!("pong from {} in {time:.2} ms", args.id));
         times.push(time);
     }

@@ -48,10 +48,19 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
 
 /// Children that run keep their files open and would go on without; but who removes their snapshot has hardly meant that.
 fn refuse_running(args: &Args, store: &Store) -> Result<()> {
-    // Without an engine there are no children.
-    let Ok(machines) = Machines::open() else { return Ok(()) };
-    let running = machines.runtime.children(&machines.engine);
-    for tag in &args.tags {
+    let machines = Machines::running();
+    let running = machines.runtime.children(&machines.engine)?;
+    let mut tags = args.tags.clone();
+    if args.cascade {
+        loop {
+            let more = store.dependents(&tags)?;
+            if more.is_empty() {
+                break;
+            }
+            tags.extend(more.into_iter().map(|(_, tag)| tag));
+        }
+    }
+    for tag in &tags {
         let of = store.dir(tag);
         let ids: Vec<&str> =
             running.iter().filter(|child| child.snapshot == of).map(|child| child.id.as_str()).collect();

@@ -1,6 +1,6 @@
 use super::Context;
 use crate::config;
-use crate::machines::{Machines, with_guest_words};
+use crate::machines::{Machines, unnamed, with_guest_words};
 use crate::output::{mib, seconds};
 use anyhow::Result;
 use forkd_core::engine::{Accel, Machine};
@@ -77,12 +77,11 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
         Some(image) => Kernel::given(image)?,
         None => Kernel::find(&config::cache_dir()?, context.env().progress)?,
     };
-    let run = tempfile::Builder::new().prefix("forkd-initrd-").tempfile()?;
-    std::fs::write(run.path(), initramfs(&kernel)?)?;
-    let accel = choose(args, context, &machines, &kernel, run.path())?;
+    let (_initrd, initrd) = unnamed(&initramfs(&kernel)?)?;
+    let accel = choose(args, context, &machines, &kernel, &initrd)?;
     let machine = Machine {
         kernel: kernel.image,
-        initrd: run.path().to_owned(),
+        initrd,
         append: args.append.clone(),
         memory: args.mem_size_mib << 20,
         accel,

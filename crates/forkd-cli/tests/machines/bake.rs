@@ -127,6 +127,12 @@ fn a_full_disk_leaves_no_tag() {
 
 fn an_altered_machine_is_not_forked() {
     let user = user_with_demo();
+    let (memory, away) = (user.snapshot("demo", "memory.bin"), user.path("away"));
+    std::fs::rename(&memory, &away).unwrap();
+    assert!(user.fails(6, &["fork", "--tag", "demo"]).contains("memory.bin is missing"));
+    std::os::unix::fs::symlink(&away, &memory).unwrap();
+    assert!(user.fails(6, &["fork", "--tag", "demo"]).contains("not a regular file"));
+    std::fs::rename(&away, &memory).unwrap();
     for name in ["memory.bin", "vmstate", "rootfs.ext4"] {
         let path = user.snapshot("demo", name);
         let good = std::fs::read(&path).unwrap();

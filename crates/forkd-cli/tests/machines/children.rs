@@ -65,7 +65,7 @@ fn a_command_runs_in_every_child() {
     );
     assert_eq!(user.run(&["fork", "--tag", "demo", "--", "no-such-program"]).code, 127);
     let late = user.run(&["fork", "--tag", "demo", "--timeout-secs", "1", "--", "sleep", "100"]);
-    assert!(late.code == 137 && late.err.contains("killed at its time limit"), "{} {}", late.code, late.err);
+    assert!(late.code == 124 && late.err.contains("killed at its time limit"), "{} {}", late.code, late.err);
     let plain = user.ok(&["fork", "--tag", "demo"]);
     assert!(
         plain.starts_with("child # ready in #s: ") && plain.ends_with("✓ # child of 'demo' ready in #s\n"),
@@ -145,6 +145,10 @@ fn detached_children_are_spoken_to_and_ended() {
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!(user.run(&["exec", &ids[0], "--", "sh", "-c", "ps | grep -q '[s]leep 1234'"]).code, 1);
     assert!(user.fails(1, &["rmi", "demo"]).contains("children of it are running"));
+    assert!(user.fails(1, &["rmi", "demo", "--cascade"]).contains("children of it are running"));
+    // QEMU is not needed to see to what runs; nor does one name that is wrong keep others alive.
+    let mut ls = user.command(&["ls", "--ids"]);
+    assert_eq!(ls.env("PATH", "/none").output().unwrap().stdout.len(), 18);
     assert_eq!(user.ok(&["kill", &ids[0]]).trim(), user.plain(&ids[0]));
     assert_eq!(processes(&user), 1);
     user.ok(&["kill", "--all"]);
@@ -167,7 +171,11 @@ fn files_are_copied_in_and_out() {
     assert!(user.fails(1, &["cp", "in", &format!("{id}:/none/in")]).contains("/none/in"));
     assert!(user.fails(1, &["cp", &format!("{id}:/none"), "none"]).contains("/none"));
     assert!(!user.path("none").exists());
-    // A device stays one.
+    // A device stays one, and a link a link.
+    std::fs::write(user.path("real"), "old").unwrap();
+    std::os::unix::fs::symlink("real", user.path("link")).unwrap();
+    user.ok(&["cp", &format!("{id}:/tmp/in"), "link"]);
+    assert_eq!(std::fs::read(user.path("real")).unwrap(), bytes);
     user.ok(&["cp", &format!("{id}:/tmp/in"), "/dev/null"]);
     assert!(!std::path::Path::new("/dev/null").metadata().unwrap().is_file());
     assert_eq!(user.run(&["cp", "in", "out"]).code, 2);
@@ -214,6 +222,17 @@ fn dead_children_are_cleared_away() {
     assert_eq!(user.ids().len(), 1);
     user.ok(&["kill", "--all"]);
     nothing_is_left(&user);
+    // One that does not answer any more does not keep us for ever.
+    user.ok(&["fork", "--tag", "demo", "--detach"]);
+    let pid = user.json(&["ls"])["children"][0]["pid"].to_string();
+    std::process::Command::new("kill").args(["-STOP", &pid]).status().unwrap();
+    for _ in 0..5 {
+        let mut ping = user.command(&["ping", &user.ids()[0]]).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        std::process::Command::new("kill").args(["-INT", &ping.id().to_string()]).status().unwrap();
+        assert_eq!(ping.wait().unwrap().code(), Some(130));
+    }
+    user.ok(&["kill", "--all"]);
     // A forkd that is killed at any moment while it detaches.
     for delay in [5, 40, 90, 150, 220, 300, 400] {
         let mut fork = user
@@ -250,6 +269,15 @@ fn a_guest_that_stands_still_is_given_up() {
     let user = user_with_demo();
     let halted = user.fails(1, &["fork", "--tag", "demo", "--", "halt", "-f"]);
     assert!(halted.contains("the guest has not answered for"), "{halted}");
+    // When one fails the others do not keep us.
+    let begun = std::time::Instant::now();
+    let script = "case $(hostname) in *[02468ace]) ;; *) poweroff -f;; esac; sleep 100";
+    while user
+        .run(&["fork", "--tag", "demo", "-n", "3", "--timeout-secs", "3", "--", "sh", "-c", script])
+        .code
+        != 1
+    {}
+    assert!(begun.elapsed() < Duration::from_secs(60));
     let off = user.fails(1, &["fork", "--tag", "demo", "--", "poweroff", "-f"]);
     assert!(off.contains("child #: QEMU ended"), "{off}");
     // One that is only silent is not.

@@ -1,6 +1,7 @@
 use super::Stored;
 use crate::blocks::BlockSums;
 use crate::{Error, Kind, Result};
+use forkd_format::manifest::SNAPSHOT_JSON;
 use forkd_format::{Digest, Hasher, PAGE_SIZE, PIECE_SIZE, Tag};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, Metadata};
@@ -104,6 +105,7 @@ impl Stored {
 /// # Errors
 /// [`Kind::Integrity`] naming the file.
 pub(crate) fn check_untouched(stored: &Stored) -> Result<()> {
+    check_file(stored, SNAPSHOT_JSON, &stored.dir.join(SNAPSHOT_JSON))?;
     stored.bodies().iter().try_for_each(|(name, path)| check_file(stored, name, path))
 }
 

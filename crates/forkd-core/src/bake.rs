@@ -130,9 +130,7 @@ pub fn greet(vm: &mut dyn Vm, run: &RunDir, limit: Duration, env: Env<'_>) -> Re
             Ok(Some(guest)) => return Ok(guest),
             Ok(None) => {}
             Err(error) => {
-                // One that is just ending closes its sockets first.
-                std::thread::sleep(Duration::from_millis(50));
-                let why = vm.check_alive().err();
+                let why = ended(vm).err();
                 break if error.kind() == Kind::Interrupted { error } else { why.unwrap_or(error) };
             }
         }
@@ -140,14 +138,20 @@ pub fn greet(vm: &mut dyn Vm, run: &RunDir, limit: Duration, env: Env<'_>) -> Re
     Err(with_console(error, run))
 }
 
+/// Fails where a machine has ended. One that is just ending closes its sockets first, so it is given a moment.
+fn ended(vm: &mut dyn Vm) -> Result<()> {
+    (0..10).try_for_each(|_| {
+        std::thread::sleep(Duration::from_millis(20));
+        vm.check_alive()
+    })
+}
+
 /// A guest that fails may have failed because its machine did.
 pub(crate) fn explain(error: Error, vm: &mut dyn Vm, run: &RunDir) -> Error {
     if error.kind() == Kind::Interrupted {
         return error;
     }
-    // A machine that is just ending closes its sockets first.
-    std::thread::sleep(Duration::from_millis(50));
-    with_console(vm.check_alive().err().unwrap_or(error), run)
+    with_console(ended(vm).err().unwrap_or(error), run)
 }
 
 pub(crate) fn with_console(error: Error, run: &RunDir) -> Error {

@@ -313,6 +313,7 @@ fn start(
 /// [`Kind::Locked`] where all ports are in use for `limit`.
 pub fn talk(child: &Child, limit: Duration, env: Env<'_>) -> Result<Guest> {
     let begun = Instant::now();
+    let mut told = false;
     loop {
         for port in 0..crate::engine::PORTS {
             let Some(lock) = claim(&child.run, port)? else { continue };
@@ -341,6 +342,14 @@ pub fn talk(child: &Child, limit: Duration, env: Env<'_>) -> Result<Guest> {
                 resource,
                 holder: format!("{} others that talk to it", crate::engine::PORTS),
             });
+        }
+        if !told {
+            env.progress.note(&format!(
+                "waiting for child {}: {} others talk to it",
+                child.id,
+                crate::engine::PORTS
+            ));
+            told = true;
         }
         std::thread::sleep(Duration::from_millis(20));
     }

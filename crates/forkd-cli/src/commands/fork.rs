@@ -78,7 +78,11 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
         children.iter_mut().try_for_each(Forked::check_alive)?;
     }
     let plural = if args.n == 1 { "child" } else { "children" };
-    let did = if args.eval.is_some() { "answered" } else { "ready" };
+    let did = match (&args.eval, args.command.is_empty()) {
+        (Some(_), _) => "answered",
+        (None, true) => "ready",
+        (None, false) => "ended",
+    };
     context.output.line(&format!("✓ {} {plural} of '{}' {did} in {time:.2}s", args.n, args.tag));
     if args.detach {
         let ids = children.into_iter().map(|child| Ok(child.detach()?.id)).collect::<Result<Vec<_>>>()?;
@@ -130,12 +134,11 @@ fn work(args: &Args, context: &Context<'_>, child: &Forked, guest: &mut Guest) -
         };
         let exit = guest.exec(&exec, &mut Streams { input: None, output: &mut output, controls: None })?;
         prefixed.finish();
-        if exit.timed_out {
-            context.env().progress.note(&format!("child {number}: killed at its time limit"));
-        } else if exit.code != 0 {
-            context.env().progress.note(&format!("child {number}: exit code {}", exit.code));
-        }
-        result["exit_code"] = json!(exit_code(exit));
+        let (code, time) = (exit_code(exit), (child.time + begun.elapsed()).as_secs_f64());
+        let how = if exit.timed_out { "was killed at its time limit" } else { "ended" };
+        context.output.line(&format!("child {number} {how} in {time:.2}s: exit code {code}"));
+        result["seconds"] = json!(time);
+        result["exit_code"] = json!(code);
         result["timed_out"] = json!(exit.timed_out);
         if context.output.is_json() {
             let [out, err] = kept.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());

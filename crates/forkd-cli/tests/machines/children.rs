@@ -34,7 +34,10 @@ fn a_command_runs_in_every_child() {
             "#| warm",
             "#| warm",
             "#| warm",
-            "✓ # children of 'demo' ready in #s"
+            "child # ended in #s: exit code #",
+            "child # ended in #s: exit code #",
+            "child # ended in #s: exit code #",
+            "✓ # children of 'demo' ended in #s"
         ]
     );
     let report = user.run(&[
@@ -65,7 +68,12 @@ fn a_command_runs_in_every_child() {
     );
     assert_eq!(user.run(&["fork", "--tag", "demo", "--", "no-such-program"]).code, 127);
     let late = user.run(&["fork", "--tag", "demo", "--timeout-secs", "1", "--", "sleep", "100"]);
-    assert!(late.code == 124 && late.err.contains("killed at its time limit"), "{} {}", late.code, late.err);
+    assert!(
+        late.code == 124 && late.out.contains("child # was killed at its time limit in #s: exit code #"),
+        "{} {}",
+        late.code,
+        late.err
+    );
     let plain = user.ok(&["fork", "--tag", "demo"]);
     assert!(
         plain.starts_with("child # ready in #s: ") && plain.ends_with("✓ # child of 'demo' ready in #s\n"),

@@ -28,6 +28,8 @@ pub enum Kind {
     Forked = 10,
     /// Request: a line for the eval endpoint, without its end. Answer: [`Kind::Stdout`] with the endpoint's line in parts, then [`Kind::Ok`].
     Eval = 11,
+    /// Request, no payload: end all programs and let go of the disk. Answer: [`Kind::Ok`]; the host then switches the machine off.
+    Halt = 12,
     /// Answer: done.
     Ok = 64,
     /// Answer: not done; why, in UTF-8.
@@ -52,7 +54,7 @@ impl Kind {
     /// The kind with a number.
     #[must_use]
     pub fn from_u8(kind: u8) -> Option<Self> {
-        const ALL: [Kind; 17] = [
+        const ALL: [Kind; 18] = [
             Kind::Hello,
             Kind::Ping,
             Kind::Exec,
@@ -64,6 +66,7 @@ impl Kind {
             Kind::Prepare,
             Kind::Forked,
             Kind::Eval,
+            Kind::Halt,
             Kind::Ok,
             Kind::Error,
             Kind::Stdout,
@@ -180,10 +183,12 @@ impl Hello {
 pub struct Exec {
     /// The program, looked up in `PATH`, and its arguments.
     pub argv: Vec<String>,
-    /// `NAME=VALUE`, added to the agent's own.
+    /// `NAME=VALUE`, added to the image's and the agent's own.
     pub env: Vec<String>,
-    /// Its working folder; empty for `/`.
+    /// Its working folder; empty for the image's.
     pub cwd: String,
+    /// Who runs it: a name or number, and a group's after a colon; empty for the image's.
+    pub user: String,
     /// Rows and columns of its terminal; `None` for pipes.
     pub terminal: Option<(u16, u16)>,
     /// After so many milliseconds it is killed; 0 for never.
@@ -202,6 +207,7 @@ impl Exec {
             .texts(&self.argv)
             .texts(&self.env)
             .bytes(self.cwd.as_bytes())
+            .bytes(self.user.as_bytes())
             .number(terminal)
             .number(self.limit_ms)
             .number(self.input.into())
@@ -214,12 +220,12 @@ impl Exec {
     /// [`Malformed`].
     pub fn decode(payload: &[u8]) -> Result<Self, Malformed> {
         let mut r = Reader(payload);
-        let (argv, env, cwd) = (r.texts()?, r.texts()?, r.text()?);
+        let (argv, env, cwd, user) = (r.texts()?, r.texts()?, r.text()?, r.text()?);
         let terminal = match r.number()? {
             0 => None,
             size => Some(((size >> 16) as u16, size as u16)),
         };
-        let exec = Self { argv, env, cwd, terminal, limit_ms: r.number()?, input: r.number()? != 0 };
+        let exec = Self { argv, env, cwd, user, terminal, limit_ms: r.number()?, input: r.number()? != 0 };
         r.end()?;
         Ok(exec)
     }
@@ -362,7 +368,7 @@ mod tests {
             argv in prop::collection::vec(".*", 0..5), cwd in ".*", terminal in any::<Option<(u16, u16)>>(),
             number in any::<u64>(), flag in any::<bool>(), bytes in prop::collection::vec(any::<u8>(), 0..40),
         ) {
-            let exec = Exec { argv: argv.clone(), env: argv.clone(), cwd: cwd.clone(), terminal, limit_ms: number, input: flag };
+            let exec = Exec { argv: argv.clone(), env: argv.clone(), cwd: cwd.clone(), user: cwd.clone(), terminal, limit_ms: number, input: flag };
             prop_assert_eq!(Exec::decode(&exec.encode()), Ok(exec));
             let forked = Forked { clock_ns: number, seed: bytes, hostname: cwd.clone(), machine_id: cwd.clone(), network: flag };
             prop_assert_eq!(Forked::decode(&forked.encode()), Ok(forked));

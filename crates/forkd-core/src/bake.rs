@@ -30,10 +30,14 @@ pub struct BakeOptions {
     pub rootfs: PathBuf,
     /// How long the guest may take to boot, and how long until it is ready.
     pub boot_wait: Duration,
+    /// Who runs the commands in the guest: a name or number; empty for the image's user.
+    pub user: String,
     /// Run in the guest, by its shell, once it has booted.
     pub warm: Option<String>,
     /// Run again and again until it succeeds.
     pub ready: Option<String>,
+    /// Where the root disk came from: fields for `snapshot.json`.
+    pub origin: Map<String, Value>,
     /// RFC 3339, UTC.
     pub created_at: String,
 }
@@ -51,7 +55,7 @@ pub struct BakeReport {
     pub trial: Duration,
 }
 
-/// Boots, warms, freezes and seals a machine, and forks it once; only then the tag appears.
+/// Boots, warms, freezes and seals a machine, and forks it once; once `trial` has succeeded in that child the tag appears.
 ///
 /// # Errors
 /// [`Kind::General`] where the tag is taken, or the guest does not do what it should; what the engine and the disk say.
@@ -62,11 +66,13 @@ pub fn bake(
     options: &BakeOptions,
     env: Env<'_>,
     output: &mut dyn FnMut(Output, &[u8]) -> Result<()>,
+    trial: &mut dyn FnMut(&mut Guest) -> Result<()>,
 ) -> Result<BakeReport> {
     let tag = &options.tag;
     let _lock = store.lock(tag, LockKind::Exclusive, env)?;
     let target = free_target(store, tag)?;
-    let fields = engine.describe(&options.machine)?;
+    let mut fields = engine.describe(&options.machine)?;
+    fields.extend(options.origin.clone());
     let staging = store.stage(env)?;
     let dir = staging.dir("bake")?;
     let files = Files { memory: dir.join(MEMORY), rootfs: dir.join(ROOTFS), shared: true };
@@ -82,7 +88,7 @@ pub fn bake(
     let mut vm = engine.boot(&options.machine, &files, run.path(), env)?;
     let mut guest = greet(vm.as_mut(), &run, options.boot_wait, env)?;
     let boot = begun.elapsed();
-    let warmed = fork::seed(&mut guest)
+    let warmed = fork::seed(&mut guest, false)
         .and_then(|_| warm(&mut guest, options, env, output))
         .map_err(|e| explain(e, vm.as_mut(), &run))?;
     rest(vm.as_mut(), &run, guest, &dir, env)?;
@@ -90,7 +96,7 @@ pub fn bake(
 
     punch_zero_pages(&files.memory)?;
     let sealed = seal(store, &dir, &target, &Snapshot::new(fields), None, &options.created_at, env)?;
-    let trial = prove(engine, runtime, &sealed, &files.memory, env)?;
+    let trial = prove(engine, runtime, &sealed, &files.memory, env, trial)?;
     env.cancel.check()?;
     store.publish(&dir, tag)?;
     Ok(BakeReport { path: target, boot, warm: warmed, trial })
@@ -162,6 +168,20 @@ pub(crate) fn with_console(error: Error, run: &RunDir) -> Error {
     Error::new(error.kind(), format!("{error}; its console ends with:\n  {console}"))
 }
 
+/// Fails where the guest cannot run commands of the user's.
+pub(crate) fn require_shell(guest: &mut Guest) -> Result<()> {
+    let mut ignore = |_, _: &[u8]| Ok(());
+    let exec = Exec { user: "root".into(), cwd: "/".into(), ..shell(":") };
+    match guest.exec(&exec, &mut Streams { input: None, output: &mut ignore, controls: None })?.code {
+        0 => Ok(()),
+        _ => Err(Error::new(
+            Kind::Usage,
+            "the guest has no shell (/bin/sh) that runs, so it can be given no commands: bake it without any, or from an image \
+             that has one",
+        )),
+    }
+}
+
 fn shell(command: &str) -> Exec {
     let argv = ["/bin/sh", "-c", command].map(str::to_owned).to_vec();
     Exec { argv, ..Exec::default() }
@@ -172,9 +192,32 @@ pub(crate) fn run_command(
     guest: &mut Guest,
     what: &str,
     command: &str,
+    user: &str,
     output: &mut dyn FnMut(Output, &[u8]) -> Result<()>,
 ) -> Result<()> {
-    let exit = guest.exec(&shell(command), &mut Streams { input: None, output, controls: None })?;
+    run(guest, what, command, &Exec { user: user.to_owned(), ..shell(command) }, output)
+}
+
+/// The same as root, in the root folder, whatever the image says.
+pub(crate) fn run_as_root(
+    guest: &mut Guest,
+    what: &str,
+    command: &str,
+    env: &[String],
+    output: &mut dyn FnMut(Output, &[u8]) -> Result<()>,
+) -> Result<()> {
+    let exec = Exec { user: "root".into(), cwd: "/".into(), env: env.to_vec(), ..shell(command) };
+    run(guest, what, command, &exec, output)
+}
+
+fn run(
+    guest: &mut Guest,
+    what: &str,
+    command: &str,
+    exec: &Exec,
+    output: &mut dyn FnMut(Output, &[u8]) -> Result<()>,
+) -> Result<()> {
+    let exit = guest.exec(exec, &mut Streams { input: None, output, controls: None })?;
     match exit.code {
         0 => Ok(()),
         code => Err(Error::new(
@@ -191,8 +234,11 @@ fn warm(
     output: &mut dyn FnMut(Output, &[u8]) -> Result<()>,
 ) -> Result<Duration> {
     let begun = Instant::now();
+    if options.warm.is_some() || options.ready.is_some() {
+        require_shell(guest)?;
+    }
     if let Some(command) = &options.warm {
-        run_command(guest, "warm", command, output)?;
+        run_command(guest, "warm", command, &options.user, output)?;
     }
     if let Some(command) = &options.ready {
         let begun = Instant::now();
@@ -204,7 +250,8 @@ fn warm(
                 Ok(())
             };
             let left = options.boot_wait.saturating_sub(begun.elapsed());
-            let exec = Exec { limit_ms: left.as_millis() as u64 + 1, ..shell(command) };
+            let exec =
+                Exec { limit_ms: left.as_millis() as u64 + 1, user: options.user.clone(), ..shell(command) };
             let exit = guest.exec(&exec, &mut Streams { input: None, output: &mut keep, controls: None })?;
             if exit.code == 0 {
                 break;
@@ -293,6 +340,7 @@ pub(crate) fn prove(
     sealed: &Stored,
     memory: &Path,
     env: Env<'_>,
+    trial: &mut dyn FnMut(&mut Guest) -> Result<()>,
 ) -> Result<Duration> {
     engine.check(&sealed.snapshot)?;
     let files = Files { memory: memory.to_owned(), rootfs: sealed.dir.join(ROOTFS), shared: false };
@@ -306,7 +354,9 @@ pub(crate) fn prove(
     vm.resume(env).map_err(|e| failed(with_console(e, &run)))?;
     let mut guest = greet(vm.as_mut(), &run, fork::WAKE_LIMIT, env).map_err(failed)?;
     wake(&mut guest, &run.id, false).map_err(|e| failed(explain(e, vm.as_mut(), &run)))?;
-    Ok(begun.elapsed())
+    let awake = begun.elapsed();
+    trial(&mut guest).map_err(|e| explain(e, vm.as_mut(), &run))?;
+    Ok(awake)
 }
 
 /// Copies a disk image: the same blocks where the filesystem can share them, else the data between its holes.

@@ -1,6 +1,8 @@
 //! A chain link: what a child of a snapshot changed.
 
-use crate::bake::{Link, copy_disk, free_target, greet, prove, punch, rest, run_command, seal, with_console};
+use crate::bake::{
+    Link, copy_disk, free_target, greet, prove, punch, require_shell, rest, run_command, seal, with_console,
+};
 use crate::engine::{Engine, Files, Limits};
 use crate::fork::{self, wake};
 use crate::guest::Output;
@@ -75,7 +77,8 @@ pub fn snapshot_diff(
     let mut guest = greet(vm.as_mut(), &run, fork::WAKE_LIMIT, env)?;
     let begun = Instant::now();
     wake(&mut guest, &run.id, false)
-        .and_then(|_| run_command(&mut guest, "exec", &options.exec, output))
+        .and_then(|_| require_shell(&mut guest))
+        .and_then(|()| run_command(&mut guest, "exec", &options.exec, "", output))
         .map_err(|e| with_console(vm.check_alive().err().unwrap_or(e), &run))?;
     let ran = begun.elapsed();
     rest(vm.as_mut(), &run, guest, &dir, env)?;
@@ -110,7 +113,7 @@ pub fn snapshot_diff(
         store.disk().rename(&whole, &memory).map_err(Error::io("create", &memory))?;
         seal(store, &dir, &target, &base, None, &options.created_at, env)?
     };
-    prove(engine, runtime, &sealed, if is_link { &whole } else { &memory }, env)?;
+    prove(engine, runtime, &sealed, if is_link { &whole } else { &memory }, env, &mut |_| Ok(()))?;
     if is_link {
         // Its first fork needs what is here already.
         adopt_assembled(store, &whole, &pages.sha256_full, env)?;

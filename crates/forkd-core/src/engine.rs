@@ -39,8 +39,20 @@ pub struct Machine {
     pub memory: u64,
     /// What runs its processor.
     pub accel: Accel,
-    /// A network interface of the host's, for what the guest fetches while it is warmed.
-    pub tap: Option<String>,
+    /// What its network card is plugged into.
+    pub network: Network,
+}
+
+/// What the network card of a machine that is booted is plugged into.
+#[derive(Debug, Clone, Default)]
+pub enum Network {
+    /// Nothing.
+    #[default]
+    None,
+    /// A tap interface of the host's.
+    Tap(String),
+    /// What this user reaches. A machine so plugged in cannot be restored, so it must not be frozen.
+    User,
 }
 
 /// The files that a machine runs on.

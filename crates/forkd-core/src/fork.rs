@@ -159,8 +159,8 @@ pub fn check(engine: &dyn Engine, stored: &Stored) -> Result<()> {
 }
 
 /// Gives a guest that has just booted a clock and entropy, for which it would else wait.
-pub(crate) fn seed(guest: &mut Guest) -> Result<Woken> {
-    let identity = Identity { clock_ns: clock_ns(), seed: random(32)?, ..Identity::default() };
+pub(crate) fn seed(guest: &mut Guest, network: bool) -> Result<Woken> {
+    let identity = Identity { clock_ns: clock_ns(), seed: random(32)?, network, ..Identity::default() };
     guest.forked(&identity, WAKE_LIMIT)
 }
 
@@ -180,7 +180,7 @@ pub(crate) fn wake(guest: &mut Guest, id: &str, network: bool) -> Result<Woken> 
         if Duration::from_nanos(behind) < CLOCK_TOLERANCE {
             break;
         }
-        behind = clock_ns().saturating_sub(seed(guest)?.clock_ns);
+        behind = clock_ns().saturating_sub(seed(guest, false)?.clock_ns);
     }
     Ok(woken)
 }

@@ -244,6 +244,14 @@ impl Guest {
         self.request(Kind::Prepare, &[], limit).map(drop)
     }
 
+    /// Ends all programs and lets go of the disk, as before a machine is switched off. Ends the conversation.
+    ///
+    /// # Errors
+    /// What the agent says.
+    pub fn halt(mut self, limit: Duration) -> Result<()> {
+        self.request(Kind::Halt, &[], limit).map(drop)
+    }
+
     /// Makes a child itself: its clock, its entropy, its names.
     ///
     /// # Errors

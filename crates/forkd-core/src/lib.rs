@@ -21,6 +21,7 @@ mod push;
 mod receive;
 mod remove;
 mod retag;
+mod set_up;
 mod unpack;
 mod verify;
 
@@ -44,6 +45,7 @@ pub use pull::{PullOptions, PullReport, Target, pull, resolve};
 pub use push::{PushReport, push, temp_path};
 pub use remove::{Dependents, RemoveReport, remove};
 pub use retag::retag;
+pub use set_up::{SetUpOptions, set_up};
 pub use store::Store;
 pub use unpack::{Examine, LinkReport, Outcome, UnpackOptions, UnpackReport, unpack_file};
 pub use verify::{Damage, VerifyReport, verify_file, verify_tag};

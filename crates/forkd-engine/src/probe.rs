@@ -1,7 +1,7 @@
 //! Whether KVM runs a guest here. That `/dev/kvm` can be opened says little; a guest that boots says it.
 
 use crate::qemu::{Qemu, open_kvm};
-use forkd_core::engine::{Accel, Machine};
+use forkd_core::engine::{Accel, Machine, Network};
 use forkd_core::runtime::Runtime;
 use forkd_core::{Env, Kind, Result};
 use serde::{Deserialize, Serialize};
@@ -65,7 +65,7 @@ impl Qemu {
             append: "forkd.probe".into(),
             memory: 128 << 20,
             accel: Accel::Kvm,
-            tap: None,
+            network: Network::None,
         };
         let run = runtime.create(self)?;
         let mut vm = self.boot_bare(&machine, run.path())?;

@@ -3,7 +3,7 @@
 use crate::process::Process;
 use crate::qmp::Qmp;
 use crate::vm::QemuVm;
-use forkd_core::engine::{Accel, Engine, Files, Limits, Machine, PORTS, Vm};
+use forkd_core::engine::{Accel, Engine, Files, Limits, Machine, Network, PORTS, Vm};
 use forkd_core::runtime::{ALIVE, is_held};
 use forkd_core::store::Stored;
 use forkd_core::{Env, Error, Kind, PROTOCOL, Result};
@@ -145,9 +145,12 @@ impl Qemu {
     fn boot_command(&self, machine: &Machine, files: Option<&Files>, run: &Path) -> Command {
         let mut command = self.command(machine.accel, machine.memory, files, run);
         // Without the offloads that only a tap has: a child without one could not go on with them.
-        let tap =
-            machine.tap.as_ref().map(|tap| format!("tap,ifname={tap},script=no,downscript=no,vnet_hdr=off"));
-        Self::network(&mut command, tap.as_deref());
+        let netdev = match &machine.network {
+            Network::None => None,
+            Network::Tap(tap) => Some(format!("tap,ifname={tap},script=no,downscript=no,vnet_hdr=off")),
+            Network::User => Some("user".to_owned()),
+        };
+        Self::network(&mut command, netdev.as_deref());
         command.arg("-kernel").arg(&machine.kernel).arg("-initrd").arg(&machine.initrd);
         command.arg("-append").arg(command_line(machine));
         command

@@ -27,6 +27,9 @@ pub enum FormatError {
         /// What was expected and found.
         message: String,
     },
+    /// A recipe.toml that breaks a rule of `docs/recipes.md`.
+    #[error("recipe.toml: {0}")]
+    Recipe(String),
     /// A zstd frame that breaks RFC 8878 or our limits.
     #[error("zstd frame: {0}")]
     Frame(String),

@@ -64,8 +64,20 @@ pub fn user_id() -> u32 {
 /// # Errors
 /// As `kill(2)`; a process that has ended already is no error.
 pub fn kill(pid: u32) -> io::Result<()> {
+    send(pid, rustix::process::Signal::KILL)
+}
+
+/// Asks a process to end.
+///
+/// # Errors
+/// As `kill(2)`; a process that has ended already is no error.
+pub fn terminate(pid: u32) -> io::Result<()> {
+    send(pid, rustix::process::Signal::TERM)
+}
+
+fn send(pid: u32, signal: rustix::process::Signal) -> io::Result<()> {
     let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) else { return Ok(()) };
-    match rustix::process::kill_process(pid, rustix::process::Signal::KILL) {
+    match rustix::process::kill_process(pid, signal) {
         Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
         Err(error) => Err(error.into()),
     }

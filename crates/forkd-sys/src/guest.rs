@@ -17,6 +17,18 @@ pub fn take_terminal(command: &mut Command) {
     }
 }
 
+/// Makes the child another user, with these groups. To be called last: what is asked for later is asked as that user.
+pub fn become_user(command: &mut Command, uid: u32, gid: u32, groups: Vec<u32>) {
+    // SAFETY: between fork and exec only system calls are made, on a list that was allocated before.
+    unsafe {
+        command.pre_exec(move || {
+            check(libc::setgroups(groups.len(), groups.as_ptr()))?;
+            check(libc::setresgid(gid, gid, gid))?;
+            check(libc::setresuid(uid, uid, uid))
+        });
+    }
+}
+
 /// Mixes bytes into the kernel's random generator as entropy that counts in full, and lets it draw new keys from them at once.
 ///
 /// # Errors

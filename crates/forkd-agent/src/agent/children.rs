@@ -2,6 +2,7 @@
 //! hands the exit codes of its own programs to those who wait for them.
 
 use super::freezer::Freezer;
+use super::image::User;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use rustix::process::{
@@ -96,6 +97,7 @@ impl Children {
     pub(super) fn start(
         self: &Arc<Self>,
         mut command: Command,
+        user: Option<&User>,
         terminal: bool,
         wake: &Arc<Wake>,
     ) -> io::Result<(Child, Running)> {
@@ -104,6 +106,9 @@ impl Children {
             forkd_sys::guest::take_terminal(&mut command);
         }
         self.freezer.enter(&mut command);
+        if let Some(user) = user {
+            forkd_sys::guest::become_user(&mut command, user.uid, user.gid, user.groups.clone());
+        }
         // Held until the program runs: one that ends at once must not be collected before it is known, nor one that could not be
         // started before std has collected it.
         let mut table = self.lock();
@@ -128,6 +133,12 @@ impl Children {
 
     pub(super) fn frozen(&self) -> bool {
         self.lock().frozen
+    }
+
+    /// Ends everything, for good: the machine is to be switched off.
+    pub(super) fn end_all(&self) {
+        self.lock().frozen = true;
+        self.freezer.kill();
     }
 
     /// Lets everything go on.

@@ -1,18 +1,18 @@
 //! Programs that the host runs.
 
 use super::children::{Running, Wake};
+use super::image::{User, image};
 use super::output::Output;
 use super::port::{Job, Request};
-use super::serve::ENVIRONMENT;
 use forkd_agent::message::{self, Exit, INPUT_WINDOW, Kind, Malformed};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
-use rustix::process::Signal;
+use rustix::process::{Signal, Uid};
 use rustix::pty::OpenptFlags;
 use rustix::termios::{Winsize, tcsetwinsize};
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -61,23 +61,30 @@ pub(super) fn begin(request: &Request<'_>, output: &mut Output) -> Result<Option
     let exec = message::Exec::decode(request.payload).map_err(|e| e.to_string())?;
     let (name, arguments) = exec.argv.split_first().ok_or("there is no program to run")?;
     let mut command = Command::new(name);
-    command.args(arguments).env_clear().envs(ENVIRONMENT);
-    for variable in &exec.env {
-        let (name, value) =
-            variable.split_once('=').ok_or_else(|| format!("'{variable}' is not NAME=VALUE"))?;
-        command.env(name, value);
-    }
-    let folder = if exec.cwd.is_empty() { "/" } else { &exec.cwd };
-    command.current_dir(folder);
+    command.args(arguments);
     let mut refuse = |message: String, code| {
         output.push(request.id, Kind::Stderr, format!("{message}\n").as_bytes());
         output.push(request.id, Kind::Exit, &Exit { code, timed_out: false }.encode());
         Ok(None)
     };
+    let image = image();
+    let user = match User::find(if exec.user.is_empty() { &image.user } else { &exec.user }) {
+        Ok(user) => user,
+        Err(message) => return refuse(message, NOT_RUN),
+    };
+    command.env_clear().envs(image.environment(&user));
+    for variable in &exec.env {
+        let (name, value) =
+            variable.split_once('=').ok_or_else(|| format!("'{variable}' is not NAME=VALUE"))?;
+        command.env(name, value);
+    }
+    let folder = [&exec.cwd, &image.folder].into_iter().find(|folder| !folder.is_empty());
+    let folder = folder.map_or("/", String::as_str);
+    command.current_dir(folder);
     if !Path::new(folder).is_dir() {
         return refuse(format!("{folder}: no such folder"), NOT_RUN);
     }
-    match start(&exec, command, request) {
+    match start(&exec, command, &user, request) {
         Ok(job) => Ok(Some(Box::new(job))),
         Err(error) => match error.kind() {
             // A script is there, but not what its first line names.
@@ -95,8 +102,14 @@ pub(super) fn begin(request: &Request<'_>, output: &mut Output) -> Result<Option
     }
 }
 
-fn start(exec: &message::Exec, mut command: Command, request: &Request<'_>) -> io::Result<Exec> {
+fn start(exec: &message::Exec, mut command: Command, user: &User, request: &Request<'_>) -> io::Result<Exec> {
     let wake: &Arc<Wake> = request.wake;
+    // What it is given is its own: it may open it anew by a name like /dev/stdout.
+    let owner = (!user.is_root()).then_some(user);
+    let give = |fd: BorrowedFd<'_>| match owner {
+        Some(user) => rustix::fs::fchown(fd, Some(Uid::from_raw(user.uid)), None),
+        None => Ok(()),
+    };
     let (running, input, sources, terminal);
     if let Some((rows, columns)) = exec.terminal {
         let master = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
@@ -104,20 +117,24 @@ fn start(exec: &message::Exec, mut command: Command, request: &Request<'_>) -> i
         tcsetwinsize(&master, size(rows, columns))?;
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let end = rustix::pty::ioctl_tiocgptpeer(&master, flags)?;
+        give(end.as_fd())?;
         command.stdin(end.try_clone()?).stdout(end.try_clone()?).stderr(end);
         // All of them are one open file: this is for the others too.
         rustix::io::ioctl_fionbio(&master, true)?;
         (input, terminal) = (exec.input.then(|| master.try_clone()).transpose()?, Some(master.try_clone()?));
-        (_, running) = request.children.start(command, true, wake)?;
+        (_, running) = request.children.start(command, owner, true, wake)?;
         sources = [Some(Source { fd: master, kind: Kind::Stdout, owed: 0 }), None];
     } else {
         let none_or_pipe = if exec.input { Stdio::piped() } else { Stdio::null() };
         command.stdin(none_or_pipe).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let (mut child, started) = request.children.start(command, false, wake)?;
+        let (mut child, started) = request.children.start(command, owner, false, wake)?;
         running = started;
         let source = |fd: Option<OwnedFd>, kind| {
-            fd.map(|fd| rustix::io::ioctl_fionbio(&fd, true).map(|()| Source { fd, kind, owed: 0 }))
-                .transpose()
+            fd.map(|fd| {
+                give(fd.as_fd())?;
+                rustix::io::ioctl_fionbio(&fd, true).map(|()| Source { fd, kind, owed: 0 })
+            })
+            .transpose()
         };
         sources = [
             source(child.stdout.take().map(OwnedFd::from), Kind::Stdout)?,
@@ -125,6 +142,7 @@ fn start(exec: &message::Exec, mut command: Command, request: &Request<'_>) -> i
         ];
         input = child.stdin.take().map(OwnedFd::from);
         if let Some(input) = &input {
+            give(input.as_fd())?;
             rustix::io::ioctl_fionbio(input, true)?;
         }
         terminal = None;

@@ -1,7 +1,7 @@
 //! Before a freeze and after it.
 
 use super::children::{Children, Wake};
-use super::serve::ENVIRONMENT;
+use super::image::{User, image};
 use forkd_agent::message::{Forked, Woken};
 use forkd_sys::guest::Mapped;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -48,6 +48,15 @@ pub(super) fn prepare(children: &Children) -> Result<(), String> {
         super::console::say(format_args!("cannot drop the page cache: {error}"));
     }
     Ok(())
+}
+
+/// Ends all programs and leaves the disk as one that was unmounted: the host then switches the machine off.
+pub(super) fn halt(children: &Children) -> Result<(), String> {
+    children.end_all();
+    rustix::fs::sync();
+    let flags = rustix::mount::MountFlags::RDONLY;
+    rustix::mount::mount_remount("/", flags, c"")
+        .map_err(|e| format!("the disk cannot be unmounted: {}", io::Error::from(e)))
 }
 
 /// The files that programs have mapped.
@@ -184,7 +193,7 @@ fn run_hook(forked: &Forked, children: &Arc<Children>) -> Result<(), String> {
     let mut command = Command::new(HOOK);
     command
         .env_clear()
-        .envs(ENVIRONMENT)
+        .envs(image().environment(&User::root()))
         .env("FORKD_HOSTNAME", &forked.hostname)
         .env("FORKD_MACHINE_ID", &forked.machine_id)
         .env("FORKD_SEED", fresh.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
@@ -194,7 +203,7 @@ fn run_hook(forked: &Forked, children: &Arc<Children>) -> Result<(), String> {
         .stderr(writer);
     rustix::io::ioctl_fionbio(&reader, true).map_err(|e| failed(e.into()))?;
     let wake = Wake::new().map_err(failed)?;
-    let (_, hook) = children.start(command, false, &wake).map_err(failed)?;
+    let (_, hook) = children.start(command, None, false, &wake).map_err(failed)?;
     let until = Instant::now() + HOOK_LIMIT;
     let mut said = Vec::new();
     let mut open = true;

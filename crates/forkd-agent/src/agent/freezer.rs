@@ -64,6 +64,20 @@ impl Freezer {
         Ok(())
     }
 
+    /// Kills all programs, and waits until they are gone.
+    pub(super) fn kill(&self) {
+        let path = format!("{GROUP}/cgroup.kill");
+        if let Err(error) = fs::write(&path, "1") {
+            return drop(console::say(format_args!("cannot write {path}: {error}")));
+        }
+        let begun = Instant::now();
+        while begun.elapsed() < FREEZE_LIMIT
+            && !fs::read(format!("{GROUP}/cgroup.procs")).is_ok_and(|all| all.is_empty())
+        {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     pub(super) fn thaw(&self) -> Result<(), String> {
         if self.procs.get().is_none() { Ok(()) } else { write("0") }
     }

@@ -10,6 +10,7 @@ mod exec;
 mod file;
 mod forked;
 mod freezer;
+mod image;
 mod json;
 mod output;
 mod port;

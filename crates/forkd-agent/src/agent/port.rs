@@ -269,6 +269,10 @@ impl Port {
                 Ok(()) => self.output.push(id, Kind::Ok, &[]),
                 Err(message) => self.output.error(id, &message),
             },
+            Kind::Halt => match forked::halt(&self.children) {
+                Ok(()) => self.output.push(id, Kind::Ok, &[]),
+                Err(message) => self.output.error(id, &message),
+            },
             Kind::Forked => match forked::forked(&frame.payload, begun, &self.children) {
                 Ok(woken) => self.output.push(id, Kind::Ok, &woken.encode()),
                 Err(message) => self.output.error(id, &message),

@@ -28,9 +28,12 @@ pub(crate) struct Args {
     /// Set an environment variable
     #[arg(short, long, value_name = "NAME=VALUE")]
     env: Vec<String>,
-    /// Its working folder
+    /// Its working folder [default: the image's, else /]
     #[arg(short, long, value_name = "DIR")]
     workdir: Option<String>,
+    /// Who runs it: a name or number, and a group's after a colon [default: the image's user, else root]
+    #[arg(short, long, value_name = "USER", default_value = "", hide_default_value = true)]
+    user: String,
     /// Kill it after so long
     #[arg(long, value_name = "SECS", value_parser = clap::value_parser!(u32).range(1..))]
     timeout_secs: Option<u32>,
@@ -48,6 +51,7 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
         argv: args.command.clone(),
         env: args.env.clone(),
         cwd: args.workdir.clone().unwrap_or_default(),
+        user: args.user.clone(),
         terminal: args.tty.then(|| size.map_or((24, 80), |size| (size.ws_row, size.ws_col))),
         limit_ms: args.timeout_secs.map_or(0, |secs| u64::from(secs) * 1000),
         input: args.interactive,

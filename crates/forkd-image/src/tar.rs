@@ -1,0 +1,284 @@
+//! Reading the tar stream of a layer: POSIX.1-2001 (pax), ustar and GNU's long names. What it says of sizes is never trusted with memory.
+
+use forkd_core::{Error, Kind, Result};
+use std::io::{ErrorKind, Read};
+
+const RECORD: usize = 512;
+/// The longest extended header, in bytes.
+const MAX_EXTENDED: u64 = 1 << 20;
+
+/// What an entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Type {
+    File,
+    HardLink,
+    Link,
+    Folder,
+    Fifo,
+    /// Whatever else, by its letter.
+    Other(u8),
+}
+
+/// The header of an entry.
+#[derive(Debug)]
+pub(crate) struct Header {
+    pub(crate) path: Vec<u8>,
+    pub(crate) link: Vec<u8>,
+    pub(crate) kind: Type,
+    pub(crate) size: u64,
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) mtime: (i64, u32),
+    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// Reads entries one after another.
+pub(crate) struct Tar<'a> {
+    input: &'a mut dyn Read,
+    /// Of the present entry, padding included.
+    left: u64,
+    /// Its bytes.
+    body: u64,
+    name: String,
+}
+
+/// What extended headers say of the next entry.
+#[derive(Default)]
+struct Extended {
+    path: Option<Vec<u8>>,
+    link: Option<Vec<u8>>,
+    size: Option<u64>,
+    uid: Option<u64>,
+    gid: Option<u64>,
+    mtime: Option<(i64, u32)>,
+    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    sparse: bool,
+}
+
+impl<'a> Tar<'a> {
+    /// `name` is the layer's, for messages.
+    pub(crate) fn new(input: &'a mut dyn Read, name: &str) -> Self {
+        Self { input, left: 0, body: 0, name: name.to_owned() }
+    }
+
+    pub(crate) fn wrong(&self, why: &str) -> Error {
+        Error::new(Kind::Integrity, format!("layer {}: {why}", self.name))
+    }
+
+    fn broken(&self, error: &std::io::Error) -> Error {
+        if let Some(inner) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+            return match inner.kind() {
+                Kind::Interrupted => Error::Interrupted,
+                kind => Error::new(kind, inner.to_string()),
+            };
+        }
+        match error.kind() {
+            ErrorKind::UnexpectedEof => self.wrong("it ends in the middle"),
+            _ => self.wrong(&format!("it cannot be read: {error}")),
+        }
+    }
+
+    /// Fills a buffer; false at the end of the stream.
+    fn fill(&mut self, buffer: &mut [u8]) -> Result<bool> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self.input.read(&mut buffer[filled..]) {
+                Ok(0) if filled == 0 => return Ok(false),
+                Ok(0) => return Err(self.wrong("it ends in the middle")),
+                Ok(len) => filled += len,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(self.broken(&e)),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reads of the present entry's bytes as many as there are and fit.
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        let len = self.body.min(buffer.len() as u64) as usize;
+        if len > 0 && !self.fill(&mut buffer[..len])? {
+            return Err(self.wrong("it ends in the middle"));
+        }
+        self.body -= len as u64;
+        self.left -= len as u64;
+        Ok(len)
+    }
+
+    fn skip(&mut self) -> Result<()> {
+        let mut buffer = [0; 16 << 10];
+        while self.left > 0 {
+            let len = self.left.min(buffer.len() as u64) as usize;
+            if !self.fill(&mut buffer[..len])? {
+                return Err(self.wrong("it ends in the middle"));
+            }
+            self.left -= len as u64;
+        }
+        self.body = 0;
+        Ok(())
+    }
+
+    /// The next entry; `None` at the end. All after that is read, so that whoever hashes the stream has seen it.
+    pub(crate) fn next(&mut self) -> Result<Option<Header>> {
+        let mut extended = Extended::default();
+        loop {
+            self.skip()?;
+            let mut record = [0; RECORD];
+            if !self.fill(&mut record)? {
+                return Ok(None);
+            }
+            if record.iter().all(|byte| *byte == 0) {
+                let mut rest = vec![0; 64 << 10];
+                loop {
+                    match self.input.read(&mut rest) {
+                        Ok(0) => return Ok(None),
+                        Err(e) if e.kind() != ErrorKind::Interrupted => return Err(self.broken(&e)),
+                        _ => {}
+                    }
+                }
+            }
+            let header = tar::Header::from_byte_slice(&record);
+            let sum: u32 = record.iter().map(|byte| u32::from(*byte)).sum::<u32>()
+                - record[148..156].iter().map(|byte| u32::from(*byte)).sum::<u32>()
+                + 8 * 32;
+            if header.cksum().ok() != Some(sum) {
+                return Err(self.wrong("it is no tar stream: a header's checksum is wrong"));
+            }
+            let odd = |_| self.wrong("a tar header holds something that is no number");
+            let declared = header.entry_size().map_err(odd)?;
+            let letter = header.entry_type().as_byte();
+            match letter {
+                b'x' | b'L' | b'K' | b'g' => {
+                    let bytes = self.extended(declared)?;
+                    match letter {
+                        b'x' => self.pax(&bytes, &mut extended)?,
+                        b'L' => extended.path = Some(until_zero(&bytes)),
+                        b'K' => extended.link = Some(until_zero(&bytes)),
+                        _ => {}
+                    }
+                    continue;
+                }
+                b'S' => return Err(self.wrong("a sparse file in GNU's form is not supported")),
+                _ if extended.sparse => {
+                    return Err(self.wrong("a sparse file in GNU's form is not supported"));
+                }
+                _ => {}
+            }
+            let kind = match letter {
+                0 | b'0' | b'7' => Type::File,
+                b'1' => Type::HardLink,
+                b'2' => Type::Link,
+                b'5' => Type::Folder,
+                b'6' => Type::Fifo,
+                other => Type::Other(other),
+            };
+            // Only files have bytes, whatever a header says.
+            let size = if kind == Type::File { extended.size.unwrap_or(declared) } else { 0 };
+            let owner = |long: Option<u64>, short: std::io::Result<u64>| {
+                let number = long.map_or_else(|| short.map_err(odd), Ok)?;
+                u32::try_from(number).map_err(|_| self.wrong("an owner's number has more than 32 bits"))
+            };
+            let path = extended.path.unwrap_or_else(|| header.path_bytes().into_owned());
+            let link = extended.link.or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned));
+            let found = Header {
+                path,
+                link: link.unwrap_or_default(),
+                kind,
+                size,
+                mode: header.mode().map_err(odd)? & 0o7777,
+                uid: owner(extended.uid, header.uid())?,
+                gid: owner(extended.gid, header.gid())?,
+                mtime: match extended.mtime {
+                    Some(mtime) => mtime,
+                    None => (header.mtime().map_err(odd)?.try_into().unwrap_or(i64::MAX), 0),
+                },
+                xattrs: extended.xattrs,
+            };
+            self.body = size;
+            self.left = size
+                .checked_next_multiple_of(RECORD as u64)
+                .ok_or_else(|| self.wrong("a size is too large"))?;
+            return Ok(Some(found));
+        }
+    }
+
+    fn extended(&mut self, size: u64) -> Result<Vec<u8>> {
+        if size > MAX_EXTENDED {
+            return Err(self.wrong(&format!("an extended header of {size} bytes; at most {MAX_EXTENDED}")));
+        }
+        let mut bytes = vec![0; size as usize];
+        (self.body, self.left) = (size, size.next_multiple_of(RECORD as u64));
+        let read = self.read(&mut bytes)?;
+        bytes.truncate(read);
+        Ok(bytes)
+    }
+
+    /// Records of a length in decimal, a space, a key, `=`, a value, and a line feed.
+    fn pax(&self, mut bytes: &[u8], into: &mut Extended) -> Result<()> {
+        let wrong = || self.wrong("an extended header is malformed");
+        while !bytes.is_empty() {
+            let space = bytes.iter().position(|byte| *byte == b' ').ok_or_else(wrong)?;
+            let len = number(&bytes[..space]).ok_or_else(wrong)? as usize;
+            let record =
+                bytes.get(space + 1..len).and_then(|record| record.strip_suffix(b"\n")).ok_or_else(wrong)?;
+            bytes = &bytes[len..];
+            let equals = record.iter().position(|byte| *byte == b'=').ok_or_else(wrong)?;
+            let (key, value) = (&record[..equals], &record[equals + 1..]);
+            match key {
+                b"path" => into.path = Some(value.to_vec()),
+                b"linkpath" => into.link = Some(value.to_vec()),
+                b"size" => into.size = Some(number(value).ok_or_else(wrong)?),
+                b"uid" => into.uid = Some(number(value).ok_or_else(wrong)?),
+                b"gid" => into.gid = Some(number(value).ok_or_else(wrong)?),
+                b"mtime" => into.mtime = Some(time(value).ok_or_else(wrong)?),
+                _ if key.starts_with(b"GNU.sparse.") => into.sparse = true,
+                _ => {
+                    if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
+                        into.xattrs.push((name.to_vec(), value.to_vec()));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn until_zero(bytes: &[u8]) -> Vec<u8> {
+    bytes.split(|byte| *byte == 0).next().unwrap_or_default().to_vec()
+}
+
+fn number(text: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(text).ok()?;
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
+/// Seconds with a fraction, perhaps negative, as pax writes times.
+fn time(text: &[u8]) -> Option<(i64, u32)> {
+    let text = std::str::from_utf8(text).ok()?;
+    let (negative, text) = text.strip_prefix('-').map_or((false, text), |rest| (true, rest));
+    let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let seconds = i64::try_from(number(seconds.as_bytes())?).ok()?;
+    let digits: String = fraction.chars().chain("000000000".chars()).take(9).collect();
+    let nanoseconds = number(digits.as_bytes())? as u32;
+    Some(match (negative, nanoseconds) {
+        (false, _) => (seconds, nanoseconds),
+        (true, 0) => (-seconds, 0),
+        (true, _) => (-seconds - 1, 1_000_000_000 - nanoseconds),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::time;
+
+    #[test]
+    fn times_have_fractions_and_may_be_negative() {
+        assert_eq!(time(b"12"), Some((12, 0)));
+        assert_eq!(time(b"12.5"), Some((12, 500_000_000)));
+        assert_eq!(time(b"12.1234567899"), Some((12, 123_456_789)));
+        assert_eq!(time(b"-1.25"), Some((-2, 750_000_000)));
+        assert_eq!(time(b"-1"), Some((-1, 0)));
+        assert_eq!(time(b"x"), None);
+        assert_eq!(time(b"1.x"), None);
+    }
+}

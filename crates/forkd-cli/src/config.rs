@@ -102,3 +102,38 @@ pub(crate) fn http() -> Result<forkd_remote::HttpOptions> {
     }
     Ok(options)
 }
+
+/// The same for registries of images.
+pub(crate) fn registry_http() -> Result<forkd_image::HttpOptions> {
+    let forkd_remote::HttpOptions { connect_timeout, stall_timeout, backoff, .. } = http()?;
+    Ok(forkd_image::HttpOptions {
+        connect_timeout,
+        stall_timeout,
+        backoff,
+        ..forkd_image::HttpOptions::default()
+    })
+}
+
+/// Where containers' tools keep credentials, in the order in which they look.
+pub(crate) fn credential_files() -> forkd_image::CredentialFiles {
+    let dir = |name: &str| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let files = [
+        env::var_os("REGISTRY_AUTH_FILE").map(PathBuf::from),
+        dir("XDG_RUNTIME_DIR").map(|dir| dir.join("containers/auth.json")),
+        home().map(|home| home.join(".config/containers/auth.json")),
+        dir("DOCKER_CONFIG")
+            .or_else(|| home().map(|home| home.join(".docker")))
+            .map(|dir| dir.join("config.json")),
+    ];
+    forkd_image::CredentialFiles(files.into_iter().flatten().collect())
+}
+
+/// What the cache may take on the disk, in bytes: `FORKD_CACHE_LIMIT_MIB`, else 20 GiB.
+pub(crate) fn cache_limit() -> Result<u64> {
+    match env::var("FORKD_CACHE_LIMIT_MIB") {
+        Err(_) => Ok(20 << 30),
+        Ok(text) => text.parse::<u32>().map(|mib| u64::from(mib) << 20).map_err(|_| {
+            Error::new(Kind::Usage, format!("FORKD_CACHE_LIMIT_MIB is '{text}'; expected a number of MiB"))
+        }),
+    }
+}

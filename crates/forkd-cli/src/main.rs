@@ -5,6 +5,7 @@
 mod baking;
 mod commands;
 mod config;
+mod disks;
 mod machines;
 mod output;
 mod progress;
@@ -50,6 +51,8 @@ enum Command {
     Tag(commands::tag::Args),
     Gc(commands::gc::Args),
     Snapshot(commands::snapshot::Args),
+    FromImage(commands::from_image::Args),
+    Bake(commands::bake::Args),
     SnapshotInfo(commands::snapshot_info::Args),
     SnapshotCompact(commands::snapshot_compact::Args),
     SnapshotDiff(commands::snapshot_diff::Args),
@@ -87,6 +90,8 @@ fn main() -> ExitCode {
         Command::Rmi(args) => commands::rmi::run(args, &context),
         Command::Tag(args) => commands::tag::run(args, &context),
         Command::Gc(args) => commands::gc::run(args, &context),
+        Command::FromImage(args) => commands::from_image::run(args, &context),
+        Command::Bake(args) => commands::bake::run(args, &context),
         Command::Snapshot(args) => commands::snapshot::run(args, &context),
         Command::SnapshotInfo(args) => commands::snapshot_info::run(args, &context),
         Command::SnapshotCompact(args) => commands::snapshot_compact::run(args, &context),

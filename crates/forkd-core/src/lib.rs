@@ -25,6 +25,7 @@ mod set_up;
 mod unpack;
 mod verify;
 
+pub mod cache;
 pub mod engine;
 pub mod guest;
 pub mod remote;

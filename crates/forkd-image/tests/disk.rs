@@ -1,4 +1,5 @@
 //! Disks made of hand-made layers, judged by e2fsprogs.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use forkd_core::{Cancel, Env, Kind, Silent};
 use forkd_format::Digest;
@@ -137,10 +138,6 @@ impl Disk {
             names.filter(|name| !matches!(name.as_str(), "" | "." | ".." | "lost+found")).collect();
         names.sort();
         names
-    }
-
-    fn exists(&self, path: &str) -> bool {
-        self.debugfs(&format!("stat {path}")).contains("Inode:")
     }
 }
 

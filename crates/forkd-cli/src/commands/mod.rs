@@ -1,10 +1,12 @@
 //! One file a command.
 
+pub(crate) mod bake;
 pub(crate) mod cp;
 pub(crate) mod doctor;
 pub(crate) mod eval;
 pub(crate) mod exec;
 pub(crate) mod fork;
+pub(crate) mod from_image;
 pub(crate) mod gc;
 pub(crate) mod images;
 pub(crate) mod inspect;

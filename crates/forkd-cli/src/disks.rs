@@ -169,13 +169,13 @@ fn build(plan: &DiskPlan, found: Found, writer: &CacheWriter, context: &Context<
         Found::Image(sources, resolved) => {
             context.output.line(&format!("→ {} (sha256:{})", resolved.reference, resolved.digest.short()));
             let (fetched, report) = sources.fetch(resolved, env)?;
-            context.output.line(&format!(
-                "✓ {} layers: {} fetched ({}), {} were here",
-                fetched.layers.len(),
-                report.fetched_layers,
-                mib(report.fetched_bytes),
-                report.cached_layers
-            ));
+            let how = match (report.fetched_layers, report.cached_layers) {
+                (0, _) => "none fetched".to_owned(),
+                (fetched, cached) => {
+                    format!("{fetched} fetched ({}), {cached} were here", mib(report.fetched_bytes))
+                }
+            };
+            context.output.line(&format!("✓ {} layers: {how}", fetched.layers.len()));
             let diff_ids = &fetched.config.diff_ids;
             let layers = fetched.layers.iter().zip(diff_ids).map(|(layer, diff_id)| {
                 let (name, layer) = (layer.digest.short(), layer.clone());

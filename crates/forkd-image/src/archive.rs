@@ -174,7 +174,7 @@ fn gunzip(file: &File, name: &str, cache: &Cache, env: Env<'_>) -> Result<File> 
     outcome.map(|()| output)
 }
 
-/// Reads an archive's list as [`Archive::docker`] does, from bytes.
+/// Reads an archive from bytes.
 pub fn fuzz(bytes: &[u8]) {
     let _ = parse(bytes, "x").and_then(|list| pick(&list, None, "x").map(|image| image.config.clone()));
     let Ok(tarball) = Tarball::index(&bytes, bytes.len() as u64, "x") else { return };

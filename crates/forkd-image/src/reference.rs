@@ -148,7 +148,7 @@ impl FromStr for RegistryReference {
         if !tag.is_none_or(is_tag) {
             return Err(wrong("its tag is not letters, digits, '_', '.' and '-'"));
         }
-        if name.len() > 255 || !name.split('/').all(is_component) {
+        if !name.split('/').all(is_component) {
             return Err(wrong(
                 "a name is of lower-case letters and digits, with single '.', '_' or '-' between",
             ));
@@ -158,6 +158,9 @@ impl FromStr for RegistryReference {
             return Err(wrong("64 hexadecimal digits name no image"));
         }
         let repository = if alone { format!("library/{name}") } else { name.to_owned() };
+        if repository.len() > 255 {
+            return Err(wrong("its name has more than 255 characters"));
+        }
         let tag = tag.or(if digest.is_none() { Some("latest") } else { None });
         Ok(Self { host, repository, tag: tag.map(str::to_owned), digest })
     }
@@ -311,6 +314,7 @@ mod tests {
     #[test]
     fn what_is_no_image_is_refused() {
         let hex = "e".repeat(64);
+        let long = "x".repeat(250);
         for bad in [
             "",
             "/x",
@@ -318,6 +322,7 @@ mod tests {
             "a//b",
             "X",
             "Host/x",
+            &long,
             "x:",
             "x:-a",
             "x:a b",

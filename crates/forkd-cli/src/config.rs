@@ -81,6 +81,11 @@ pub(crate) fn timestamp() -> Result<String> {
     Ok(time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
 }
 
+/// Whether this user may do everything.
+pub(crate) fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
 /// A path as people write it: below the home folder with `~`.
 pub(crate) fn display(path: &Path) -> String {
     match home().as_deref().and_then(|home| path.strip_prefix(home).ok()) {

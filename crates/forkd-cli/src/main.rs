@@ -50,6 +50,7 @@ enum Command {
     Rmi(commands::rmi::Args),
     Tag(commands::tag::Args),
     Gc(commands::gc::Args),
+    Df(commands::df::Args),
     Snapshot(commands::snapshot::Args),
     FromImage(commands::from_image::Args),
     Bake(commands::bake::Args),
@@ -65,6 +66,7 @@ enum Command {
     Cp(commands::cp::Args),
     Kill(commands::kill::Args),
     Doctor(commands::doctor::Args),
+    Quickstart(commands::quickstart::Args),
 }
 
 fn main() -> ExitCode {
@@ -79,33 +81,7 @@ fn main() -> ExitCode {
     let jobs =
         cli.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
     let context = commands::Context::new(&output, &cancel, jobs);
-    let outcome = match &cli.command {
-        Command::Pack(args) => commands::pack::run(args, &context),
-        Command::Unpack(args) => commands::unpack::run(args, &context),
-        Command::Push(args) => commands::push::run(args, &context),
-        Command::Pull(args) => commands::pull::run(args, &context),
-        Command::Images(args) => commands::images::run(args, &context),
-        Command::Inspect(args) => commands::inspect::run(args, &context),
-        Command::Verify(args) => commands::verify::run(args, &context),
-        Command::Rmi(args) => commands::rmi::run(args, &context),
-        Command::Tag(args) => commands::tag::run(args, &context),
-        Command::Gc(args) => commands::gc::run(args, &context),
-        Command::FromImage(args) => commands::from_image::run(args, &context),
-        Command::Bake(args) => commands::bake::run(args, &context),
-        Command::Snapshot(args) => commands::snapshot::run(args, &context),
-        Command::SnapshotInfo(args) => commands::snapshot_info::run(args, &context),
-        Command::SnapshotCompact(args) => commands::snapshot_compact::run(args, &context),
-        Command::SnapshotDiff(args) => commands::snapshot_diff::run(args, &context),
-        Command::Fork(args) => commands::fork::run(args, &context),
-        Command::Ls(args) => commands::ls::run(args, &context),
-        Command::Exec(args) => commands::exec::run(args, &context),
-        Command::Eval(args) => commands::eval::run(args, &context),
-        Command::Ping(args) => commands::ping::run(args, &context),
-        Command::Logs(args) => commands::logs::run(args, &context),
-        Command::Cp(args) => commands::cp::run(args, &context),
-        Command::Kill(args) => commands::kill::run(args, &context),
-        Command::Doctor(args) => commands::doctor::run(args, &context),
-    };
+    let outcome = run(&cli.command, &context);
     match outcome {
         Ok(()) if output.failed() => ExitCode::FAILURE,
         Ok(()) => ExitCode::from(output.exit()),
@@ -114,6 +90,45 @@ fn main() -> ExitCode {
             ExitCode::from(exit_code(&error))
         }
     }
+}
+
+/// Does what a command says.
+fn run(command: &Command, context: &commands::Context<'_>) -> anyhow::Result<()> {
+    match command {
+        Command::Pack(args) => commands::pack::run(args, context),
+        Command::Unpack(args) => commands::unpack::run(args, context),
+        Command::Push(args) => commands::push::run(args, context),
+        Command::Pull(args) => commands::pull::run(args, context),
+        Command::Images(args) => commands::images::run(args, context),
+        Command::Inspect(args) => commands::inspect::run(args, context),
+        Command::Verify(args) => commands::verify::run(args, context),
+        Command::Rmi(args) => commands::rmi::run(args, context),
+        Command::Tag(args) => commands::tag::run(args, context),
+        Command::Gc(args) => commands::gc::run(args, context),
+        Command::FromImage(args) => commands::from_image::run(args, context),
+        Command::Bake(args) => commands::bake::run(args, context),
+        Command::Snapshot(args) => commands::snapshot::run(args, context),
+        Command::SnapshotInfo(args) => commands::snapshot_info::run(args, context),
+        Command::SnapshotCompact(args) => commands::snapshot_compact::run(args, context),
+        Command::SnapshotDiff(args) => commands::snapshot_diff::run(args, context),
+        Command::Fork(args) => commands::fork::run(args, context),
+        Command::Ls(args) => commands::ls::run(args, context),
+        Command::Exec(args) => commands::exec::run(args, context),
+        Command::Eval(args) => commands::eval::run(args, context),
+        Command::Ping(args) => commands::ping::run(args, context),
+        Command::Logs(args) => commands::logs::run(args, context),
+        Command::Cp(args) => commands::cp::run(args, context),
+        Command::Kill(args) => commands::kill::run(args, context),
+        Command::Df(args) => commands::df::run(args, context),
+        Command::Quickstart(args) => commands::quickstart::run(args, context),
+        Command::Doctor(args) => commands::doctor::run(args, context),
+    }
+}
+
+/// Does what a command line says, as if it were typed.
+fn run_line(words: &[&str], context: &commands::Context<'_>) -> anyhow::Result<()> {
+    let cli = Cli::try_parse_from([&["forkd"], words].concat())?;
+    run(&cli.command, context)
 }
 
 /// The exit code of an error, from its kind.

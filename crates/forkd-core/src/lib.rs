@@ -23,6 +23,7 @@ mod remove;
 mod retag;
 mod set_up;
 mod unpack;
+mod usage;
 mod verify;
 
 pub mod cache;
@@ -49,4 +50,5 @@ pub use retag::retag;
 pub use set_up::{SetUpOptions, set_up};
 pub use store::Store;
 pub use unpack::{Examine, LinkReport, Outcome, UnpackOptions, UnpackReport, unpack_file};
+pub use usage::{Usage, Used, usage};
 pub use verify::{Damage, VerifyReport, verify_file, verify_tag};

@@ -11,13 +11,14 @@ use std::time::Duration;
 const PROGRAM: &str = "mmdebstrap";
 /// What no program reads, and what the package manager fetches again.
 const LEFT_OUT: [&str; 7] = ["doc", "man", "info", "locale", "lintian", "bash-completion", "doc-base"];
-/// Made on the disk last of all. Python's modules are compiled: no child has to.
-const FINISH: &str = r#"cd "$1"
+/// Made on the disk last of all. Python's modules are compiled: no child has to. mmdebstrap itself clears away apt's lists and caches and
+/// `/tmp`, and needs its own files there until then: without them its apt would clear away this host's lists.
+const FINISH: &str = r#"cd "$1" || exit 1
 if [ -x usr/bin/python3 ]; then
     chroot . python3 -m compileall -q /usr/lib/python3 /usr/lib/python3.* >/dev/null 2>&1 || true
 fi
-rm -rf var/cache/apt/* var/cache/debconf/*-old var/lib/apt/lists/* var/log/* var/lib/dpkg/*-old tmp/*
-rm -f etc/resolv.conf etc/machine-id etc/apt/apt.conf.d/99mmdebstrap
+rm -rf var/cache/debconf/*-old var/log/* var/lib/dpkg/*-old
+rm -f etc/resolv.conf etc/machine-id
 echo forkd > etc/hostname
 echo '127.0.0.1 localhost' > etc/hosts
 "#;

@@ -1,19 +1,41 @@
 use super::Context;
 use crate::config;
+use crate::output::mib;
 use anyhow::Result;
+use forkd_core::cache::Cache;
 use serde_json::json;
 
-/// Delete what interrupted runs left behind
+/// Delete what interrupted runs left behind, and of the cache what is beyond its limit
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  forkd gc")]
-pub(crate) struct Args {}
+#[command(
+    after_help = "Of images and root disks in the cache, those not used for longest go first.\n\nExamples:\n  forkd gc\n  forkd gc --cache-limit-mib 0"
+)]
+pub(crate) struct Args {
+    /// What the cache may take [env: FORKD_CACHE_LIMIT_MIB] [default: 20480]
+    #[arg(long, value_name = "MIB")]
+    cache_limit_mib: Option<u32>,
+}
 
-pub(crate) fn run(_args: &Args, context: &Context<'_>) -> Result<()> {
+pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
+    let limit = args.cache_limit_mib.map_or_else(config::cache_limit, |mib| Ok(u64::from(mib) << 20))?;
     let removed = config::store()?.gc(context.env().progress)?;
-    context.output.line(&match removed {
-        0 => "✓ nothing to clean up".to_owned(),
-        count => format!("✓ removed {count} leftover(s)"),
-    });
-    context.output.json(&json!({ "removed": removed }));
+    let freed = Cache::new(&config::cache_dir()?).trim(limit, context.env())?;
+    match removed {
+        0 if freed.entries == 0 => context.output.line("✓ nothing to clean up"),
+        0 => {}
+        count => context.output.line(&format!("✓ removed {count} leftover(s)")),
+    }
+    if freed.entries > 0 {
+        context.output.line(&format!(
+            "✓ removed {} of the cache's files (freed {})",
+            freed.entries,
+            mib(freed.bytes)
+        ));
+    }
+    context.output.json(&json!({
+        "removed": removed,
+        "cache_removed": freed.entries,
+        "cache_freed_bytes": freed.bytes,
+    }));
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod bake;
 pub(crate) mod cp;
+pub(crate) mod df;
 pub(crate) mod doctor;
 pub(crate) mod eval;
 pub(crate) mod exec;
@@ -17,6 +18,7 @@ pub(crate) mod pack;
 pub(crate) mod ping;
 pub(crate) mod pull;
 pub(crate) mod push;
+pub(crate) mod quickstart;
 pub(crate) mod rmi;
 pub(crate) mod snapshot;
 pub(crate) mod snapshot_compact;
@@ -41,6 +43,14 @@ pub(crate) struct Context<'a> {
 impl<'a> Context<'a> {
     pub(crate) fn new(output: &'a Output, cancel: &'a Cancel, jobs: usize) -> Self {
         Self { output, cancel, progress: Shown::new(output.is_quiet()), jobs }
+    }
+
+    /// The same with another output.
+    pub(crate) fn printing_to<'b>(&self, output: &'b Output) -> Context<'b>
+    where
+        'a: 'b,
+    {
+        Context { output, cancel: self.cancel, progress: Shown::new(self.output.is_quiet()), jobs: self.jobs }
     }
 
     /// What operations are given.

@@ -54,7 +54,7 @@ pub(crate) struct Disk {
 
 /// What a plan's base turned out to be.
 enum Found {
-    Image(Sources, Resolved),
+    Image(Sources, Box<Resolved>),
     Debian(Debian, Vec<String>),
 }
 
@@ -113,7 +113,7 @@ fn find(base: &Base, cache: &Cache, context: &Context<'_>) -> Result<(Found, Map
                     "cmd": resolved.config.cmd,
                 }),
             );
-            (Found::Image(sources, resolved), origin)
+            (Found::Image(sources, Box::new(resolved)), origin)
         }
         Base::Debian(packages) => {
             let debian = Debian::find(std::env::var_os("PATH").as_deref())?;
@@ -168,7 +168,7 @@ fn build(plan: &DiskPlan, found: Found, writer: &CacheWriter, context: &Context<
     let layers = match found {
         Found::Image(sources, resolved) => {
             context.output.line(&format!("→ {} (sha256:{})", resolved.reference, resolved.digest.short()));
-            let (fetched, report) = sources.fetch(resolved, env)?;
+            let (fetched, report) = sources.fetch(*resolved, env)?;
             let how = match (report.fetched_layers, report.cached_layers) {
                 (0, _) => "none fetched".to_owned(),
                 (fetched, cached) => {

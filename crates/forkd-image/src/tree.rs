@@ -68,7 +68,9 @@ impl Node {
             Body::Link(_) => S_IFLNK,
             Body::Fifo => S_IFIFO,
         };
-        kind | self.meta.mode & 0o7777
+        // The kernel gives every link all permissions, whatever an archive says.
+        let permissions = if kind == S_IFLNK { 0o777 } else { self.meta.mode & 0o7777 };
+        kind | permissions
     }
 
     /// What it takes in memory apart from itself.

@@ -8,6 +8,7 @@ mod common;
 mod bake;
 mod chain;
 mod children;
+mod images;
 mod isolation;
 mod python;
 
@@ -23,8 +24,9 @@ fn guests() -> PathBuf {
 }
 
 fn main() -> ExitCode {
-    let ready = std::env::var_os("FORKD_TEST_GUESTS")
-        .is_some_and(|_| guests().join("python-numpy/complete").exists());
+    let ready = std::env::var_os("FORKD_TEST_GUESTS").is_some_and(|_| {
+        guests().join("python-numpy/complete").exists() && guests().join("image/complete").exists()
+    });
     if ready {
         let cache = guests().join("cache/forkd");
         if let Err(error) = forkd_engine::Kernel::find(&cache, &forkd_core::Silent) {
@@ -36,7 +38,8 @@ fn main() -> ExitCode {
         Trial::test(name, move || std::panic::catch_unwind(test).map_err(|_| Failed::from("see above")))
             .with_ignored_flag(!ready)
     };
-    let tests = [bake::TESTS, chain::TESTS, children::TESTS, isolation::TESTS, python::TESTS].concat();
+    let tests =
+        [bake::TESTS, chain::TESTS, children::TESTS, images::TESTS, isolation::TESTS, python::TESTS].concat();
     libtest_mimic::run(&Arguments::from_args(), tests.into_iter().map(trial).collect()).exit_code()
 }
 
@@ -63,6 +66,10 @@ fn user_with_demo() -> User {
     let user = User::new();
     user.ok(&["unpack", pack.to_str().unwrap()]);
     user
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
 }
 
 /// QEMU processes of a user's machines.

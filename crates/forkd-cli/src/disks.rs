@@ -147,7 +147,10 @@ fn produce(
         cache.find_or_create(CacheKind::Rootfs, key, context.env())?
     };
     let mut writer = match slot {
-        Slot::Found(held) => return Ok(held),
+        Slot::Found(held) => {
+            context.output.line("✓ root disk: from the cache");
+            return Ok(held);
+        }
         Slot::Free(writer) => writer,
     };
     // What a killed run left is not known to be right.

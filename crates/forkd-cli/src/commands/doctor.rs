@@ -133,6 +133,13 @@ fn findings(context: &Context<'_>) -> Result<Vec<Finding>> {
         }
         None => Finding::not("store", State::Missing, format!("{place}: no such disk"), fix),
     });
+    list.push(match forkd_image::Debian::find(std::env::var_os("PATH").as_deref()) {
+        Ok(debian) => Finding::good("Debian packages", format!("recipes can be baked on {}", debian.release)),
+        Err(e) => {
+            let fix = "apt-get update && apt-get install mmdebstrap uidmap; images need neither";
+            Finding::not("Debian packages", State::Missing, e.to_string(), fix)
+        }
+    });
     list.push(if memory_limits() {
         Finding::good("memory limits", "control groups can be made")
     } else {

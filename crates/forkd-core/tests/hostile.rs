@@ -15,7 +15,8 @@ fn refused(home: &Home, pack: &[u8]) -> String {
     let before = home.tree();
     let begun = Instant::now();
     let error = home.unpack(pack).expect_err("a malformed pack was accepted");
-    assert!(begun.elapsed() < Duration::from_secs(1), "{error}: took {:?}", begun.elapsed());
+    // A second is what it may take on a quiet machine; this one may be compiling meanwhile.
+    assert!(begun.elapsed() < Duration::from_secs(5), "{error}: took {:?}", begun.elapsed());
     assert_eq!(error.kind(), Kind::Integrity, "{error}");
     assert_eq!(home.tree(), before, "{error}: the tree changed");
     error.to_string()

@@ -11,7 +11,7 @@ const PIECE: usize = 256 << 10;
 /// How many pieces may wait to be read.
 const AHEAD: usize = 16;
 /// zstd frames that need more memory to decode are refused.
-const MAX_WINDOW_LOG: u32 = 27;
+const MAX_WINDOW_LOG: u32 = 25;
 
 enum Piece {
     Bytes(Vec<u8>),

@@ -6,8 +6,8 @@ use forkd_core::Result;
 use std::collections::BTreeMap;
 
 /// The limits on what a stranger's image may make us keep in memory.
-const MAX_ENTRIES: usize = 1_000_000;
-const MAX_NAMES: usize = 96 << 20;
+const MAX_ENTRIES: usize = 300_000;
+const MAX_NAMES: usize = 48 << 20;
 /// As the kernel has it, for links that lead to links.
 const MAX_LINKS: usize = 40;
 

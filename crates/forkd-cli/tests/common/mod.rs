@@ -56,9 +56,11 @@ impl User {
         command.args(args).current_dir(self.dir.path()).stdin(Stdio::null());
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.env("HOME", self.dir.path()).env("XDG_DATA_HOME", self.store()).env("TMPDIR", self.tmp());
-        // What is fetched or found out once serves all tests.
+        // What is fetched or found out once serves all tests but those with a cache of their own.
         if let Some(guests) = std::env::var_os("FORKD_TEST_GUESTS") {
-            command.env("XDG_CACHE_HOME", Path::new(&guests).join("cache"));
+            let own = self.path("cache");
+            let cache = if own.exists() { own } else { Path::new(&guests).join("cache") };
+            command.env("XDG_CACHE_HOME", cache);
         }
         command.env("FORKD_BACKOFF_MS", "5").env("FORKD_STALL_TIMEOUT_MS", "700");
         command

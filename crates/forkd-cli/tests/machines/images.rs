@@ -1,77 +1,41 @@
-//! `forkd from-image` and `forkd bake`, with Debian's docker-registry, umoci and skopeo.
+//! `forkd from-image` and `forkd bake`: Debian's registry, filled by skopeo, and machines baked of what is in it.
 
 use crate::common::User;
-use crate::{guests, processes};
-use serde_json::Value;
-use std::net::TcpListener;
+use crate::{guests, nothing_is_left};
+use std::collections::BTreeMap;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+/// Those that compare owners, which only root can give away.
+pub(crate) const AS_ROOT: &[(&str, fn())] = &[("the_whole_tree_is_the_images", the_whole_tree_is_the_images)];
 pub(crate) const TESTS: &[(&str, fn())] = &[
-    ("an_image_of_a_registry_is_forked_as_it_is", an_image_of_a_registry_is_forked_as_it_is),
-    ("packages_are_installed_by_the_guest", packages_are_installed_by_the_guest),
-    ("images_that_cannot_be_had_leave_nothing", images_that_cannot_be_had_leave_nothing),
-    ("an_image_without_a_shell_takes_no_commands", an_image_without_a_shell_takes_no_commands),
-    ("a_recipe_is_baked_only_if_its_tests_succeed", a_recipe_is_baked_only_if_its_tests_succeed),
+    ("programs_run_as_the_image_says", programs_run_as_the_image_says),
+    ("what_is_here_is_not_fetched_again", what_is_here_is_not_fetched_again),
+    ("a_recipe_is_baked_and_tested", a_recipe_is_baked_and_tested),
+    ("recipes_that_fail_leave_no_tag", recipes_that_fail_leave_no_tag),
 ];
 
-/// A user with a cache of their own, in which there is a kernel already.
-struct Host(User);
-
-impl Host {
-    fn new() -> Self {
-        let host = Self(User::new());
-        let cache = host.0.path("cache/forkd");
-        std::fs::create_dir_all(&cache).unwrap();
-        for name in ["kernels", "kvm.json"] {
-            std::os::unix::fs::symlink(guests().join("cache/forkd").join(name), cache.join(name)).unwrap();
-        }
-        host
-    }
-
-    fn output(&self, args: &[&str]) -> Output {
-        self.0.command(args).env("XDG_CACHE_HOME", self.0.path("cache")).output().unwrap()
-    }
-
-    /// Runs, expects success; gives standard output.
-    #[track_caller]
-    fn ok(&self, args: &[&str]) -> String {
-        let output = self.output(args);
-        assert!(output.status.success(), "{args:?}\n{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    /// Runs, expects this exit code, and that nothing is left; gives standard error.
-    #[track_caller]
-    fn fails(&self, code: i32, args: &[&str]) -> String {
-        let output = self.output(args);
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(code), "{args:?}\n{said}");
-        assert_eq!(processes(&self.0), 0);
-        assert_eq!(forkd_testing::tree(&self.0.store().join("forkd/staging")).len(), 0);
-        assert!(!self.0.store().join("forkd/snapshots/x").exists());
-        let disks = self.0.path("cache/forkd/rootfs");
-        let partial = std::fs::read_dir(disks).into_iter().flatten().flatten();
-        assert_eq!(
-            partial.filter(|entry| entry.file_name().to_string_lossy().contains("partial")).count(),
-            0
-        );
-        said
-    }
+/// Whether what these tests need is here.
+pub(crate) fn ready() -> bool {
+    let runs =
+        |program: &&str| Command::new(program).arg("--version").output().is_ok_and(|o| o.status.success());
+    guests().join("image/complete").exists() && ["docker-registry", "skopeo", "umoci"].iter().all(runs)
 }
 
+/// Runs a shell's script in a folder.
 #[track_caller]
-fn run(dir: &Path, line: &[&str]) -> Vec<u8> {
-    let output = Command::new(line[0]).args(&line[1..]).current_dir(dir).output().unwrap();
-    assert!(output.status.success(), "{line:?}: {}", String::from_utf8_lossy(&output.stderr));
-    output.stdout
+pub(crate) fn sh(dir: &Path, script: &str) {
+    let output = Command::new("sh").args(["-ec", script]).current_dir(dir).output().unwrap();
+    assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-struct Registry {
+pub(crate) struct Registry {
     child: Child,
-    host: String,
-    log: PathBuf,
+    pub(crate) host: String,
+    dir: PathBuf,
 }
 
 impl Drop for Registry {
@@ -82,306 +46,334 @@ impl Drop for Registry {
 }
 
 impl Registry {
-    fn start(root: &Path) -> Self {
+    pub(crate) fn start(dir: &Path, auth: &str) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let host = format!("127.0.0.1:{port}");
-        let dir = root.display();
         let config = format!(
-            "version: 0.1\nlog:\n  accesslog:\n    disabled: false\nstorage:\n  filesystem:\n    rootdirectory: {dir}/storage\n\
-http:\n  addr: {host}\n"
+            "version: 0.1\nlog:\n  accesslog:\n    disabled: false\nstorage:\n  filesystem:\n    rootdirectory: {}/storage\n\
+             http:\n  addr: {host}\n{auth}",
+            dir.display()
         );
-        std::fs::write(root.join("config.yml"), config).unwrap();
-        let log = root.join("log");
-        let output = || Stdio::from(std::fs::File::options().create(true).append(true).open(&log).unwrap());
-        let child = Command::new("docker-registry")
-            .args(["serve", "config.yml"])
-            .current_dir(root)
-            .stdout(output())
-            .stderr(output())
-            .spawn()
-            .unwrap();
+        std::fs::write(dir.join("config.yml"), config).unwrap();
+        let log =
+            || Stdio::from(std::fs::File::options().create(true).append(true).open(dir.join("log")).unwrap());
+        let mut command = Command::new("docker-registry");
+        command.args(["serve", "config.yml"]).current_dir(dir).stdout(log()).stderr(log());
+        let registry = Self { child: command.spawn().unwrap(), host, dir: dir.to_owned() };
         let begun = Instant::now();
-        while std::net::TcpStream::connect(&host).is_err() {
-            assert!(begun.elapsed() < Duration::from_secs(20), "{}", std::fs::read_to_string(&log).unwrap());
+        while TcpStream::connect(&registry.host).is_err() {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{}", registry.log());
             std::thread::sleep(Duration::from_millis(20));
         }
-        Self { child, host, log }
+        registry
     }
 
-    /// GET requests for blobs so far.
-    fn blobs(&self) -> usize {
-        let log = std::fs::read_to_string(&self.log).unwrap();
-        log.lines().filter(|line| line.contains("\"GET /v2/") && line.contains("/blobs/")).count()
+    pub(crate) fn push(&self, from: &str, to: &str, more: &str) {
+        let line = format!(
+            "skopeo copy --quiet --dest-tls-verify=false {more} oci:{from} docker://{}/{to}",
+            self.host
+        );
+        sh(&self.dir, &line);
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.join("log")).unwrap()
+    }
+
+    /// How many blobs of a repository were asked for.
+    fn blobs(&self, name: &str) -> usize {
+        let path = format!("\"GET /v2/{name}/blobs/");
+        self.log().lines().filter(|line| line.contains(&path)).count()
     }
 }
 
-fn image() -> PathBuf {
-    guests().join("image/image")
+/// What all these tests use: made once.
+pub(crate) struct Shared {
+    /// With `layout`: "small", a busybox and a user; "bare", one program, which needs no other file; "arm", the same for another processor.
+    pub(crate) dir: tempfile::TempDir,
+    /// With these and "team/test:v1", the image of `demo/build-image`.
+    pub(crate) registry: Registry,
+    baked: OnceLock<User>,
 }
 
-/// The lines of two trees that differ.
-fn differences(a: &str, b: &str) -> Vec<String> {
-    let (a, b): (Vec<&str>, Vec<&str>) = (a.lines().collect(), b.lines().collect());
-    assert!(a.len() > 5000 && b.len() > 5000, "{} and {} entries", a.len(), b.len());
-    let only = |these: &[&str], those: &[&str], mark: &str| {
-        let those: std::collections::HashSet<&str> = those.iter().copied().collect();
-        these
-            .iter()
-            .filter(|line| !those.contains(*line))
-            .map(|line| format!("{mark} {line}"))
-            .collect::<Vec<_>>()
+const LAYOUT: &str = r"
+mkdir -p small/bin small/etc small/home/app bare
+cp /bin/busybox small/bin/busybox
+cp /bin/busybox bare/busybox
+for name in sh cat env id ls true sleep; do ln -s busybox small/bin/$name; done
+printf 'root:x:0:0::/root:/bin/sh\napp:x:1234:1234::/home/app:/bin/sh\n' > small/etc/passwd
+printf 'root:x:0:\napp:x:1234:\nextra:x:77:app\n' > small/etc/group
+umoci init --layout layout
+for name in small bare; do
+    tar -C $name --owner=0 --group=0 -cf $name.tar .
+    umoci new --image layout:$name
+    umoci raw add-layer --image layout:$name $name.tar
+    umoci config --image layout:$name --os linux --architecture amd64
+done
+umoci config --image layout:bare --tag arm --architecture arm64";
+
+static SHARED: Mutex<Option<Arc<Shared>>> = Mutex::new(None);
+
+pub(crate) fn shared() -> Arc<Shared> {
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    let make = || {
+        let dir = tempfile::tempdir().unwrap();
+        sh(dir.path(), LAYOUT);
+        let registry = Registry::start(dir.path(), "");
+        registry.push(&format!("{}:latest", guests().join("image/image").display()), "team/test:v1", "");
+        for name in ["small", "bare", "arm"] {
+            registry.push(&format!("layout:{name}"), &format!("team/{name}:v1"), "");
+        }
+        Arc::new(Shared { dir, registry, baked: OnceLock::new() })
     };
-    [only(&a, &b, "-"), only(&b, &a, "+")].concat()
+    Arc::clone(shared.get_or_insert_with(make))
 }
 
-fn an_image_of_a_registry_is_forked_as_it_is() {
-    let host = Host::new();
-    let root = host.0.path("registry");
-    std::fs::create_dir(&root).unwrap();
-    let registry = Registry::start(&root);
-    let name = format!("{}/team/test:v1", registry.host);
-    let layout = format!("oci:{}:latest", image().display());
-    run(
-        &root,
-        &["skopeo", "copy", "--quiet", "--dest-tls-verify=false", &layout, &format!("docker://{name}")],
+/// Ends the registry, when all tests have run.
+pub(crate) fn end() {
+    drop(SHARED.lock().unwrap_or_else(PoisonError::into_inner).take());
+}
+
+impl Shared {
+    pub(crate) fn layout(&self, tag: &str) -> String {
+        format!("oci:{}:{tag}", self.dir.path().join("layout").display())
+    }
+
+    pub(crate) fn image(&self, name: &str) -> String {
+        format!("{}/team/{name}", self.registry.host)
+    }
+
+    /// A user who has baked "team/test:v1", as `test`.
+    fn baked(&self) -> &User {
+        self.baked.get_or_init(|| {
+            let user = user();
+            let seen = from_image(&user, &self.image("test:v1"), "test", &[]);
+            assert_eq!(seen.0, 0, "{}", seen.1);
+            user
+        })
+    }
+}
+
+/// A user with an empty cache of their own, but for the kernel.
+pub(crate) fn user() -> User {
+    let user = User::new();
+    let cache = user.path("cache/forkd");
+    std::fs::create_dir_all(&cache).unwrap();
+    std::os::unix::fs::symlink(guests().join("cache/forkd/kernels"), cache.join("kernels")).unwrap();
+    // Whether KVM serves, which need not be found out again.
+    let _ = std::fs::copy(guests().join("cache/forkd/kvm.json"), cache.join("kvm.json"));
+    user
+}
+
+/// The exit code, and all that was said.
+pub(crate) fn from_image(user: &User, image: &str, tag: &str, more: &[&str]) -> (i32, String) {
+    let seen = user.run(&[&["from-image", image, "--tag", tag, "--mem-size-mib", "128"], more].concat());
+    (seen.code, seen.out + &seen.err)
+}
+
+/// No tag, no unfinished disk, nothing that runs.
+#[track_caller]
+pub(crate) fn nothing_was_made(user: &User) {
+    assert!(user.is_untouched(), "{:?}", forkd_testing::tree(&user.store()));
+    let disks = std::fs::read_dir(user.path("cache/forkd/rootfs")).into_iter().flatten().flatten();
+    let partial = disks.filter(|disk| disk.file_name().to_string_lossy().ends_with(".partial"));
+    assert_eq!(partial.map(|disk| disk.path()).collect::<Vec<_>>(), Vec::<PathBuf>::new());
+    nothing_is_left(user);
+}
+
+/// A program's output as it is.
+#[track_caller]
+pub(crate) fn exec(user: &User, options: &[&str], argv: &[&str]) -> String {
+    let output = user.command(&[&["exec"], options, &["--"], argv].concat()).output().unwrap();
+    assert!(output.status.success(), "{argv:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+}
+
+/// A child that runs detached.
+pub(crate) fn detached(user: &User, tag: &str) -> String {
+    let before = user.ids();
+    user.ok(&["fork", "--tag", tag, "--detach"]);
+    user.ids().into_iter().find(|id| !before.contains(id)).unwrap()
+}
+
+/// Every entry by its name: what `tree.py` says of it.
+fn entries(lines: &str) -> BTreeMap<String, serde_json::Value> {
+    let entry = |line| {
+        let entry: serde_json::Value = serde_json::from_str(line).unwrap();
+        (entry["name"].as_str().unwrap().to_owned(), entry)
+    };
+    lines.lines().map(entry).collect()
+}
+
+fn the_whole_tree_is_the_images() {
+    let shared = shared();
+    let bundle = shared.dir.path().join("bundle");
+    let layout = guests().join("image/image");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/machines/tree.py");
+    let (script, layout) = (script.display().to_string(), layout.display());
+    let unpack = format!("umoci unpack --image {layout}:latest {}", bundle.display());
+    let walk = || {
+        sh(shared.dir.path(), &unpack);
+        Command::new("python3").args(["-B", &script]).arg(bundle.join("rootfs")).output().unwrap()
+    };
+    let (user, expected) = std::thread::scope(|scope| {
+        let walk = scope.spawn(walk);
+        (shared.baked(), walk.join().unwrap())
+    });
+    assert!(expected.status.success(), "{}", String::from_utf8_lossy(&expected.stderr));
+    let id = &detached(user, "test");
+    user.ok(&["cp", &script, &format!("{id}:/run/tree.py")]);
+    let found = exec(user, &["-u", "root", id], &["python3", "-B", "/run/tree.py", "/"]);
+    user.ok(&["kill", id]);
+    let (found, expected) = (entries(&found), entries(&String::from_utf8(expected.stdout).unwrap()));
+    let differ: Vec<_> = found
+        .keys()
+        .chain(expected.keys())
+        .filter(|name| found.get(*name) != expected.get(*name))
+        .map(|name| format!("{name:?}: {:?}\n  not {:?}", found.get(name), expected.get(name)))
+        .collect();
+    assert!(differ.is_empty(), "{} differ:\n{}", differ.len(), differ[..differ.len().min(20)].join("\n"));
+    assert!(found.len() > 10_000 && found["srv/app/bind"]["xattrs"]["security.capability"].is_string());
+}
+
+fn programs_run_as_the_image_says() {
+    let shared = shared();
+    let user = shared.baked();
+    let id = &*detached(user, "test");
+    let all = exec(user, &[id], &["env"]);
+    let lines: Vec<&str> = all.lines().collect();
+    for line in ["GREETING=hello world", "PATH=/srv/app/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/srv/app"] {
+        assert!(lines.contains(&line), "{line}: {all}");
+    }
+    assert_eq!(exec(user, &[id], &["pwd"]), "/srv/app");
+    assert_eq!(exec(user, &[id], &["id"]), "uid=1234(app) gid=1234(app) groups=1234(app),77(extra)");
+    assert_eq!(exec(user, &["-u", "root", id], &["id"]), "uid=0(root) gid=0(root) groups=0(root)");
+    assert!(exec(user, &["-u", "root", id], &["env"]).lines().any(|line| line == "HOME=/root"));
+    assert_eq!(exec(user, &["-u", "4321:extra", id], &["id"]), "uid=4321 gid=77(extra) groups=77(extra)");
+    assert_eq!(exec(user, &["-w", "/tmp", id], &["pwd"]), "/tmp");
+    assert_eq!(
+        exec(user, &["-e", "GREETING=bye", id], &["sh", "-c", "echo $GREETING $HOME"]),
+        "bye /srv/app"
     );
+    let unknown = user.fails(126, &["exec", "-u", "nobody-here", id, "--", "true"]);
+    assert!(unknown.contains("nobody-here"), "{unknown}");
+    // Nor can the image's user do what root can.
+    assert_ne!(user.run(&["exec", id, "--", "sh", "-c", "echo x > /etc/x"]).code, 0);
+    user.ok(&["kill", id]);
+    let text = std::fs::read_to_string(user.snapshot("test", "snapshot.json")).unwrap();
+    let image = &serde_json::from_str::<serde_json::Value>(&text).unwrap()["image"];
+    assert_eq!(image["entrypoint"], serde_json::json!(["/bin/sh", "-c"]), "{text}");
+    assert_eq!((&image["cmd"][0], &image["platform"]), (&"echo hello".into(), &"linux/amd64".into()));
+    assert_eq!(image["reference"], shared.image("test:v1"));
+    assert!(image["digest"].as_str().unwrap().starts_with("sha256:"));
+    user.ok(&["verify", "test"]);
+}
 
-    let bake = |tag: &str| host.ok(&["from-image", &name, "--tag", tag, "--mem-size-mib", "256"]);
-    let said = bake("one");
-    assert!(said.contains("✓ 6 layers: 6 fetched ("), "{said}");
-    let before = registry.blobs();
-    // The same again: the disk is there. Without the disk: the layers are.
-    assert!(!bake("two").contains("layers"));
-    std::fs::remove_dir_all(host.0.path("cache/forkd/rootfs")).unwrap();
-    assert!(bake("three").contains("✓ 6 layers: none fetched"));
-    assert_eq!(registry.blobs(), before);
-    drop(registry);
+fn what_is_here_is_not_fetched_again() {
+    let (shared, user) = (shared(), user());
+    shared.registry.push("layout:small", "team/again:v1", "");
+    let asked = || shared.registry.blobs("team/again");
+    let image = shared.image("again:v1");
+    let (code, said) = from_image(&user, &image, "one", &[]);
+    assert!(code == 0 && said.contains("✓ # layers: # fetched (# MiB), # were here"), "{said}");
+    assert_eq!(asked(), 2, "a layer and the configuration");
+    let disk = user.path("cache/forkd/rootfs");
+    let made = forkd_testing::tree(&disk);
+    let (code, said) = from_image(&user, &image, "two", &["--warm", "echo warm > /run/warm"]);
+    assert!(code == 0 && said.contains("✓ root disk: from the cache"), "{said}");
+    assert!(!said.contains("layers"), "{said}");
+    assert_eq!(forkd_testing::tree(&disk), made);
+    std::fs::remove_dir_all(&disk).unwrap();
+    let (code, said) = from_image(&user, &image, "three", &[]);
+    assert!(code == 0 && said.contains("✓ # layers: none fetched") && said.contains("files"), "{said}");
+    // The same image makes the same disk, to the byte.
+    assert_eq!(forkd_testing::tree(&disk), made);
+    assert_eq!(asked(), 2);
+    assert!(user.fails(1, &["from-image", &image, "--tag", "one"]).contains("'one' is already at"));
+    assert_eq!(
+        user.run(&["fork", "--tag", "two", "--", "cat", "/run/warm"]).out.lines().next(),
+        Some("#| warm")
+    );
+    nothing_is_left(&user);
+}
 
-    let seen = |command: &[&str]| host.ok(&[&["fork", "--tag", "three", "--"], command].concat());
-    let env = seen(&["env"]);
-    for line in
-        ["1| GREETING=hello world", "1| PATH=/srv/app/bin:/usr/sbin:/usr/bin:/sbin:/bin", "1| HOME=/srv/app"]
+/// A recipe's folder, with a file beside it.
+fn recipe(user: &User, name: &str, text: &str) {
+    let dir = user.path("recipes").join(name);
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::write(dir.join("recipe.toml"), text).unwrap();
+    std::fs::write(user.path("recipes/beside"), "beside").unwrap();
+    std::fs::write(user.path("far"), "far").unwrap();
+}
+
+fn a_recipe_is_baked_and_tested() {
+    let (shared, user) = (shared(), user());
+    let text = format!(
+        r#"description = "tiny"
+image = "{}"
+memory_mib = 96
+files = [{{ from = "../beside", to = "/opt/made/beside" }}, {{ content = "run me", to = "/opt/script", mode = "0755" }}]
+setup = ["/bin/busybox wc -l < /proc/net/route > /opt/routes", "echo set up > /opt/setup"]
+user = "app"
+warm = "id > /tmp/warm; (sleep 1; echo ready > /tmp/ready) &"
+ready = "cat /tmp/ready"
+
+[[tests]]
+run = "cat /opt/made/beside"
+expect = "beside"
+[[tests]]
+run = "cat /tmp/warm; id"
+expect = """uid=1234(app) gid=1234(app) groups=77(extra),1234(app)
+uid=1234(app) gid=1234(app) groups=77(extra),1234(app)"""
+[[tests]]
+run = "ls -l /opt/script; cat /opt/setup; /bin/busybox wc -l < /proc/net/route"
+contains = "set up\n1"
+[[tests]]
+run = "cat /opt/routes"
+expect = "3"
+"#,
+        shared.layout("small")
+    );
+    recipe(&user, "tiny", &text);
+    let seen = user.run(&["bake", "recipes/tiny"]);
+    assert_eq!(seen.code, 0, "{}{}", seen.out, seen.err);
+    for words in ["✓ set up in #s", "✓ test # in #s: cat /opt/made/beside", "next: forkd fork --tag tiny"]
     {
-        assert!(env.lines().any(|seen| seen == line), "{line}: {env}");
+        assert!(seen.out.contains(words), "{words}: {}", seen.out);
     }
-    assert!(seen(&["pwd"]).starts_with("1| /srv/app\n"));
-    assert!(seen(&["id"]).starts_with("1| uid=1234(app) gid=1234(app) groups=1234(app),77(extra)\n"));
-
-    host.ok(&["fork", "--tag", "one", "--detach"]);
-    let id = host.ok(&["ls", "--ids"]).trim().to_owned();
-    let exec = |more: &[&str]| host.output(&[&["exec", &id], more].concat());
-    let text = |output: Output| String::from_utf8(output.stdout).unwrap();
-    assert_eq!(
-        text(exec(&["-u", "root", "-w", "/", "-e", "A=b", "--", "sh", "-c", "id -un; pwd; echo $A $HOME"])),
-        "root\n/\nb /root\n"
-    );
-    assert_eq!(
-        text(exec(&["-u", "4321:77", "--", "sh", "-c", "id -u; id -g; echo x > /dev/stdout"])),
-        "4321\n77\nx\n"
-    );
-    let unknown = exec(&["-u", "nobody-here", "--", "id"]);
-    assert_eq!(unknown.status.code(), Some(126));
-    assert!(String::from_utf8_lossy(&unknown.stderr).contains("no user 'nobody-here' in /etc/passwd"));
-
-    let json: Value =
-        serde_json::from_slice(&std::fs::read(host.0.snapshot("one", "snapshot.json")).unwrap()).unwrap();
-    assert_eq!(json["image"]["reference"], name.as_str());
-    assert_eq!(json["image"]["entrypoint"], serde_json::json!(["/bin/sh", "-c"]));
-
-    // Entry by entry what umoci makes of it. Only root may give files away.
-    if crate::is_root() {
-        run(&root, &["umoci", "unpack", "--image", &format!("{}:latest", image().display()), "bundle"]);
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/machines/tree.py");
-        let expected = run(&root, &["python3", script.to_str().unwrap(), "bundle/rootfs"]);
-        host.ok(&["cp", script.to_str().unwrap(), &format!("{id}:/run/tree.py")]);
-        let found = text(exec(&["-u", "root", "--", "python3", "/run/tree.py", "/"]));
-        let different = differences(&String::from_utf8(expected).unwrap(), &found);
-        assert!(
-            different.is_empty(),
-            "{} lines:\n{}",
-            different.len(),
-            different[..different.len().min(20)].join("\n")
-        );
-    }
-    host.ok(&["kill", "--all"]);
-
-    let used: Value = serde_json::from_str(&host.ok(&["df", "--json"])).unwrap();
-    assert_eq!((&used["snapshots"]["count"], &used["disks"]["count"]), (&3.into(), &1.into()));
-    assert_eq!(used["images"]["count"], 8);
-    let freed = host.ok(&["gc", "--cache-limit-mib", "150"]);
-    assert!(freed.contains("of the cache's files (freed"), "{freed}");
-    let used: Value = serde_json::from_str(&host.ok(&["df", "--json"])).unwrap();
-    assert!(
-        used["images"]["bytes"].as_u64().unwrap() + used["disks"]["bytes"].as_u64().unwrap() <= 150 << 20,
-        "{used}"
-    );
+    let text = std::fs::read_to_string(user.snapshot("tiny", "snapshot.json")).unwrap();
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap()["recipe"]["description"], "tiny");
+    let out = user.ok(&["fork", "--tag", "tiny", "--", "/bin/busybox", "stat", "-c", "%a %U", "/opt/script"]);
+    assert!(out.starts_with("#| # root\n"), "{out}");
+    nothing_is_left(&user);
 }
 
-fn packages_are_installed_by_the_guest() {
-    let host = Host::new();
-    // A repository with one package, and an image that knows it.
-    let repository = host.0.path("hub/debs");
-    std::fs::create_dir_all(repository.join("hello/DEBIAN")).unwrap();
-    std::fs::create_dir_all(repository.join("hello/usr/bin")).unwrap();
-    let control = "Package: hello-forkd\nVersion: 1.0\nArchitecture: all\nMaintainer: x <x@example.com>\nDescription: says so\n";
-    std::fs::write(repository.join("hello/DEBIAN/control"), control).unwrap();
-    std::fs::write(repository.join("hello/usr/bin/hello-forkd"), "#!/bin/sh\necho hello from a package\n")
-        .unwrap();
-    run(&repository, &["chmod", "755", "hello/usr/bin/hello-forkd"]);
-    run(&repository, &["dpkg-deb", "--root-owner-group", "--build", "hello", "hello.deb"]);
-    let deb = repository.join("hello.deb");
-    let packages = format!(
-        "{control}Filename: debs/hello.deb\nSize: {}\nSHA256: {}\n",
-        deb.metadata().unwrap().len(),
-        forkd_testing::sha256(&deb)
-    );
-    std::fs::write(repository.join("Packages"), packages).unwrap();
-    let hub = forkd_testing::Hub::start(&host.0.path("hub"));
-
-    let layout = host.0.path("layout");
-    run(host.0.dir.path(), &["cp", "-r", image().to_str().unwrap(), "layout"]);
-    let etc = host.0.path("layer/etc/apt");
-    std::fs::create_dir_all(&etc).unwrap();
-    let source = format!("deb [trusted=yes] http://10.0.2.2:{} debs/\n", hub.address.port());
-    std::fs::write(etc.join("sources.list"), source).unwrap();
-    run(
-        host.0.dir.path(),
-        &["tar", "-C", "layer", "--owner=0", "--group=0", "-cf", "layer.tar", "etc/apt/sources.list"],
-    );
-    let latest = format!("{}:latest", layout.display());
-    run(host.0.dir.path(), &["umoci", "raw", "add-layer", "--image", &latest, "layer.tar"]);
-    let name = format!("oci:{latest}");
-
-    let from = ["from-image", &name, "--mem-size-mib", "256", "--tag"];
-    host.ok(&[&from[..], &["extra", "--extra", "hello-forkd"]].concat());
-    let said = host.ok(&["fork", "--tag", "extra", "--", "hello-forkd"]);
-    assert!(said.starts_with("1| hello from a package\n"), "{said}");
-
-    let said = host.fails(1, &[&from[..], &["x", "--extra", "no-such-package"]].concat());
-    assert!(said.contains("Unable to locate package no-such-package"), "{said}");
-    assert!(said.contains("the setup command ended with exit code 100"), "{said}");
-    let said = host.fails(2, &["from-image", &name, "--tag", "x", "--extra=-o"]);
-    assert!(said.contains("'-o' is no package name"), "{said}");
-}
-
-/// A layout of one layer with these files.
-fn small_image(dir: &Path, more: &[&str], files: &[(&str, &[u8])]) -> String {
-    let tree = dir.join("files");
-    for (name, bytes) in files {
-        let path = tree.join(name);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(&path, bytes).unwrap();
-        run(dir, &["chmod", "755", path.to_str().unwrap()]);
-    }
-    run(dir, &["tar", "-C", "files", "--owner=0", "--group=0", "-cf", "layer.tar", "."]);
-    run(dir, &["umoci", "init", "--layout", "small"]);
-    run(dir, &["umoci", "new", "--image", "small:v1"]);
-    run(dir, &["umoci", "raw", "add-layer", "--image", "small:v1", "layer.tar"]);
-    run(dir, &[&["umoci", "config", "--image", "small:v1", "--os", "linux"], more].concat());
-    format!("oci:{}:v1", dir.join("small").display())
-}
-
-fn images_that_cannot_be_had_leave_nothing() {
-    let host = Host::new();
-    let root = host.0.path("registry");
-    std::fs::create_dir(&root).unwrap();
-    let registry = Registry::start(&root);
-    let arm = small_image(host.0.dir.path(), &["--architecture", "arm64"], &[("a", b"a")]);
-    let unknown = format!("{}/none/none:v1", registry.host);
-    let real = format!("oci:{}:latest", image().display());
-    let cases: [(i32, &[&str], &str); 8] = [
-        (3, &[&unknown], "none"),
-        (3, &["oci:/nowhere/at/all"], "/nowhere/at/all"),
-        (3, &[&format!("oci:{}:other", image().display())], "other"),
-        (2, &["Not A Reference"], "Not A Reference"),
-        (8, &[&arm], "arm64"),
-        (8, &[&real, "--platform", "linux/arm64"], "linux/amd64"),
-        (2, &[&real, "--size-mib", "100"], "--size-mib"),
-        (5, &["127.0.0.1:1/a/b"], "127.0.0.1:1"),
+fn recipes_that_fail_leave_no_tag() {
+    let (shared, user) = (shared(), user());
+    let of = |rest: &str| {
+        format!("description = \"d\"\nimage = \"{}\"\nmemory_mib = 96\n{rest}", shared.layout("small"))
+    };
+    let good = "[[tests]]\nrun = \"true\"\n";
+    let judged = "[[tests]]\nrun = \"echo four\"\nexpect = \"five\"\n";
+    let ended = "[[tests]]\nrun = \"echo oh no >&2; exit 9\"\n";
+    let cases: [(&str, String, i32, &[&str]); 7] = [
+        ("judged", of(&format!("{good}{judged}")), 1, &["test # of the recipe", "four", "five"]),
+        ("ended", of(ended), 1, &["test # of the recipe", "exit code # of echo oh no", "it said: oh no"]),
+        ("misspelt", of("warn = \"x\""), 2, &["misspelt/recipe.toml", "warn"]),
+        ("no-toml", "= =".into(), 2, &["no-toml/recipe.toml"]),
+        ("far", of("files = [{ from = \"../../far\", to = \"/x\" }]"), 2, &["../../far"]),
+        ("link", of("files = [{ from = \"link\", to = \"/x\" }]"), 2, &["leads out of"]),
+        ("setup", of("setup = [\"echo set; exit 3\"]"), 1, &["the setup command ended with exit code #"]),
     ];
-    for (code, more, words) in cases {
-        let said = host.fails(code, &[&["from-image", "--tag", "x"], more].concat());
-        assert!(said.starts_with("forkd: ") || said.contains("\nforkd: "), "{said}");
-        assert!(said.contains(words), "{more:?}: {said}");
+    for (name, text, code, words) in cases {
+        recipe(&user, name, &text);
+        let _ = std::os::unix::fs::symlink("../../far", user.path("recipes").join(name).join("link"));
+        let error = user.fails(code, &["bake", &format!("recipes/{name}")]);
+        for words in words {
+            assert!(error.contains(words), "{name}: {words}: {error}");
+        }
+        nothing_was_made(&user);
     }
-
-    // A layer that is not what the manifest says.
-    let dir = host.0.path("cut");
-    std::fs::create_dir(&dir).unwrap();
-    let name = small_image(&dir, &["--architecture", "amd64"], &[("big", &[7; 200_000]), ("bin/sh", b"x")]);
-    let manifest = &serde_json::from_slice::<Value>(&std::fs::read(dir.join("small/index.json")).unwrap())
-        .unwrap()["manifests"][0];
-    let blob = |digest: &Value| {
-        dir.join("small/blobs/sha256").join(digest.as_str().unwrap().trim_start_matches("sha256:"))
-    };
-    let manifest: Value = serde_json::from_slice(&std::fs::read(blob(&manifest["digest"])).unwrap()).unwrap();
-    let layer = blob(&manifest["layers"][0]["digest"]);
-    let bytes = std::fs::read(&layer).unwrap();
-    std::fs::set_permissions(&layer, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
-    std::fs::write(&layer, &bytes[..bytes.len() / 2]).unwrap();
-    let said = host.fails(6, &["from-image", &name, "--tag", "x"]);
-    assert!(said.contains(layer.file_name().unwrap().to_str().unwrap().get(..8).unwrap()), "{said}");
-    assert!(host.ok(&["images"]).contains("no snapshots here yet"));
-}
-
-fn an_image_without_a_shell_takes_no_commands() {
-    let host = Host::new();
-    let busybox = std::fs::read("/bin/busybox").unwrap();
-    // One that is not called sh does not become one.
-    let name = small_image(host.0.dir.path(), &["--architecture", "amd64"], &[("app/echo", &busybox)]);
-    let bake = ["from-image", &name, "--tag", "x", "--mem-size-mib", "96"];
-    let said = host.fails(2, &[&bake[..], &["--warm", "true"]].concat());
-    assert!(said.contains("the guest has no shell (/bin/sh)"), "{said}");
-    host.ok(&bake);
-    let said = host.ok(&["fork", "--tag", "x", "--", "/app/echo", "from", "a", "static", "program"]);
-    assert!(said.starts_with("1| from a static program\n"), "{said}");
-}
-
-fn a_recipe_is_baked_only_if_its_tests_succeed() {
-    let host = Host::new();
-    let recipe = host.0.path("recipes/small");
-    std::fs::create_dir_all(host.0.path("recipes/common")).unwrap();
-    std::fs::create_dir_all(&recipe).unwrap();
-    std::fs::write(host.0.path("recipes/common/words"), "words from a file\n").unwrap();
-    let write = |more: &str| {
-        let text = format!(
-            "description = \"A test\"\nimage = \"oci:{}:latest\"\nmemory_mib = 256\nwait_secs = 60\nuser = \"root\"\n\
-             files = [{{ from = \"../common/words\", to = \"/srv/words\", mode = \"0600\" }}, {{ content = \"two\", to = \"/srv/two\" }}]\n\
-             setup = [\"echo $DEBIAN_FRONTEND > /srv/set-up; ip=$(cat /etc/resolv.conf); echo $ip >> /srv/set-up\"]\n\
-             warm = \"cp /srv/words /run/warm; (sleep 1; touch /run/ready) &\"\nready = \"test -e /run/ready\"\n{more}",
-            image().display()
-        );
-        std::fs::write(recipe.join("recipe.toml"), text).unwrap();
-    };
-    let path = recipe.display().to_string();
-    write(
-        "[[tests]]\nrun = \"cat /run/warm; stat -c %a:%U /srv/words\"\nexpect = \"words from a file\\n600:root\"\n[[tests]]\nrun = \"cat /srv/set-up\"\ncontains = \"noninteractive\"\n",
-    );
-    let said = host.ok(&["bake", &path]);
-    assert!(
-        said.contains("✓ test 1 in ")
-            && said.contains("✓ test 2 in ")
-            && said.contains("✓ snapshot 'small' at"),
-        "{said}"
-    );
-    // The network was the setup's, not the children's.
-    let routes = host.ok(&["fork", "--tag", "small", "--", "cat", "/proc/net/route", "/srv/two"]);
-    assert!(routes.contains("1| two") && !routes.contains("0202000A"), "{routes}");
-
-    write("[[tests]]\nrun = \"true\"\n[[tests]]\nrun = \"echo one\"\nexpect = \"another\"\n");
-    let said = host.fails(1, &["bake", &path, "--tag", "x"]);
-    assert!(said.contains("test 2 of the recipe: expected 'another', found 'one'"), "{said}");
-    write("[[tests]]\nrun = \"echo oh no >&2; exit 3\"\n");
-    let said = host.fails(1, &["bake", &path, "--tag", "x"]);
-    assert!(said.contains("test 1 of the recipe: exit code 3") && said.contains("oh no"), "{said}");
-    write("memory = 3\n");
-    let said = host.fails(2, &["bake", &path, "--tag", "x"]);
-    assert!(said.contains("recipes/small/recipe.toml: ") && said.contains("memory"), "{said}");
-    std::fs::remove_file(host.0.path("recipes/common/words")).unwrap();
-    std::os::unix::fs::symlink("/etc/hostname", host.0.path("recipes/common/words")).unwrap();
-    write("");
-    let said = host.fails(2, &["bake", &path, "--tag", "x"]);
-    assert!(said.contains("leads out of"), "{said}");
-    let said = host.fails(3, &["bake", "nowhere", "--tag", "x"]);
-    assert!(said.contains("nowhere"), "{said}");
+    assert!(user.fails(3, &["bake", "recipes/none"]).contains("recipes/none"));
+    nothing_was_made(&user);
 }

@@ -1,5 +1,5 @@
 //! Virtual machines that are baked, moved and forked for real (`FORKD_TEST_GUESTS`: a folder with the root disks that
-//! `demo/build-rootfs` made, and a cache). Without it these tests count as ignored.
+//! `demo/build-rootfs` made, the image of `demo/build-image`, and a cache). Without it these tests count as ignored.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a test")]
 
 #[path = "../common/mod.rs"]
@@ -9,6 +9,7 @@ mod bake;
 mod chain;
 mod children;
 mod images;
+mod images_refused;
 mod isolation;
 mod python;
 
@@ -24,23 +25,30 @@ fn guests() -> PathBuf {
 }
 
 fn main() -> ExitCode {
-    let ready = std::env::var_os("FORKD_TEST_GUESTS").is_some_and(|_| {
-        guests().join("python-numpy/complete").exists() && guests().join("image/complete").exists()
-    });
-    if ready {
+    let kernel = std::env::var_os("FORKD_TEST_GUESTS").is_some();
+    let ready = kernel && guests().join("python-numpy/complete").exists();
+    if kernel {
         let cache = guests().join("cache/forkd");
         if let Err(error) = forkd_engine::Kernel::find(&cache, &forkd_core::Silent) {
             println!("no kernel: {error}");
             return ExitCode::FAILURE;
         }
     }
-    let trial = |(name, test): (&str, fn())| {
+    let trial = |(name, test): (&str, fn()), ready: bool| {
         Trial::test(name, move || std::panic::catch_unwind(test).map_err(|_| Failed::from("see above")))
             .with_ignored_flag(!ready)
     };
-    let tests =
-        [bake::TESTS, chain::TESTS, children::TESTS, images::TESTS, isolation::TESTS, python::TESTS].concat();
-    libtest_mimic::run(&Arguments::from_args(), tests.into_iter().map(trial).collect()).exit_code()
+    let tests = [bake::TESTS, chain::TESTS, children::TESTS, isolation::TESTS, python::TESTS].concat();
+    let guests = tests.into_iter().map(|test| trial(test, ready));
+    let with_images = kernel && images::ready();
+    let root = rustix::process::geteuid().is_root();
+    let images =
+        [images::TESTS, images_refused::TESTS].concat().into_iter().map(|test| trial(test, with_images));
+    let as_root = images::AS_ROOT.iter().map(|test| trial(*test, with_images && root));
+    let trials = as_root.chain(images).chain(guests).collect();
+    let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);
+    images::end();
+    conclusion.exit_code()
 }
 
 /// Bakes a guest; `more` are further arguments.
@@ -66,10 +74,6 @@ fn user_with_demo() -> User {
     let user = User::new();
     user.ok(&["unpack", pack.to_str().unwrap()]);
     user
-}
-
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
 }
 
 /// QEMU processes of a user's machines.

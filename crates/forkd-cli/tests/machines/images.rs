@@ -191,9 +191,8 @@ pub(crate) fn exec(user: &User, options: &[&str], argv: &[&str]) -> String {
 
 /// A child that runs detached.
 pub(crate) fn detached(user: &User, tag: &str) -> String {
-    let before = user.ids();
-    user.ok(&["fork", "--tag", tag, "--detach"]);
-    user.ids().into_iter().find(|id| !before.contains(id)).unwrap()
+    // Not by `ls`: another test may fork the same user's snapshots meanwhile.
+    user.json(&["fork", "--tag", tag, "--detach"])["children"][0]["id"].as_str().unwrap().to_owned()
 }
 
 /// Every entry by its name: what `tree.py` says of it.

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 /// The limits on what a stranger's image may make us keep in memory.
 const MAX_ENTRIES: usize = 300_000;
 const MAX_NAMES: usize = 48 << 20;
+/// Folders in folders. Links on the way make deeper trees than a path is long, and a tree is gone through by recursion.
+const MAX_DEPTH: usize = 1000;
 /// As the kernel has it, for links that lead to links.
 const MAX_LINKS: usize = 40;
 
@@ -162,6 +164,9 @@ impl Tree {
                 None => return Ok(None),
             };
             match self.node(next).map(|node| &node.body) {
+                Some(Body::Folder(_)) if stack.len() > MAX_DEPTH => {
+                    return Err(format!("more than {MAX_DEPTH} folders deep"));
+                }
                 Some(Body::Folder(_)) => stack.push(next),
                 Some(Body::Link(target)) => {
                     followed += 1;

@@ -385,6 +385,10 @@ fn hostile_layers_are_refused() {
                 .bytes(),
             "4201 bytes",
         ),
+        (
+            Layer::new().pax(&[("path", &b"a/".repeat(1100))]).dir("x").file("a/.wh.a", b"").bytes(),
+            "folders deep",
+        ),
         (Layer::new().pax(&[("path", b"a\0b")]).file("x", b"").bytes(), "zero byte"),
         (
             Layer::new().pax(&[("SCHILY.xattr.user.x", &[1; 5000])]).file("x", b"").bytes(),

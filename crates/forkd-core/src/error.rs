@@ -67,6 +67,12 @@ pub enum Error {
         /// The process that holds it.
         holder: String,
     },
+    /// A server has another copy of an object than the one that was being read.
+    #[error("{location}: the server's copy changed while it was read; try again")]
+    Changed {
+        /// The redacted URL.
+        location: String,
+    },
     /// The user stopped it.
     #[error("interrupted; nothing was changed")]
     Interrupted,
@@ -101,6 +107,7 @@ impl Error {
             },
             Self::Malformed { .. } => Kind::Integrity,
             Self::Other { kind, .. } => *kind,
+            Self::Changed { .. } => Kind::Transient,
             Self::Locked { .. } => Kind::Locked,
             Self::Interrupted => Kind::Interrupted,
         }

@@ -115,7 +115,7 @@ pub fn pull(store: &Store, remote: &dyn Remote, options: &PullOptions, env: Env<
     if let Some(here) = already_here(store, expected.sha256, &options.unpack)? {
         return Ok(PullReport { downloaded: 0, sha256: expected.sha256, unpack: here });
     }
-    let Download { size, body } = remote.get(&location, env.cancel)?;
+    let Download { size, body, .. } = remote.get(&location, env.cancel)?;
     if let (Some(declared), Some(offered)) = (expected.size, size)
         && declared != offered
     {

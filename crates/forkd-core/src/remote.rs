@@ -1,6 +1,7 @@
 //! The port to where packs lie: transports implement it, operations use it.
 
 use crate::{Cancel, Error, Kind, Progress, Result};
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::io::Read;
 use std::path::Path;
@@ -80,11 +81,66 @@ impl fmt::Debug for Location {
     }
 }
 
+/// Which copy of an object a server has: told by the server, sent back to it to ask for the same copy (RFC 9110, 8.8).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Validator {
+    /// The entity tag, with its quotes; only a strong one is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etag: Option<String>,
+    /// When it was last changed, as the server wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_modified: Option<String>,
+}
+
+impl Validator {
+    /// Whether the server told nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.etag.is_none() && self.last_modified.is_none()
+    }
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    /// The first byte that is wanted.
+    pub start: u64,
+    /// The byte behind the last one that is wanted; `None` for all that there are.
+    pub end: Option<u64>,
+    /// The copy that the bytes must be of; where the server has another, the whole of that comes (`If-Range`).
+    pub only_of: Option<Validator>,
+    /// The copy that is known already: where the server still has it, nothing comes (`If-None-Match`, `If-Modified-Since`).
+    pub unless: Option<Validator>,
+}
+
+impl Request {
+    /// The bytes of a range.
+    #[must_use]
+    pub fn range(start: u64, end: u64) -> Self {
+        Self { start, end: Some(end), ..Self::default() }
+    }
+}
+
+/// What came.
+#[derive(Debug)]
+pub enum Answer {
+    /// The bytes that were asked for; `size` is that of the whole object.
+    Part(Download),
+    /// The whole object from its first byte: all was asked for, or the server gives no ranges, or it has another copy.
+    Whole(Download),
+    /// The server still has the copy that is known.
+    NotModified,
+}
+
 /// An object that is being read.
 pub struct Download {
-    /// Its size in bytes, where the server says so.
+    /// The size of the whole object in bytes, where the server says so.
     pub size: Option<u64>,
-    /// Its bytes. Errors of the transport come as [`std::io::Error`] around an [`Error`].
+    /// Which copy it is.
+    pub validator: Validator,
+    /// Its bytes. Where the connection breaks or stalls, the rest is asked for again, a few times without progress, before an
+    /// error comes. Errors of the transport come as [`std::io::Error`] around an [`Error`]; [`Error::Changed`] where the
+    /// server turned out to have another copy by then.
     pub body: Box<dyn Read + Send>,
 }
 
@@ -96,16 +152,29 @@ impl fmt::Debug for Download {
 
 /// A transport.
 pub trait Remote: Send + Sync {
-    /// Opens an object for reading from its beginning, following redirects, trying again where that may help.
+    /// Opens an object, or a range of it, for reading, following redirects, trying again where that may help.
     ///
     /// # Errors
     /// [`Kind::NotFound`], [`Kind::Unauthorised`], [`Kind::Transient`] or [`Kind::General`], naming the redacted URL.
-    fn get(&self, location: &Location, cancel: &Cancel) -> Result<Download>;
+    fn request(&self, location: &Location, request: &Request, cancel: &Cancel) -> Result<Answer>;
+
+    /// Opens a whole object for reading.
+    ///
+    /// # Errors
+    /// As [`Remote::request`].
+    fn get(&self, location: &Location, cancel: &Cancel) -> Result<Download> {
+        match self.request(location, &Request::default(), cancel)? {
+            Answer::Part(download) | Answer::Whole(download) => Ok(download),
+            Answer::NotModified => {
+                Err(Error::new(Kind::General, format!("{location}: an answer to another question")))
+            }
+        }
+    }
 
     /// Stores a file under a location, whole or not at all as far as the server can.
     ///
     /// # Errors
-    /// As [`Remote::get`].
+    /// As [`Remote::request`].
     fn put(&self, location: &Location, file: &Path, progress: &dyn Progress, cancel: &Cancel) -> Result<()>;
 }
 

@@ -1,9 +1,10 @@
 //! `file:` URLs: a hub that is a folder.
 
-use forkd_core::remote::{Download, Location};
+use forkd_core::remote::{Answer, Download, Location, Request, Validator};
 use forkd_core::{Cancel, Error, Kind, Progress, Result};
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 fn path(location: &Location) -> Result<PathBuf> {
@@ -12,15 +13,26 @@ fn path(location: &Location) -> Result<PathBuf> {
     location.url().to_file_path().map_err(|()| wrong())
 }
 
-pub(crate) fn get(location: &Location) -> Result<Download> {
+pub(crate) fn request(location: &Location, request: &Request) -> Result<Answer> {
     let path = path(location)?;
     // Asked before it is opened: opening a pipe would wait for a writer.
-    let metadata = path.metadata().map_err(Error::io("open", &path))?;
-    let open = || File::open(&path).map_err(Error::io("open", &path));
-    if !metadata.is_file() {
+    if !path.metadata().map_err(Error::io("open", &path))?.is_file() {
         return Err(Error::new(Kind::Usage, format!("{} is not a regular file", path.display())));
     }
-    Ok(Download { size: Some(metadata.len()), body: Box::new(open()?) })
+    let mut file = File::open(&path).map_err(Error::io("open", &path))?;
+    let metadata = file.metadata().map_err(Error::io("open", &path))?;
+    let (ino, mtime, nanos, size) = (metadata.ino(), metadata.mtime(), metadata.mtime_nsec(), metadata.len());
+    let validator =
+        Validator { etag: Some(format!("\"{ino}-{mtime}.{nanos}-{size}\"")), last_modified: None };
+    if request.unless.as_ref() == Some(&validator) {
+        return Ok(Answer::NotModified);
+    }
+    let changed = request.only_of.as_ref().is_some_and(|wanted| *wanted != validator);
+    let (start, end) = if changed { (0, None) } else { (request.start, request.end) };
+    file.seek(SeekFrom::Start(start)).map_err(Error::io("read", &path))?;
+    let body = Box::new(file.take(end.unwrap_or(u64::MAX).saturating_sub(start)));
+    let download = Download { size: Some(size), validator, body };
+    Ok(if (start, end) == (0, None) { Answer::Whole(download) } else { Answer::Part(download) })
 }
 
 /// Copies beside the target, syncs, then renames: readers see the old file or the whole new one.

@@ -1,7 +1,7 @@
 //! `http:` and `https:`, through reqwest. The rest of forkd reads and writes with threads, so a small runtime does the network's
 //! part and hands bytes over a bounded channel.
 
-use forkd_core::remote::{Download, Location};
+use forkd_core::remote::{Answer, Download, Location, Request, Validator};
 use forkd_core::{Cancel, Error, Kind, Progress, Result};
 use futures_util::StreamExt;
 use reqwest::header::{CONTENT_LENGTH, LOCATION, RETRY_AFTER};
@@ -69,7 +69,7 @@ impl Http {
         Ok(Self { client, uploader, runtime, options: options.clone() })
     }
 
-    pub(crate) fn get(&self, location: &Location, cancel: &Cancel) -> Result<Download> {
+    pub(crate) fn request(&self, location: &Location, _asked: &Request, cancel: &Cancel) -> Result<Answer> {
         let response = self.with_retries(location, cancel, || {
             let request = self.client.get(location.url().clone());
             let stall = self.options.stall_timeout;
@@ -80,7 +80,8 @@ impl Http {
         })?;
         let size =
             response.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
-        Ok(Download { size, body: Box::new(self.body(response, location, cancel)) })
+        let body = Box::new(self.body(response, location, cancel));
+        Ok(Answer::Whole(Download { size, validator: Validator::default(), body }))
     }
 
     /// Reads a body ahead on the runtime.

@@ -4,7 +4,7 @@
 mod folder;
 mod http;
 
-use forkd_core::remote::{Download, Location, Remote};
+use forkd_core::remote::{Answer, Location, Remote, Request};
 use forkd_core::{Cancel, Progress, Result};
 use std::path::Path;
 
@@ -27,11 +27,11 @@ impl AnyRemote {
 }
 
 impl Remote for AnyRemote {
-    fn get(&self, location: &Location, cancel: &Cancel) -> Result<Download> {
+    fn request(&self, location: &Location, request: &Request, cancel: &Cancel) -> Result<Answer> {
         if location.url().scheme() == "file" {
-            folder::get(location)
+            folder::request(location, request)
         } else {
-            self.http.get(location, cancel)
+            self.http.request(location, request, cancel)
         }
     }
 

@@ -22,8 +22,11 @@ mod receive;
 mod remove;
 mod retag;
 mod set_up;
+mod sparse;
+mod tree;
 mod unpack;
 mod usage;
+mod v3;
 mod verify;
 
 pub mod cache;

@@ -113,9 +113,14 @@ fn verify_chain(chain: &[Stored], env: Env<'_>) -> Result<VerifyReport> {
             memories[check.link] = Some(hashed.sha256);
         }
         if let Some(recorded) = stored.record.as_ref().and_then(|record| record.file(check.name))
-            && (recorded.sha256, recorded.size) != (hashed.sha256, hashed.size)
+            && (recorded.sha256 != hashed.sha256 || !hashed.is(recorded))
         {
-            let message = if recorded.size == hashed.size {
+            let message = if hashed.is(recorded) {
+                format!(
+                    "sha256 is {}; the pack that it came in declares {}, and its frames make what is here",
+                    hashed.sha256, recorded.sha256
+                )
+            } else if recorded.size == hashed.size {
                 format!("sha256 is {}; recorded was {}", hashed.sha256, recorded.sha256)
             } else {
                 format!("{} bytes; recorded were {}", hashed.size, recorded.size)

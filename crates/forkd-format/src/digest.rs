@@ -27,21 +27,25 @@ impl Digest {
 impl std::str::FromStr for Digest {
     type Err = FormatError;
     fn from_str(text: &str) -> Result<Self, FormatError> {
-        let nibble = |b: u8| match b {
-            b'0'..=b'9' => Some(b - b'0'),
-            b'a'..=b'f' => Some(b - b'a' + 10),
-            _ => None,
-        };
-        let wrong = || FormatError::Digest(crate::error::shorten(text));
-        if text.len() != 64 {
-            return Err(wrong());
-        }
-        let mut out = [0; 32];
-        for (byte, pair) in out.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-            *byte = nibble(pair[0]).zip(nibble(pair[1])).map(|(hi, lo)| hi << 4 | lo).ok_or_else(wrong)?;
-        }
-        Ok(Self(out))
+        parse_hex(text).map(Self).ok_or_else(|| FormatError::Digest(crate::error::shorten(text)))
     }
+}
+
+/// 32 bytes as 64 lower-case hexadecimal digits.
+pub(crate) fn parse_hex(text: &str) -> Option<[u8; 32]> {
+    let nibble = |b: u8| match b {
+        b'0'..=b'9' => Some(b - b'0'),
+        b'a'..=b'f' => Some(b - b'a' + 10),
+        _ => None,
+    };
+    let mut out = [0; 32];
+    if text.len() != 64 {
+        return None;
+    }
+    for (byte, pair) in out.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+        *byte = nibble(pair[0]).zip(nibble(pair[1])).map(|(hi, lo)| hi << 4 | lo)?;
+    }
+    Some(out)
 }
 
 impl TryFrom<String> for Digest {

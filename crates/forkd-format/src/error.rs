@@ -30,9 +30,15 @@ pub enum FormatError {
     /// A recipe.toml that breaks a rule of `docs/recipes.md`.
     #[error("recipe.toml: {0}")]
     Recipe(String),
-    /// A zstd frame that breaks RFC 8878 or our limits.
+    /// A frame that breaks RFC 8878, `docs/format/pack-v3.md` or our limits.
     #[error("zstd frame: {0}")]
     Frame(String),
+    /// A hash that is not 64 lower-case hexadecimal digits.
+    #[error("'{0}' is not a root: expected 64 lower-case hexadecimal digits")]
+    TreeHash(String),
+    /// The index of a pack breaks a rule of `docs/format/pack-v3.md`.
+    #[error("index: {0}")]
+    Index(String),
 }
 
 /// Untrusted text as it may stand in a message: one line, printable, bounded.

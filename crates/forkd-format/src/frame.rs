@@ -29,6 +29,21 @@ impl FrameHeader {
     /// Bytes that are always enough to read any header.
     pub const MAX_LEN: usize = 18;
 
+    /// The window that a frame of data asks for, in bytes; `None` where the header is cut off or is of another kind.
+    #[must_use]
+    pub fn window(bytes: &[u8]) -> Option<u64> {
+        let descriptor = le(bytes, 4, 1).filter(|_| le(bytes, 0, 4) == Some(u64::from(MAGIC)))?;
+        if descriptor & 0x20 == 0 {
+            let byte = le(bytes, 5, 1)?;
+            let base = 1u64 << (10 + (byte >> 3));
+            return Some(base + base / 8 * (byte & 7));
+        }
+        match Self::parse(bytes) {
+            Ok(Some(Self::Data { content_size, .. })) => content_size,
+            _ => None,
+        }
+    }
+
     /// Reads a header; `None` where more bytes are needed.
     ///
     /// # Errors

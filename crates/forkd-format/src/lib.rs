@@ -16,6 +16,7 @@ pub mod registry;
 mod snapshot;
 mod tag;
 mod tar;
+pub mod v3;
 
 pub use digest::{Digest, Hasher};
 pub use error::FormatError;

@@ -1,5 +1,6 @@
-//! `manifest.toml`, versions 1 and 2 (`docs/format/pack.md`).
+//! `manifest.toml`, versions 1 and 2 (`docs/format/pack.md`) and 3 (`docs/format/pack-v3.md`).
 
+use crate::v3::{MAX_BASES, TreeHash};
 use crate::{Digest, FormatError, Snapshot, Tag};
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +33,9 @@ pub struct FileEntry {
     pub size: u64,
     /// SHA-256 of the whole file.
     pub sha256: Digest,
+    /// What its frames make (version 3 only, where every file has one). There it is what is checked when the file is unpacked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<TreeHash>,
 }
 
 /// One snapshot of a chain.
@@ -82,10 +86,61 @@ impl RootfsSidecar {
     }
 }
 
+/// Where a pack's index ends, and what it is (version 3).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IndexEntry {
+    /// Its size in bytes, padding not counted.
+    pub size: u64,
+    /// SHA-256 of it.
+    pub sha256: Digest,
+}
+
+/// What a base file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BaseKind {
+    /// A file of a snapshot.
+    Snapshot,
+    /// The uncompressed kernel of a guest.
+    Kernel,
+}
+
+/// A file that is not in the pack and that its frames refer to (version 3). What it is called proves nothing: it is known by its
+/// size and by either of its digests.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Base {
+    /// What it is.
+    pub kind: BaseKind,
+    /// The snapshot's tag, or the kernel's release; for people.
+    pub name: String,
+    /// Its name in the snapshot, or `vmlinux`; for people.
+    pub path: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// SHA-256 of the whole file.
+    pub sha256: Digest,
+    /// What its frames make.
+    pub root: TreeHash,
+    /// Pages of it that frames copy, for people.
+    #[serde(default)]
+    pub copied_pages: u64,
+    /// Pages of it that frames are compressed with, for people.
+    #[serde(default)]
+    pub similar_pages: u64,
+}
+
+impl Base {
+    /// The file beside the pack that holds a kernel, compressed with zstd.
+    #[must_use]
+    pub fn file_name(&self) -> String {
+        format!("{}.vmlinux.zst", &self.sha256.to_string()[..16])
+    }
+}
+
 /// What a pack says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manifest {
-    /// 1 (one base) or 2 (a chain).
+    /// 1 (one base), 2 (a chain) or 3 (either, in frames with an index).
     pub version: u32,
     /// The tag of the head.
     pub tag: Tag,
@@ -101,6 +156,10 @@ pub struct Manifest {
     pub links: Vec<Link>,
     /// A root disk beside the pack (version 1 only).
     pub rootfs: Option<RootfsSidecar>,
+    /// The index (version 3 only, where it must be).
+    pub index: Option<IndexEntry>,
+    /// Files that frames refer to and that are not in the pack (version 3 only).
+    pub bases: Vec<Base>,
 }
 
 /// The keys as they stand in the file, in their order.
@@ -124,6 +183,10 @@ struct Wire {
     chain: Vec<Link>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     rootfs: Option<RootfsSidecar>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    index: Option<IndexEntry>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    bases: Vec<Base>,
 }
 
 #[derive(Deserialize)]
@@ -142,9 +205,9 @@ impl Manifest {
         }
         let text = std::str::from_utf8(bytes).map_err(|_| wrong("not UTF-8"))?;
         let VersionOnly { forkd_pack_version } = toml::from_str(text).map_err(toml_error)?;
-        if !matches!(forkd_pack_version, 1 | 2) {
+        if !matches!(forkd_pack_version, 1..=3) {
             return Err(wrong(format!(
-                "forkd_pack_version is {forkd_pack_version}; this forkd reads 1 and 2 (a newer forkd may read it)"
+                "forkd_pack_version is {forkd_pack_version}; this forkd reads 1 to 3 (a newer forkd may read it)"
             )));
         }
         let wire: Wire = toml::from_str(text).map_err(toml_error)?;
@@ -167,7 +230,7 @@ impl Manifest {
         } else {
             if !wire.files.is_empty() || wire.rootfs.is_some() {
                 return Err(wrong(
-                    "version 2 lists its files under 'chain': expected files = [] and no [rootfs]",
+                    "versions 2 and 3 list their files under 'chain': expected files = [] and no [rootfs]",
                 ));
             }
             if wire.chain.last().is_none_or(|head| head.tag != wire.tag || head.parent_tag != wire.parent_tag)
@@ -185,6 +248,8 @@ impl Manifest {
             forkd_version: wire.forkd_version,
             links,
             rootfs: wire.rootfs,
+            index: wire.index,
+            bases: wire.bases,
         })
     }
 
@@ -209,10 +274,36 @@ impl Manifest {
         {
             return Err(wrong("both a [rootfs] beside the pack and a rootfs.ext4 inside it"));
         }
+        self.check_version_3()?;
         if total > MAX_UNPACKED {
             return Err(wrong(format!("declares {total} bytes; at most {MAX_UNPACKED} are unpacked")));
         }
         Ok(())
+    }
+
+    fn check_version_3(&self) -> Result<(), FormatError> {
+        let three = self.version == 3;
+        if self.index.is_some() != three || (!three && !self.bases.is_empty()) {
+            return Err(wrong("[index] and [[bases]] belong to version 3, which must have an [index]"));
+        }
+        if self.bases.len() > MAX_BASES {
+            return Err(wrong(format!("{} base files; at most {MAX_BASES} are read", self.bases.len())));
+        }
+        if self.bases.iter().any(|base| base.size > MAX_UNPACKED) {
+            return Err(wrong(format!("a base file of more than {MAX_UNPACKED} bytes")));
+        }
+        match self.files().find(|(_, file)| file.root.is_some() != three) {
+            Some((link, file)) => Err(wrong(format!(
+                "'{}': {}: 'root' belongs to version 3, and all of that",
+                link.tag, file.path
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// The files of all links, in the order in which they are numbered.
+    pub fn files(&self) -> impl Iterator<Item = (&Link, &FileEntry)> {
+        self.links.iter().flat_map(|link| link.files.iter().map(move |file| (link, file)))
     }
 
     /// The link that the pack is named after.
@@ -224,7 +315,7 @@ impl Manifest {
     /// Bytes that the pack unpacks to.
     #[must_use]
     pub fn unpacked_size(&self) -> u64 {
-        let inside: u64 = self.links.iter().flat_map(|link| &link.files).map(|file| file.size).sum();
+        let inside: u64 = self.files().map(|(_, file)| file.size).sum();
         inside + self.rootfs.as_ref().map_or(0, |rootfs| rootfs.size)
     }
 
@@ -249,6 +340,8 @@ impl Manifest {
             files: if one { self.head().files.clone() } else { Vec::new() },
             chain: if one { Vec::new() } else { self.links.clone() },
             rootfs: self.rootfs.clone(),
+            index: self.index.clone(),
+            bases: self.bases.clone(),
         };
         // Strings, integers and tables of them always have a TOML form.
         toml::to_string(&wire).unwrap_or_default().into_bytes()
@@ -314,7 +407,8 @@ mod tests {
     use super::*;
 
     fn entry(path: &str, seed: &str) -> FileEntry {
-        FileEntry { path: path.into(), size: 10, sha256: Digest::of(format!("{path}{seed}").as_bytes()) }
+        let sha256 = Digest::of(format!("{path}{seed}").as_bytes());
+        FileEntry { path: path.into(), size: 10, sha256, root: None }
     }
 
     fn chain(depth: usize) -> Manifest {
@@ -336,6 +430,8 @@ mod tests {
             forkd_version: Some("0.6.0".into()),
             links,
             rootfs: None,
+            index: None,
+            bases: Vec::new(),
         }
     }
 
@@ -393,9 +489,9 @@ mod tests {
         assert!(refused(|m| m.links[0].files[2].size = 4 << 40).contains("declares"));
         assert!(refused(|m| m.links[0].files[0].size = 2 << 20).contains("snapshot.json of"));
         let text = String::from_utf8(chain(1).to_bytes()).unwrap();
-        for version in ["0", "3", "99", "-1"] {
+        for version in ["0", "4", "99", "-1"] {
             let other = text.replace("forkd_pack_version = 1", &format!("forkd_pack_version = {version}"));
-            assert!(Manifest::parse(other.as_bytes()).unwrap_err().to_string().contains("reads 1 and 2"));
+            assert!(Manifest::parse(other.as_bytes()).unwrap_err().to_string().contains("reads 1 to 3"));
         }
         let huge = text.replace("size = 10", "size = 9223372036854775808");
         assert!(Manifest::parse(huge.as_bytes()).is_err());

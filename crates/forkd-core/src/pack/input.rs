@@ -2,11 +2,9 @@
 
 use crate::store::Stored;
 use crate::{Error, Result};
-use forkd_format::PIECE_SIZE;
 use forkd_format::layout::padding;
 use forkd_format::manifest::SNAPSHOT_JSON;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 /// One file to be packed.
@@ -48,18 +46,19 @@ pub(super) struct Part {
     pub(super) hole: bool,
 }
 
-/// The aligned pieces of a file, with its holes.
+/// The aligned pieces of a file, of `step` bytes each, with its holes.
 pub(super) struct Parts<'a> {
     pub(super) index: usize,
     pub(super) input: &'a Input,
     at: u64,
     /// The first byte at or after `at` that is not in a hole.
     data: u64,
+    step: usize,
 }
 
 impl<'a> Parts<'a> {
-    pub(super) fn new(index: usize, input: &'a Input) -> Self {
-        Self { index, input, at: 0, data: 0 }
+    pub(super) fn new(index: usize, input: &'a Input, step: usize) -> Self {
+        Self { index, input, at: 0, data: 0, step }
     }
 
     pub(super) fn next(&mut self) -> std::io::Result<Option<Part>> {
@@ -67,7 +66,7 @@ impl<'a> Parts<'a> {
         if left == 0 {
             return Ok(None);
         }
-        let len = left.min(PIECE_SIZE as u64) as usize;
+        let len = left.min(self.step as u64) as usize;
         let end = self.at + len as u64;
         if let Body::File(file) = &self.input.body
             && self.data <= self.at
@@ -79,19 +78,4 @@ impl<'a> Parts<'a> {
         self.at = end;
         Ok(Some(part))
     }
-}
-
-pub(super) fn read_data(file: &File, offset: u64, buffer: &mut [u8]) -> std::io::Result<()> {
-    let end = offset + buffer.len() as u64;
-    let mut at = offset;
-    while at < end {
-        let data = forkd_sys::next_data(file, at)?.unwrap_or(end).min(end);
-        buffer[(at - offset) as usize..(data - offset) as usize].fill(0);
-        if data == end {
-            break;
-        }
-        at = forkd_sys::next_hole(file, data)?.clamp(data + 1, end);
-        file.read_exact_at(&mut buffer[(data - offset) as usize..(at - offset) as usize], data)?;
-    }
-    Ok(())
 }

@@ -1,16 +1,22 @@
 //! From snapshots in the store to a pack: read once, hashed and compressed on all cores, written in order.
 
+mod bases;
+mod framed;
 mod input;
+mod output;
+mod tar;
 
 use crate::buffers::frames_in_flight;
 use crate::frames::{COMPRESSED_LEN, Piece, Pieces};
 use crate::lanes::{self, LaneKind, Lanes};
+use crate::sparse::read_data;
 use crate::store::{LockKind, Stored};
 use crate::{Env, Error, Kind, Result, Store};
+use bases::BaseFile;
 use forkd_format::layout::{END_OF_ARCHIVE, entry_header, padding};
 use forkd_format::manifest::{FILE_ORDER, FileEntry, Link, MANIFEST, MEMORY, SNAPSHOT_JSON};
 use forkd_format::{Digest, Hasher, Manifest, Tag};
-use input::{Body, Input, Part, Parts, open_inputs, read_data};
+use input::{Body, Input, open_inputs};
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -31,6 +37,12 @@ pub struct PackOptions {
     pub level: i32,
     /// RFC 3339, UTC.
     pub created_at: String,
+    /// 1, 2 or 3; where none is named, 1 for a base and 2 for a chain.
+    pub format: Option<u32>,
+    /// Snapshots whose files frames may refer to, each in the store that holds it (version 3 only).
+    pub bases: Vec<(Store, Tag)>,
+    /// The guest's uncompressed kernel, and its release, that frames may refer to (version 3 only).
+    pub kernel: Option<(String, PathBuf)>,
 }
 
 /// What was packed.
@@ -97,8 +109,12 @@ pub(crate) fn pack_into(
     let chain = store.chain(&options.tag)?;
     let inputs = open_inputs(&chain)?;
     let mut manifest = draft(&chain, &inputs, options)?;
+    let bases = if manifest.version == 3 { bases::open(options, env)? } else { Vec::new() };
     env.progress.start("packing", Some(manifest.unpacked_size()));
-    let packed = write(&mut manifest, &inputs, options.level, store, out, path, env);
+    let packed = match manifest.version {
+        3 => framed::write(&mut manifest, &inputs, bases, options.level, store, out, path, env),
+        _ => tar::write(&mut manifest, &inputs, options.level, store, out, path, env),
+    };
     env.progress.finish();
     let size = packed?;
     check_records(&chain, &manifest)?;
@@ -120,7 +136,7 @@ fn draft(chain: &[Stored], inputs: &[Input], options: &PackOptions) -> Result<Ma
         let sizes = inputs.iter().filter(|input| input.link == l).map(|input| input.size);
         let files: Vec<FileEntry> = names
             .zip(sizes)
-            .map(|(name, size)| FileEntry { path: name.into(), size, sha256: unknown })
+            .map(|(name, size)| FileEntry { path: name.into(), size, sha256: unknown, root: None })
             .collect();
         debug_assert!(
             files
@@ -136,7 +152,7 @@ fn draft(chain: &[Stored], inputs: &[Input], options: &PackOptions) -> Result<Ma
     }
     let head = chain.last().and_then(|stored| stored.record.clone()).unwrap_or_default();
     Ok(Manifest {
-        version: if links.len() == 1 { 1 } else { 2 },
+        version: version(options, links.len())?,
         tag: options.tag.clone(),
         description: options.description.clone().or(head.description),
         base_image: options.base_image.clone().or(head.base_image),
@@ -144,127 +160,26 @@ fn draft(chain: &[Stored], inputs: &[Input], options: &PackOptions) -> Result<Ma
         forkd_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
         links,
         rootfs: None,
+        index: None,
+        bases: Vec::new(),
     })
 }
 
-const HASH: usize = 0;
-const WRITE: usize = 1;
-const COMPRESS: usize = 2;
-const LANES: [LaneKind; 3] = [LaneKind::Ordered, LaneKind::Ordered, LaneKind::Parallel];
-
-/// The kernel is asked to begin writing to the disk in steps of so many bytes.
-const WRITEBACK_STEP: u64 = 8 << 20;
-
-/// What the jobs of one run share.
-struct Shared<'e> {
-    level: i32,
-    inputs: &'e [Input],
-    hashes: Mutex<Vec<(Hasher, Option<Digest>)>>,
-    output: Mutex<Output<'e>>,
-    compressors: Mutex<Vec<Compressor<'static>>>,
-    /// Frames of zeros, by their length: most of a memory image.
-    zero_frames: Mutex<HashMap<usize, Arc<Vec<u8>>>>,
-    env: Env<'e>,
-}
-
-struct Output<'e> {
-    store: &'e Store,
-    file: &'e File,
-    path: &'e Path,
-    at: u64,
-    /// How far the kernel was asked to begin writing to the disk.
-    begun: u64,
-}
-
-impl Output<'_> {
-    fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        self.store
-            .disk()
-            .write_at(self.file, self.path, bytes, self.at)
-            .map_err(Error::io("write", self.path))?;
-        self.at += bytes.len() as u64;
-        if self.at - self.begun >= WRITEBACK_STEP {
-            forkd_sys::start_writeback(self.file, self.begun, self.at - self.begun);
-            self.begun = self.at;
-        }
-        Ok(())
-    }
-}
-
-fn write(
-    manifest: &mut Manifest,
-    inputs: &[Input],
-    level: i32,
-    store: &Store,
-    out: &File,
-    path: &Path,
-    env: Env<'_>,
-) -> Result<u64> {
-    // The manifest comes first but is known last: room is kept for its frame, and a skippable frame fills what it leaves.
-    let room = zstd::zstd_safe::compress_bound(manifest_entry(manifest)?.len()) + 8;
-    let shared = Shared {
-        level,
-        inputs,
-        hashes: Mutex::new(inputs.iter().map(|_| (Hasher::default(), None)).collect()),
-        output: Mutex::new(Output { store, file: out, path, at: room as u64, begun: 0 }),
-        compressors: Mutex::default(),
-        zero_frames: Mutex::default(),
-        env,
+/// The format that is asked for, where it can hold the snapshot.
+fn version(options: &PackOptions, links: usize) -> Result<u32> {
+    let wrong = |message: &str| Err(Error::new(Kind::Usage, format!("'{}' {message}", options.tag)));
+    let version = match (options.format, links) {
+        (Some(1), 2..) => return wrong("is a chain; format 1 holds one snapshot: use 2 or 3"),
+        (Some(2), 1) => return wrong("is no chain; format 2 holds one: use 1 or 3"),
+        (Some(version @ 1..=3), _) => version,
+        (Some(_), _) => return wrong("can be packed in the formats 1, 2 and 3"),
+        (None, 1) => 1,
+        (None, _) => 2,
     };
-    // High levels need tens of MiB a thread.
-    let jobs = if level > 12 { env.jobs.min(2) } else { env.jobs };
-    let pieces = Pieces::new(frames_in_flight(jobs), frames_in_flight(jobs));
-    lanes::run(jobs, &LANES, env.cancel, |lanes| {
-        let shared = &shared;
-        let (mut frames, mut hashes) = (0, 0);
-        let literal = |bytes: Vec<u8>, frames: &mut u64| {
-            let number = *frames;
-            *frames += 1;
-            lanes.submit(COMPRESS, move |lanes| {
-                let mut frame = vec![0; zstd::zstd_safe::compress_bound(bytes.len())];
-                let len = shared.compress(&bytes, &mut frame)?;
-                lanes.submit_ordered(WRITE, number, move |_| lock(&shared.output).append(&frame[..len]));
-                Ok(())
-            });
-        };
-        for (i, input) in inputs.iter().enumerate() {
-            let link = &manifest.links[input.link];
-            let name = manifest.entry_name(link, &link.files[input.index]);
-            let header =
-                entry_header(&name, input.size).map_err(Error::malformed(path.display().to_string()))?;
-            literal(header.to_vec(), &mut frames);
-            let mut parts = Parts::new(i, input);
-            while let Some(part) = parts.next().map_err(Error::io("read", &input.path))? {
-                let Ok(piece) = pieces.take(false, env.cancel, || lanes.failed()) else {
-                    return env.cancel.check();
-                };
-                let (frame, hash) = (frames, hashes);
-                lanes.submit(COMPRESS, move |lanes| shared.part(lanes, part, piece, frame, hash));
-                frames += 1;
-                hashes += 1;
-            }
-        }
-        literal(END_OF_ARCHIVE.to_vec(), &mut frames);
-        Ok(())
-    })?;
-    let digests = shared.hashes.into_inner().unwrap_or_else(PoisonError::into_inner);
-    for (input, (hasher, done)) in inputs.iter().zip(digests) {
-        // An empty file has no parts and so was never finished.
-        manifest.links[input.link].files[input.index].sha256 = done.unwrap_or_else(|| hasher.finish());
+    if version != 3 && (!options.bases.is_empty() || options.kernel.is_some()) {
+        return wrong("can refer to bases in format 3 only: add --format 3");
     }
-    complete_edges(manifest)?;
-    // What no forkd would read is not written.
-    Manifest::parse(&manifest.to_bytes())
-        .map_err(Error::malformed(format!("'{}' cannot be packed", manifest.tag)))?;
-    let entry = manifest_entry(manifest)?;
-    let mut front = vec![0; room];
-    let len = compress(&mut compressor(level)?, &entry, &mut front)?;
-    let rest = room - len - 8;
-    front[len..len + 4].copy_from_slice(&0x184D_2A50_u32.to_le_bytes());
-    front[len + 4..len + 8].copy_from_slice(&(rest as u32).to_le_bytes());
-    store.disk().write_at(out, path, &front, 0).map_err(Error::io("write", path))?;
-    let output = shared.output.into_inner().unwrap_or_else(PoisonError::into_inner);
-    Ok(output.at)
+    Ok(version)
 }
 
 /// The manifest as a tar entry, padded.
@@ -275,6 +190,18 @@ fn manifest_entry(manifest: &Manifest) -> Result<Vec<u8>> {
     entry.extend(text);
     entry.resize(entry.len() + pad, 0);
     Ok(entry)
+}
+
+/// Enters the digests that the files turned out to have, and holds the chain's edges against them.
+fn complete(manifest: &mut Manifest, inputs: &[Input], digests: Vec<Digest>) -> Result<()> {
+    for (input, digest) in inputs.iter().zip(digests) {
+        manifest.links[input.link].files[input.index].sha256 = digest;
+    }
+    complete_edges(manifest)?;
+    // What no forkd would read is not written.
+    Manifest::parse(&manifest.to_bytes())
+        .map_err(Error::malformed(format!("'{}' cannot be packed", manifest.tag)))?;
+    Ok(())
 }
 
 /// Holds each link's parent hash against the digest that its parent turned out to have.
@@ -317,105 +244,6 @@ fn check_records(chain: &[Stored], manifest: &Manifest) -> Result<()> {
         }
     }
     Ok(())
-}
-
-impl Shared<'_> {
-    /// Reads a part, hands it to be hashed, compresses it and hands that to be written.
-    fn part<'s>(
-        &'s self,
-        lanes: &Lanes<'s>,
-        part: Part,
-        mut piece: Piece,
-        frame: u64,
-        hash: u64,
-    ) -> Result<()> {
-        let whole = part.len + part.pad;
-        let zero = part.hole || {
-            self.read(part, &mut piece.raw)?;
-            forkd_sys::is_zero(&piece.raw[..part.len])
-        };
-        if zero {
-            drop(piece);
-            lanes.submit_ordered(HASH, hash, move |_| self.hash(part, None));
-            let compressed = self.zero_frame(whole)?;
-            lanes.submit_ordered(WRITE, frame, move |_| lock(&self.output).append(&compressed));
-            return Ok(());
-        }
-        piece.raw[part.len..whole].fill(0);
-        let Piece { mut compressed, raw } = piece;
-        let raw = Arc::new(raw);
-        let shared_raw = Arc::clone(&raw);
-        lanes.submit_ordered(HASH, hash, move |_| self.hash(part, Some(&shared_raw[..part.len])));
-        let len = self.compress(&raw[..whole], &mut compressed[..COMPRESSED_LEN])?;
-        drop(raw);
-        lanes.submit_ordered(WRITE, frame, move |_| lock(&self.output).append(&compressed[..len]));
-        Ok(())
-    }
-
-    /// Reads what is not a hole; what is one becomes zero without being read.
-    fn read(&self, part: Part, buffer: &mut [u8]) -> Result<()> {
-        let input = &self.inputs[part.input];
-        let buffer = &mut buffer[..part.len];
-        match &input.body {
-            Body::Bytes(bytes) => {
-                buffer.copy_from_slice(&bytes[part.offset as usize..part.offset as usize + part.len])
-            }
-            Body::File(file) => {
-                read_data(file, part.offset, buffer).map_err(Error::io("read", &input.path))?
-            }
-        }
-        Ok(())
-    }
-
-    fn hash(&self, part: Part, bytes: Option<&[u8]>) -> Result<()> {
-        let mut hashes = lock(&self.hashes);
-        let (hasher, done) = &mut hashes[part.input];
-        match bytes {
-            Some(bytes) => hasher.update(bytes),
-            None => hasher.update_zeros(part.len as u64),
-        }
-        if part.offset + part.len as u64 == self.inputs[part.input].size {
-            *done = Some(std::mem::take(hasher).finish());
-        }
-        drop(hashes);
-        self.env.progress.advance(part.len as u64);
-        Ok(())
-    }
-
-    fn zero_frame(&self, len: usize) -> Result<Arc<Vec<u8>>> {
-        if let Some(frame) = lock(&self.zero_frames).get(&len) {
-            return Ok(Arc::clone(frame));
-        }
-        let mut frame = vec![0; 64 << 10];
-        let made = self.compress(&vec![0; len], &mut frame)?;
-        frame.truncate(made);
-        let frame = Arc::new(frame);
-        lock(&self.zero_frames).insert(len, Arc::clone(&frame));
-        Ok(frame)
-    }
-
-    fn compress(&self, bytes: &[u8], out: &mut [u8]) -> Result<usize> {
-        let idle = lock(&self.compressors).pop();
-        let mut compressor = idle.map_or_else(|| compressor(self.level), Ok)?;
-        let len = compress(&mut compressor, bytes, out);
-        lock(&self.compressors).push(compressor);
-        len
-    }
-}
-
-/// A compressor whose frames say how long their content is and end with its checksum, so that they can be decoded in parallel and
-/// damage be found where it is.
-fn compressor(level: i32) -> Result<Compressor<'static>> {
-    let set = |mut compressor: Compressor<'static>| {
-        compressor.set_parameter(CParameter::ChecksumFlag(true))?;
-        compressor.set_parameter(CParameter::ContentSizeFlag(true))?;
-        Ok(compressor)
-    };
-    Compressor::new(level).and_then(set).map_err(|e| Error::new(Kind::General, format!("zstd: {e}")))
-}
-
-fn compress(compressor: &mut Compressor<'_>, bytes: &[u8], out: &mut [u8]) -> Result<usize> {
-    compressor.compress_to_buffer(bytes, out).map_err(|e| Error::new(Kind::General, format!("zstd: {e}")))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

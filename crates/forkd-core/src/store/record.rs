@@ -1,7 +1,9 @@
 use super::Stored;
 use crate::blocks::BlockSums;
+use crate::tree::TreeBuilder;
 use crate::{Error, Kind, Result};
 use forkd_format::manifest::SNAPSHOT_JSON;
+use forkd_format::v3::TreeHash;
 use forkd_format::{Digest, Hasher, PAGE_SIZE, PIECE_SIZE, Tag};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, Metadata};
@@ -53,6 +55,12 @@ pub struct RecordedFile {
     pub size: u64,
     /// SHA-256 of the whole file.
     pub sha256: Digest,
+    /// What the file's 1 MiB frames make (`docs/format/pack-v3.md`), where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<TreeHash>,
+    /// Whether the SHA-256 is what a pack declared and nobody computed: then it was the root that was checked.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub declared: bool,
     /// When it was last written, in nanoseconds since 1970.
     pub mtime_ns: i64,
     /// XXH3-64 of each MiB, 16 hexadecimal digits each; 0 for a MiB of zeros. Finds damage, proves nothing.
@@ -89,13 +97,25 @@ impl Stored {
     /// read the file whatever the record says.
     pub(crate) fn digest(&self, name: &str, path: &Path, read: bool) -> Result<Digest> {
         let metadata = path.metadata().map_err(Error::io("read", path))?;
-        let recorded = self.record.as_ref().and_then(|record| record.file(name));
-        match recorded
-            .filter(|file| !read && file.size == metadata.len() && file.mtime_ns == modified_ns(&metadata))
-        {
+        match self.untouched(name, &metadata).filter(|file| !read && !file.declared) {
             Some(file) => Ok(file.sha256),
             None => Ok(HashedFile::read(path, &mut |_| Ok(()))?.sha256),
         }
+    }
+
+    /// The same for its root.
+    pub(crate) fn root(&self, name: &str, path: &Path, read: bool) -> Result<TreeHash> {
+        let metadata = path.metadata().map_err(Error::io("read", path))?;
+        match self.untouched(name, &metadata).filter(|_| !read).and_then(|file| file.root) {
+            Some(root) => Ok(root),
+            None => Ok(HashedFile::read(path, &mut |_| Ok(()))?.root),
+        }
+    }
+
+    /// What was recorded of a file, where its size and time are still those.
+    pub(crate) fn untouched(&self, name: &str, metadata: &Metadata) -> Option<&RecordedFile> {
+        let recorded = self.record.as_ref().and_then(|record| record.file(name));
+        recorded.filter(|file| file.size == metadata.len() && file.mtime_ns == modified_ns(metadata))
     }
 }
 
@@ -113,8 +133,7 @@ pub(crate) fn check_untouched(stored: &Stored) -> Result<()> {
 pub(crate) fn check_file(stored: &Stored, name: &str, path: &Path) -> Result<()> {
     let metadata = path.metadata().map_err(Error::io("read", path))?;
     let Some(recorded) = stored.record.as_ref().and_then(|record| record.file(name)) else { return Ok(()) };
-    let untouched = metadata.len() == recorded.size && modified_ns(&metadata) == recorded.mtime_ns;
-    if !untouched && stored.digest(name, path, true)? != recorded.sha256 {
+    if stored.untouched(name, &metadata).is_none() && !HashedFile::read(path, &mut |_| Ok(()))?.is(recorded) {
         let message = format!(
             "{}: altered since it was stored; `forkd verify {}` shows where",
             path.display(),
@@ -133,6 +152,7 @@ pub(crate) fn modified_ns(metadata: &Metadata) -> i64 {
 #[derive(Clone)]
 pub(crate) struct HashedFile {
     pub(crate) sha256: Digest,
+    pub(crate) root: TreeHash,
     pub(crate) size: u64,
     pub(crate) blocks: String,
     pub(crate) mtime_ns: i64,
@@ -148,7 +168,8 @@ impl HashedFile {
         let file = File::open(path).map_err(failed())?;
         let metadata = file.metadata().map_err(failed())?;
         let size = metadata.len();
-        let (mut hasher, mut sums) = (Hasher::default(), BlockSums::default());
+        let (mut hasher, mut sums, mut tree) =
+            (Hasher::default(), BlockSums::default(), TreeBuilder::default());
         let mut buffer = vec![0; PIECE_SIZE / 4];
         let mut at = 0;
         while at < size {
@@ -158,6 +179,7 @@ impl HashedFile {
                 let hole = if data == size { size - at } else { hole };
                 hasher.update_zeros(hole);
                 sums.update_zeros(hole);
+                tree.update_zeros(hole);
                 at += hole;
                 advance(hole)?;
                 continue;
@@ -167,21 +189,43 @@ impl HashedFile {
             file.read_exact_at(&mut buffer[..step], at).map_err(failed())?;
             hasher.update(&buffer[..step]);
             sums.update(&buffer[..step]);
+            tree.update(&buffer[..step]);
             at += step as u64;
             advance(step as u64)?;
         }
-        Ok(Self { sha256: hasher.finish(), size, blocks: sums.finish(), mtime_ns: modified_ns(&metadata) })
+        let (sha256, root, blocks) = (hasher.finish(), tree.finish(), sums.finish());
+        Ok(Self { sha256, root, size, blocks, mtime_ns: modified_ns(&metadata) })
+    }
+
+    /// Whether it is what was recorded: by the digest that was checked then.
+    pub(crate) fn is(&self, recorded: &RecordedFile) -> bool {
+        let same = match recorded.root.filter(|_| recorded.declared) {
+            Some(root) => root == self.root,
+            None => recorded.sha256 == self.sha256,
+        };
+        same && recorded.size == self.size
     }
 
     /// The same for bytes in memory.
     pub(crate) fn of(bytes: &[u8], mtime_ns: i64) -> Self {
         let mut sums = BlockSums::default();
         sums.update(bytes);
-        Self { sha256: Digest::of(bytes), size: bytes.len() as u64, blocks: sums.finish(), mtime_ns }
+        let mut tree = TreeBuilder::default();
+        tree.update(bytes);
+        let (sha256, root, blocks) = (Digest::of(bytes), tree.finish(), sums.finish());
+        Self { sha256, root, size: bytes.len() as u64, blocks, mtime_ns }
     }
 
     pub(crate) fn recorded(self, path: &str) -> RecordedFile {
-        let Self { sha256, size, blocks, mtime_ns } = self;
-        RecordedFile { path: path.to_owned(), size, sha256, mtime_ns, blocks }
+        let Self { sha256, root, size, blocks, mtime_ns } = self;
+        RecordedFile {
+            path: path.to_owned(),
+            size,
+            sha256,
+            root: Some(root),
+            declared: false,
+            mtime_ns,
+            blocks,
+        }
     }
 }

@@ -27,7 +27,7 @@ pub(super) struct Unpacking<'a> {
     files: Vec<Vec<OnceLock<Staged>>>,
     blocks: Mutex<Vec<(FileId, String)>>,
     descriptions: Mutex<Vec<Vec<u8>>>,
-    sidecar: OnceLock<HashedFile>,
+    sidecar: OnceLock<RecordedFile>,
     examine: Option<&'a Examine>,
     examined: AtomicBool,
     env: Env<'a>,
@@ -104,7 +104,16 @@ impl<'a> Unpacking<'a> {
         let staged = self.create(dir, ROOTFS)?;
         let blocks = read_sidecar(rootfs, input, env, &mut |at, bytes| self.write_pages(&staged, at, bytes))?;
         let mtime_ns = self.finish_file(&staged, rootfs.size)?;
-        let _ = self.sidecar.set(HashedFile { sha256: rootfs.sha256, size: rootfs.size, blocks, mtime_ns });
+        let (path, size, sha256) = (ROOTFS.to_owned(), rootfs.size, rootfs.sha256);
+        let _ = self.sidecar.set(RecordedFile {
+            path,
+            size,
+            sha256,
+            root: None,
+            declared: false,
+            mtime_ns,
+            blocks,
+        });
         Ok(())
     }
 
@@ -181,10 +190,17 @@ impl<'a> Unpacking<'a> {
             let Some(staged) = self.files[l][f].get() else { continue };
             let mtime_ns = self.finish_file(staged, entry.size)?;
             let found = blocks.iter().position(|(file, _)| *file == id).map(|i| blocks.swap_remove(i).1);
-            let (path, size, sha256) = (entry.path.clone(), entry.size, entry.sha256);
-            files.push(RecordedFile { path, size, sha256, mtime_ns, blocks: found.unwrap_or_default() });
+            files.push(RecordedFile {
+                path: entry.path.clone(),
+                size: entry.size,
+                sha256: entry.sha256,
+                root: entry.root,
+                declared: entry.root.is_some(),
+                mtime_ns,
+                blocks: found.unwrap_or_default(),
+            });
         }
-        files.extend(self.sidecar.get().map(|hashed| hashed.clone().recorded(ROOTFS)));
+        files.extend(self.sidecar.get().cloned());
         Ok(files)
     }
 }

@@ -1,0 +1,99 @@
+//! What all pack writers do: append to the pack, and hash files in order while others compress them.
+
+use super::input::{Body, Input, Part};
+use super::lock;
+use crate::sparse::read_data;
+use crate::{Env, Error, Result, Store};
+use forkd_format::{Digest, Hasher};
+use std::fs::File;
+use std::path::Path;
+use std::sync::Mutex;
+
+/// The kernel is asked to begin writing to the disk in steps of so many bytes.
+const WRITEBACK_STEP: u64 = 8 << 20;
+
+/// The pack, written from its front to its end.
+pub(super) struct Output<'e> {
+    store: &'e Store,
+    file: &'e File,
+    path: &'e Path,
+    pub(super) at: u64,
+    /// How far the kernel was asked to begin writing to the disk.
+    begun: u64,
+}
+
+impl<'e> Output<'e> {
+    /// Goes on after so many bytes.
+    pub(super) fn new(store: &'e Store, file: &'e File, path: &'e Path, at: u64) -> Self {
+        Self { store, file, path, at, begun: 0 }
+    }
+
+    /// Fills the room at the front.
+    pub(super) fn write_front(&self, bytes: &[u8]) -> Result<()> {
+        self.store.disk().write_at(self.file, self.path, bytes, 0).map_err(Error::io("write", self.path))
+    }
+
+    pub(super) fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        self.store
+            .disk()
+            .write_at(self.file, self.path, bytes, self.at)
+            .map_err(Error::io("write", self.path))?;
+        self.at += bytes.len() as u64;
+        if self.at - self.begun >= WRITEBACK_STEP {
+            forkd_sys::start_writeback(self.file, self.begun, self.at - self.begun);
+            self.begun = self.at;
+        }
+        Ok(())
+    }
+}
+
+/// The SHA-256 of each input, as its bytes come in order.
+pub(super) struct Hashes<'e> {
+    inputs: &'e [Input],
+    states: Mutex<Vec<(Hasher, Option<Digest>)>>,
+    env: Env<'e>,
+}
+
+impl<'e> Hashes<'e> {
+    pub(super) fn new(inputs: &'e [Input], env: Env<'e>) -> Self {
+        Self { inputs, states: Mutex::new(inputs.iter().map(|_| (Hasher::default(), None)).collect()), env }
+    }
+
+    /// Adds a part; `None` for zeros.
+    pub(super) fn add(&self, part: Part, bytes: Option<&[u8]>) -> Result<()> {
+        let mut states = lock(&self.states);
+        let (hasher, done) = &mut states[part.input];
+        match bytes {
+            Some(bytes) => hasher.update(bytes),
+            None => hasher.update_zeros(part.len as u64),
+        }
+        if part.offset + part.len as u64 == self.inputs[part.input].size {
+            *done = Some(std::mem::take(hasher).finish());
+        }
+        drop(states);
+        self.env.progress.advance(part.len as u64);
+        Ok(())
+    }
+
+    /// All of them. An empty file has no parts and so was never finished.
+    pub(super) fn finish(self) -> Vec<Digest> {
+        let states = self.states.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        states.into_iter().map(|(hasher, done)| done.unwrap_or_else(|| hasher.finish())).collect()
+    }
+}
+
+impl Input {
+    /// Reads a part: what is in a hole becomes zero without being read.
+    pub(super) fn read(&self, part: Part, buffer: &mut [u8]) -> Result<()> {
+        let buffer = &mut buffer[..part.len];
+        match &self.body {
+            Body::Bytes(bytes) => {
+                buffer.copy_from_slice(&bytes[part.offset as usize..part.offset as usize + part.len]);
+            }
+            Body::File(file) => {
+                read_data(file, part.offset, buffer).map_err(Error::io("read", &self.path))?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -4,6 +4,7 @@
 A client sends a line, a JSON string with an expression; the answer is a line, {"ok": "<str of the value>"} or {"error": "<text>"}.
 What is no expression is run as statements and answered with "". All requests share one namespace. A connection may carry any number
 of requests; while it is open, others wait. The command returns when the socket takes connections and goes on in the background.
+Its arguments are statements that it runs before, such as "import pandas as pd": what they import is warm too.
 """
 import gc
 import json
@@ -150,6 +151,8 @@ def go_to_background(listener):
 def main():
     namespace = {"__name__": "__main__", "numpy": numpy, "np": numpy, "random": random, "os": os, "time": time, "reseed": reseed}
     warm()
+    for text in sys.argv[1:]:
+        exec(text, namespace)
     listener = listen(SOCKET)
     gc.collect()
     gc.freeze()   # later collections leave these objects, and so the pages that the children share, alone

@@ -1,6 +1,8 @@
 //! The kernel that machines boot: given by the user, found in the cache, or fetched as a Debian package.
 
+use crate::vmlinux::{is_elf, vmlinux};
 use forkd_core::{Error, Kind, Progress, Result};
+use forkd_format::{Digest, Hasher};
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::FileExt;
@@ -39,10 +41,30 @@ impl Kernel {
     /// The kernel in a cache folder, where there is one.
     #[must_use]
     pub fn cached(cache: &Path) -> Option<Self> {
-        let folders = fs::read_dir(cache.join("kernels")).ok()?.flatten().map(|entry| entry.path());
-        let mut folders: Vec<PathBuf> = folders.filter(|dir| dir.join("complete").exists()).collect();
-        folders.sort();
-        folders.iter().rev().find_map(|dir| in_package(dir))
+        packages(cache).iter().find_map(|dir| in_package(dir))
+    }
+
+    /// The kernel in a cache folder whose image has this digest: the one that a `snapshot.json` names in `kernel.sha256`.
+    ///
+    /// # Errors
+    /// Where an image cannot be read.
+    pub fn with_digest(cache: &Path, sha256: &Digest) -> Result<Option<Self>> {
+        for kernel in packages(cache).iter().filter_map(|dir| in_package(dir)) {
+            if digest(&kernel.image)? == *sha256 {
+                return Ok(Some(kernel));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The uncompressed kernel: of an ELF image all of it, of a bzImage what its payload holds, which is an ELF file with what the
+    /// kernel's own unpacking needs behind it. It is the same, byte for byte, wherever the image is. At most 512 MiB.
+    ///
+    /// # Errors
+    /// [`Kind::Incompatible`] where the image is no such kernel or too large, where its compression is none of gzip, lz4, xz and zstd, or
+    /// where this host has no `xz` for one; [`Kind::Integrity`] where it is damaged.
+    pub fn vmlinux(&self) -> Result<Vec<u8>> {
+        vmlinux(&self.image)
     }
 
     /// The kernel in the cache, or else fetched by the host's own package manager: Debian's, without root.
@@ -53,6 +75,26 @@ impl Kernel {
         match Self::cached(cache) {
             Some(kernel) => Ok(kernel),
             None => fetch(cache, progress),
+        }
+    }
+}
+
+/// The packages in a cache, the newest first.
+fn packages(cache: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(cache.join("kernels")).into_iter().flatten().flatten();
+    let mut folders: Vec<PathBuf> =
+        entries.map(|entry| entry.path()).filter(|dir| dir.join("complete").exists()).collect();
+    folders.sort_by(|a, b| b.cmp(a));
+    folders
+}
+
+fn digest(image: &Path) -> Result<Digest> {
+    let mut file = File::open(image).map_err(Error::io("open", image))?;
+    let (mut hasher, mut buffer) = (Hasher::default(), vec![0; 1 << 20]);
+    loop {
+        match file.read(&mut buffer).map_err(Error::io("read", image))? {
+            0 => return Ok(hasher.finish()),
+            read => hasher.update(&buffer[..read]),
         }
     }
 }
@@ -169,8 +211,7 @@ fn release(image: &Path) -> Result<Option<String>> {
         let read = file.read_at(&mut text, at).map_err(Error::io("read", image))?;
         return Ok(first_word(&text[..read]));
     }
-    // 64-bit, little-endian, x86-64.
-    if read > 20 && head[..6] == *b"\x7fELF\x02\x01" && head[18..20] == [62, 0] {
+    if is_elf(&head[..read]) {
         return banner(file, image);
     }
     let message =
@@ -233,5 +274,29 @@ mod tests {
         fs::write(&path, &elf).unwrap();
         assert_eq!(Kernel::given(&path).unwrap().release.as_deref(), Some("6.9.1"));
         assert_eq!(Kernel::given(dir.path()).unwrap_err().kind(), Kind::Usage);
+    }
+
+    #[test]
+    fn a_kernel_is_found_by_its_digest() {
+        let cache = tempfile::tempdir().unwrap();
+        assert!(Kernel::with_digest(cache.path(), &Digest::of(b"")).unwrap().is_none());
+        let mut digests = Vec::new();
+        for (number, complete) in [(1, true), (2, true), (3, false)] {
+            let package = cache.path().join(format!("kernels/linux-{number}"));
+            fs::create_dir_all(package.join("boot")).unwrap();
+            let mut image = vec![number; 3 << 20];
+            image[..6].copy_from_slice(b"\x7fELF\x02\x01");
+            image[18..20].copy_from_slice(&[62, 0]);
+            digests.push(Digest::of(&image));
+            fs::write(package.join(format!("boot/vmlinuz-{number}")), image).unwrap();
+            if complete {
+                fs::write(package.join("complete"), "").unwrap();
+            }
+        }
+        let found = |digest| Kernel::with_digest(cache.path(), digest).unwrap();
+        assert!(found(&digests[0]).unwrap().image.ends_with("linux-1/boot/vmlinuz-1"));
+        assert!(found(&digests[1]).unwrap().image.ends_with("linux-2/boot/vmlinuz-2"));
+        assert!(found(&digests[2]).is_none(), "it is not complete");
+        assert!(Kernel::cached(cache.path()).unwrap().image.ends_with("linux-2/boot/vmlinuz-2"));
     }
 }

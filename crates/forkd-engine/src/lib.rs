@@ -10,6 +10,7 @@ mod process;
 mod qemu;
 mod qmp;
 mod vm;
+mod vmlinux;
 
 pub use cgroup::memory_limits;
 pub use initramfs::initramfs;

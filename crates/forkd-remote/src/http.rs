@@ -17,7 +17,7 @@ use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder, Response};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use wait::{Stop, Tries};
 
 /// How patient to be, and how greedy.
@@ -52,7 +52,18 @@ pub(crate) struct Http {
     fetcher: Arc<Fetcher>,
     /// For uploads: a redirect that would turn them into a download is not followed.
     uploader: Client,
-    runtime: Runtime,
+    network: Handle,
+    /// Held for its threads only, until this value is dropped.
+    runtime: Option<Runtime>,
+}
+
+impl Drop for Http {
+    fn drop(&mut self) {
+        // A name that is being resolved cannot be interrupted, and the user shall not wait for it.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 fn client(options: &HttpOptions) -> ClientBuilder {
@@ -80,7 +91,7 @@ impl Http {
             .enable_all()
             .build()
             .map_err(|e| setup(&e))?;
-        Ok(Self { fetcher, uploader, runtime })
+        Ok(Self { fetcher, uploader, network: runtime.handle().clone(), runtime: Some(runtime) })
     }
 
     pub(crate) fn request(&self, location: &Location, request: &Request, cancel: &Cancel) -> Result<Answer> {
@@ -88,7 +99,7 @@ impl Http {
             return Err(Error::new(Kind::Usage, format!("{location}: a range of no bytes was asked for")));
         }
         let stop = Stop { cancel: cancel.clone(), reader: None };
-        let (reply, tries) = self.runtime.block_on(self.fetcher.open(location, request, &stop))?;
+        let (reply, tries) = self.network.block_on(self.fetcher.open(location, request, &stop))?;
         match reply {
             Reply::Part(response, span) => {
                 // Without the object's size, the range's end is all that is known of where the bytes end.
@@ -123,12 +134,13 @@ impl Http {
             tries,
             gathered: Vec::new(),
         };
-        self.runtime.spawn(pump.run(response));
+        self.network.spawn(pump.run(response));
         Download { size, validator, body: Box::new(Body::new(items, cancel, location)) }
     }
 }
 
 /// What is known of a body when it begins.
+#[derive(Clone, Copy)]
 struct Opened<'a> {
     location: &'a Location,
     start: u64,

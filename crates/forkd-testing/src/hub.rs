@@ -157,7 +157,7 @@ async fn answer(shared: &Shared, request: Request, sent: Arc<AtomicU64>) -> Resp
     let file = shared.dir.join(relative);
     let query = request.uri().query().unwrap_or_default().to_owned();
     match *request.method() {
-        Method::GET | Method::HEAD => files::get(&file, request.headers(), faults, sent),
+        Method::GET | Method::HEAD => files::get(&file, request.headers(), &faults, sent),
         Method::PUT => files::put(&file, &query, request.into_body(), &faults).await,
         _ => StatusCode::METHOD_NOT_ALLOWED.into_response(),
     }

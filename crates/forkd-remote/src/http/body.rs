@@ -13,8 +13,9 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// Few large items instead of many small ones: each costs a wake-up.
-const ITEM: usize = 128 << 10;
-/// With the item being gathered, the one being read and what the HTTP library holds, about 1 MiB a connection.
+const ITEM: usize = 32 << 10;
+/// The HTTP library's buffers grow to nearly 1 MiB a connection where a fast network meets a slow reader, so that much more than
+/// these is not to be held.
 const QUEUE: usize = 3;
 /// How long gathered bytes may lie while no more come.
 const LINGER: Duration = Duration::from_millis(50);

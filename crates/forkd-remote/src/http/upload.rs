@@ -40,7 +40,7 @@ impl Http {
         let outcome = std::thread::scope(|scope| {
             let upload = scope.spawn(|| {
                 let stop = Stop { cancel: cancel.clone(), reader: None };
-                self.runtime.block_on(self.follow(location, file, size, &sent, &stop))
+                self.network.block_on(self.follow(location, file, size, &sent, &stop))
             });
             while !upload.is_finished() {
                 std::thread::sleep(Duration::from_millis(50));

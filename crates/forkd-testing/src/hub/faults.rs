@@ -72,7 +72,7 @@ pub(super) fn route(memory: &Memory, uri: &Uri) -> Routed {
                 return failure(StatusCode::SERVICE_UNAVAILABLE);
             }
             "random" => {
-                let drawn = scattered(memory.before(word, ""));
+                let drawn = crate::pseudo_random(memory.before(word, ""))();
                 if drawn % 100 < number.parse().unwrap() {
                     let statuses = [
                         StatusCode::INTERNAL_SERVER_ERROR,
@@ -135,12 +135,4 @@ pub(super) fn route(memory: &Memory, uri: &Uri) -> Routed {
             _ => return Routed::File(faults, rest.to_owned()),
         };
     }
-}
-
-/// A number that looks like chance, the same for the same one (the finaliser of SplitMix64).
-fn scattered(number: u64) -> u64 {
-    let mut mixed = number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
 }

@@ -54,11 +54,11 @@ fn parse_range(text: &str, size: u64) -> Option<(u64, u64)> {
     (to.is_empty() || from < end).then_some((from, end.min(size)))
 }
 
-pub(super) fn get(path: &Path, headers: &HeaderMap, faults: Faults, sent: Arc<AtomicU64>) -> Response {
+pub(super) fn get(path: &Path, headers: &HeaderMap, faults: &Faults, sent: Arc<AtomicU64>) -> Response {
     let Ok(mut file) = File::open(path) else { return StatusCode::NOT_FOUND.into_response() };
     let metadata = file.metadata().unwrap();
     let size = metadata.len();
-    let validators = validators(&metadata, &faults);
+    let validators = validators(&metadata, faults);
     let mut response = Response::builder();
     for (name, value) in &validators {
         response = response.header(name, value);
@@ -87,12 +87,12 @@ pub(super) fn get(path: &Path, headers: &HeaderMap, faults: Faults, sent: Arc<At
         response = response.header(CONTENT_LENGTH, end - start + faults.lie);
     }
     file.seek(SeekFrom::Start(start)).unwrap();
-    response.body(body(file, start, end, &faults, sent)).unwrap()
+    response.body(body(file, start, end, faults, sent)).unwrap()
 }
 
 fn body(file: File, start: u64, end: u64, faults: &Faults, sent: Arc<AtomicU64>) -> Body {
     let (endless, stall, per_second) = (faults.endless, faults.stall, faults.per_second);
-    let faulty = faults.upto.is_some() || faults.most.is_some();
+    let faulty = faults.upto.is_some() || faults.most.is_some() || faults.lie > 0;
     let limit = faults.upto.map_or(u64::MAX, |upto| upto.saturating_sub(start));
     let limit = limit.min(faults.most.unwrap_or(u64::MAX)).min(end - start);
     let most = per_second.map_or(64 << 10, |rate| (rate / 20).clamp(1, 64 << 10) as usize);

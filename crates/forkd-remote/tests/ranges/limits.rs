@@ -7,9 +7,7 @@ use std::sync::mpsc;
 use std::time::Instant;
 
 fn limited(rate: u64) -> AnyRemote {
-    // No wait for the limit may pass for a stall.
-    let stall_timeout = Duration::from_millis(150);
-    AnyRemote::new(&HttpOptions { limit_rate: Some(rate), stall_timeout, ..options() }).unwrap()
+    AnyRemote::new(&HttpOptions { limit_rate: Some(rate), ..impatient() }).unwrap()
 }
 
 #[test]
@@ -18,17 +16,18 @@ fn a_rate_holds_over_all_downloads() {
     let remote = limited(1_000_000);
     let begun = Instant::now();
     std::thread::scope(|scope| {
-        for number in 0..4 {
+        // So many that each waits longer for its turn than a stall may last.
+        for number in 0..16 {
             let (served, remote) = (&served, &remote);
             scope.spawn(move || {
-                let asked = Request::range(number * 300_000, (number + 1) * 300_000);
+                let asked = Request::range(number * 75_000, (number + 1) * 75_000);
                 let answer = remote.request(&served.at(""), &asked, &Cancel::default()).unwrap();
-                assert_eq!(whole(part(answer)).unwrap().len(), 300_000);
+                assert_eq!(whole(part(answer)).unwrap().len(), 75_000);
             });
         }
     });
     assert!(begun.elapsed() >= Duration::from_millis(1050), "{:?}", begun.elapsed());
-    assert_eq!(served.hub.requests().len(), 4);
+    assert_eq!(served.hub.requests().len(), 16);
 }
 
 #[test]
@@ -46,9 +45,11 @@ fn a_rate_holds_for_uploads() {
 fn a_slow_server_is_no_stall() {
     let served = Served::new();
     let begun = Instant::now();
-    let (_, bytes) = read_part(&served.at("slow/100000/"), &Request::range(0, 80_000)).unwrap();
-    assert!(bytes == served.bytes[..80_000]);
-    assert!(begun.elapsed() >= options().stall_timeout);
+    let remote = AnyRemote::new(&impatient()).unwrap();
+    let asked = Request::range(0, 80_000);
+    let answer = remote.request(&served.at("slow/100000/"), &asked, &Cancel::default()).unwrap();
+    assert!(whole(part(answer)).unwrap() == served.bytes[..80_000]);
+    assert!(begun.elapsed() >= impatient().stall_timeout);
 }
 
 /// Whatever it waits for, it ends when it is told to; the waits here would otherwise outlast the test.
@@ -92,7 +93,7 @@ fn a_wish_to_stop_is_heard_while_it_waits() {
 #[test]
 fn a_body_nobody_reads_is_let_go() {
     let served = Served::new();
-    let remote = remote();
+    let remote = AnyRemote::new(&impatient()).unwrap();
     drop(remote.get(&served.at("endless/"), &Cancel::default()).unwrap());
     drop(remote.get(&served.at("stall/1000/"), &Cancel::default()).unwrap());
     let moved = || served.hub.requests().iter().map(Asked::bytes).collect::<Vec<_>>();
@@ -100,7 +101,7 @@ fn a_body_nobody_reads_is_let_go() {
     while moved() != before {
         assert!(begun.elapsed() < Duration::from_secs(30), "it is still read");
         before = moved();
-        std::thread::sleep(options().stall_timeout * 2);
+        std::thread::sleep(impatient().stall_timeout * 2);
     }
     assert_eq!(served.hub.requests().len(), 2, "no rest is asked for");
 }

@@ -15,12 +15,14 @@ use tempfile::TempDir;
 
 const SIZE: usize = 3_000_001;
 
+/// Patient enough for a machine that is busy: which requests came is compared exactly.
 fn options() -> HttpOptions {
-    HttpOptions {
-        stall_timeout: Duration::from_millis(400),
-        backoff: Duration::from_millis(4),
-        ..HttpOptions::default()
-    }
+    HttpOptions { backoff: Duration::from_millis(4), ..HttpOptions::default() }
+}
+
+/// For tests of stalls.
+fn impatient() -> HttpOptions {
+    HttpOptions { stall_timeout: Duration::from_millis(600), ..options() }
 }
 
 fn remote() -> AnyRemote {
@@ -51,7 +53,11 @@ impl Served {
 
     /// Reads the whole object.
     fn get(&self, prefix: &str) -> Result<Vec<u8>> {
-        let remote = remote();
+        self.get_with(prefix, &options())
+    }
+
+    fn get_with(&self, prefix: &str, options: &HttpOptions) -> Result<Vec<u8>> {
+        let remote = AnyRemote::new(options).unwrap();
         whole(remote.get(&self.at(prefix), &Cancel::default())?)
     }
 
@@ -130,8 +136,26 @@ fn a_range_behind_the_end_is_told_from_other_failures() {
     let beyond = Request { start: SIZE as u64, ..Request::default() };
     let error = remote().request(&file, &beyond, &Cancel::default()).unwrap_err();
     assert_eq!(error.kind(), Kind::Integrity);
+}
+
+#[test]
+fn a_folder_answers_as_a_server_does() {
+    let served = Served::new();
+    let file = Location::parse(&format!("file://{}", served.dir.path().join("f").display())).unwrap();
     let (told, bytes) = read_part(&file, &Request::range(3, 9)).unwrap();
     assert_eq!((told, bytes.as_slice()), (Some(SIZE as u64), &served.bytes[3..9]));
+    let remote = remote();
+    let ask = |request: &Request| remote.request(&file, request, &Cancel::default());
+    let known = remote.get(&file, &Cancel::default()).unwrap().validator;
+    let unless = Request { unless: Some(known.clone()), ..Request::default() };
+    assert!(matches!(ask(&unless).unwrap(), Answer::NotModified));
+    let other = Validator { etag: Some("\"other\"".into()), last_modified: None };
+    for (copy, is_part) in [(known, true), (Validator::default(), true), (other, false)] {
+        let asked = Request { only_of: Some(copy), ..Request::range(3, 9) };
+        let answer = ask(&asked).unwrap();
+        assert_eq!(matches!(answer, Answer::Part(_)), is_part, "{answer:?}");
+    }
+    assert_eq!(ask(&Request::range(5, 5)).unwrap_err().kind(), Kind::Usage);
 }
 
 #[test]

@@ -121,7 +121,7 @@ fn body(file: File, start: u64, end: u64, faults: &Faults, sent: Arc<AtomicU64>)
     });
     let tail = futures_util::stream::once(async move {
         // The server sends what it has while it must wait; all bytes before a cut are to arrive.
-        tokio::time::sleep(if stall { HOUR } else { Duration::from_millis(20) }).await;
+        tokio::time::sleep(if stall { HOUR } else { Duration::from_millis(100) }).await;
         Err::<Bytes, Error>(Error::other("cut"))
     });
     Body::from_stream(chunks.chain(tail.take(usize::from(faulty))))

@@ -125,7 +125,7 @@ fn pull_by_short_name_and_again() {
     let before = hub.requests().len();
     let again = user.ok(&["pull", "acme/py@v1", "--hub", &registry]);
     assert!(again.contains("✓ nothing to download: all of it is here already"), "{again}");
-    let paths: Vec<String> = hub.requests()[before..].iter().map(|(_, path, _)| path.clone()).collect();
+    let paths: Vec<String> = hub.requests()[before..].iter().map(|asked| asked.uri.clone()).collect();
     assert_eq!(paths, ["/registry.json"], "the pack was not asked for");
     // Under another tag it is fetched again; the tag that a pull promises is there afterwards.
     user.ok(&["pull", "acme/py", "--hub", &registry, "--tag", "other"]);
@@ -226,7 +226,7 @@ fn many_pulls_at_once_download_once() {
         assert!(child.wait_with_output().unwrap().status.success());
     }
     let downloads =
-        hub.requests().iter().filter(|(method, path, _)| method == "GET" && path == "/py.zst").count();
+        hub.requests().iter().filter(|asked| asked.method == "GET" && asked.uri == "/py.zst").count();
     assert_eq!(downloads, 1);
     user.ok(&["verify", "py"]);
 }

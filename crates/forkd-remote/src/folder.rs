@@ -27,8 +27,16 @@ pub(crate) fn request(location: &Location, request: &Request) -> Result<Answer> 
     if request.unless.as_ref() == Some(&validator) {
         return Ok(Answer::NotModified);
     }
-    let changed = request.only_of.as_ref().is_some_and(|wanted| *wanted != validator);
+    let wanted = request.only_of.as_ref().filter(|wanted| !wanted.is_empty());
+    let changed = wanted.is_some_and(|wanted| *wanted != validator);
     let (start, end) = if changed { (0, None) } else { (request.start, request.end) };
+    if end.is_some_and(|end| end <= start) {
+        return Err(Error::new(Kind::Usage, format!("{location}: a range of no bytes was asked for")));
+    }
+    if (start, end) != (0, None) && start >= size {
+        let what = format!("{}: only {size} bytes; those from {start} on were asked for", path.display());
+        return Err(Error::new(Kind::Integrity, what));
+    }
     file.seek(SeekFrom::Start(start)).map_err(Error::io("read", &path))?;
     let body = Box::new(file.take(end.unwrap_or(u64::MAX).saturating_sub(start)));
     let download = Download { size: Some(size), validator, body };

@@ -1,36 +1,81 @@
 //! A small static web server on loopback that also takes presigned-like PUTs and misbehaves where a path asks for it.
 
+mod faults;
+mod files;
+
 use axum::Router;
-use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
-use axum::http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, LOCATION, RANGE};
-use axum::http::{Method, StatusCode};
+use axum::http::header::{AUTHORIZATION, IF_RANGE, RANGE};
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
-use futures_util::StreamExt;
-use std::collections::HashMap;
-use std::io::{Error, Read, Seek, SeekFrom, Write};
+use faults::{Memory, Routed};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 /// The query that a PUT must carry, as a presigned URL would.
 pub const SIGNATURE: &str = "X-Amz-Signature=5ec4e7";
 
-type Log = Arc<Mutex<Vec<(String, String, bool)>>>;
+/// A request that came, and what was answered.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// `GET`, `HEAD` or `PUT`.
+    pub method: String,
+    /// The path with its query.
+    pub uri: String,
+    /// Whether an Authorization header came.
+    pub authorised: bool,
+    /// The Range header.
+    pub range: Option<String>,
+    /// The If-Range header.
+    pub if_range: Option<String>,
+    /// The status of the answer; 0 while there is none.
+    pub status: u16,
+    /// How many bytes of the answer's body were sent so far; goes on counting.
+    pub sent: Arc<AtomicU64>,
+}
+
+impl Asked {
+    /// How many bytes of the answer's body were sent by now.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+}
+
+type Log = Arc<Mutex<Vec<Asked>>>;
 
 #[derive(Clone)]
 struct Shared {
     dir: PathBuf,
     log: Log,
-    flaky: Arc<Mutex<HashMap<String, u32>>>,
+    memory: Arc<Memory>,
 }
 
 /// A running server; it ends with this value.
 ///
-/// Below any file's path these prefixes change what happens: `/redirect/…` (302), `/status/CODE/…`, `/flaky/N/…` (503 the first N
-/// times), `/stall/BYTES/…`, `/cut/BYTES/…` (connection closed), `/endless/…` (zeros after the file, no length),
-/// `/noranges/…`.
+/// Below any file's path these prefixes change what happens, and may follow one another:
+///
+/// | prefix | what happens |
+/// |---|---|
+/// | `/redirect/…` | 302 to the rest of the path, with the same query |
+/// | `/status/CODE/…` | only this status |
+/// | `/flaky/N/…` | 503 the first N times |
+/// | `/random/PERCENT/…` | this share of all answers, always the same ones, is 500, 408 or 429 |
+/// | `/retry-after/SECONDS/…` | the failures of the prefixes behind it carry this Retry-After |
+/// | `/cut/BYTES/…` | the connection is closed where the file's byte BYTES would come, every time |
+/// | `/cut-each/BYTES/…` | every answer is cut after BYTES |
+/// | `/once-cut/BYTES/…` | the first answer to each URI is cut after BYTES |
+/// | `/stall/BYTES/…` | as `cut`, but the connection stays open |
+/// | `/once-stall/BYTES/…` | as `once-cut`, but the connection stays open |
+/// | `/slow/BYTES_PER_SECOND/…` | no faster than this |
+/// | `/endless/…` | zeros behind the end, and no length is declared |
+/// | `/lying/DELTA/…` | the declared length is too large by DELTA |
+/// | `/noranges/…` | a Range header is ignored |
+/// | `/misranged/…` | the range that is declared begins a byte later than the one that was asked for |
+/// | `/noetag/…` | neither ETag nor Last-Modified |
+/// | `/changing/…` | another ETag each time |
 pub struct Hub {
     /// Where it listens.
     pub address: SocketAddr,
@@ -47,8 +92,8 @@ impl Hub {
         let listener = runtime.block_on(tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).unwrap();
         let address = listener.local_addr().unwrap();
         let log = Log::default();
-        let shared = Shared { dir: dir.to_owned(), log: Arc::clone(&log), flaky: Arc::default() };
-        let router = Router::new().fallback(answer).with_state(shared);
+        let shared = Shared { dir: dir.to_owned(), log: Arc::clone(&log), memory: Arc::default() };
+        let router = Router::new().fallback(logged).with_state(shared);
         runtime.spawn(async move { axum::serve(listener, router).await });
         Self { address, log, runtime: Some(runtime) }
     }
@@ -59,9 +104,9 @@ impl Hub {
         format!("http://{}/{path}", self.address)
     }
 
-    /// Method, path with query, and whether an Authorization header came, of each request so far.
+    /// Each request so far, in the order in which they came.
     #[must_use]
-    pub fn requests(&self) -> Vec<(String, String, bool)> {
+    pub fn requests(&self) -> Vec<Asked> {
         self.log.lock().unwrap().clone()
     }
 }
@@ -74,135 +119,46 @@ impl Drop for Hub {
     }
 }
 
-async fn answer(State(shared): State<Shared>, request: Request) -> Response {
-    let path = request.uri().path().trim_start_matches('/').to_owned();
-    let query = request.uri().query().unwrap_or_default().to_owned();
-    let method = request.method().clone();
-    let authorised = request.headers().contains_key("authorization");
-    shared.log.lock().unwrap().push((method.to_string(), request.uri().to_string(), authorised));
-    let range = request.headers().get(RANGE).and_then(|v| v.to_str().ok()).map(str::to_owned);
-    let mut faults = Faults::default();
-    let mut rest = path.as_str();
-    loop {
-        let (word, tail) = rest.split_once('/').unwrap_or((rest, ""));
-        let (number, after) = tail.split_once('/').unwrap_or((tail, ""));
-        match word {
-            "redirect" => {
-                let query = if query.is_empty() { String::new() } else { format!("?{query}") };
-                return (StatusCode::FOUND, [(LOCATION, format!("/{tail}{query}"))]).into_response();
-            }
-            "status" => return StatusCode::from_u16(number.parse().unwrap()).unwrap().into_response(),
-            "flaky" => {
-                let mut flaky = shared.flaky.lock().unwrap();
-                let left = flaky.entry(path.clone()).or_insert_with(|| number.parse().unwrap());
-                if *left > 0 {
-                    *left -= 1;
-                    return StatusCode::SERVICE_UNAVAILABLE.into_response();
-                }
-                drop(flaky);
-                rest = after;
-            }
-            "stall" => {
-                faults.stall_after = number.parse().ok();
-                rest = after;
-            }
-            "cut" => {
-                faults.cut_after = number.parse().ok();
-                rest = after;
-            }
-            "endless" => {
-                faults.endless = true;
-                rest = tail;
-            }
-            "noranges" => {
-                faults.no_ranges = true;
-                rest = tail;
-            }
-            _ => break,
-        }
-    }
-    let relative = Path::new(rest);
+fn header(headers: &HeaderMap, name: HeaderName) -> Option<String> {
+    headers.get(name)?.to_str().ok().map(str::to_owned)
+}
+
+/// Requests are logged when they come, for an answer may never end.
+async fn logged(State(shared): State<Shared>, request: Request) -> Response {
+    let sent = Arc::new(AtomicU64::new(0));
+    let asked = Asked {
+        method: request.method().to_string(),
+        uri: request.uri().to_string(),
+        authorised: request.headers().contains_key(AUTHORIZATION),
+        range: header(request.headers(), RANGE),
+        if_range: header(request.headers(), IF_RANGE),
+        status: 0,
+        sent: Arc::clone(&sent),
+    };
+    let number = {
+        let mut log = shared.log.lock().unwrap();
+        log.push(asked);
+        log.len() - 1
+    };
+    let response = answer(&shared, request, sent).await;
+    shared.log.lock().unwrap()[number].status = response.status().as_u16();
+    response
+}
+
+async fn answer(shared: &Shared, request: Request, sent: Arc<AtomicU64>) -> Response {
+    let (faults, rest) = match faults::route(&shared.memory, request.uri()) {
+        Routed::Answer(response) => return *response,
+        Routed::File(faults, rest) => (faults, rest),
+    };
+    let relative = Path::new(&rest);
     if relative.components().any(|part| !matches!(part, Component::Normal(_))) || rest.is_empty() {
         return StatusCode::NOT_FOUND.into_response();
     }
     let file = shared.dir.join(relative);
-    match method {
-        Method::GET | Method::HEAD => get(&file, range.as_deref(), &faults),
-        Method::PUT => put(&file, &query, request.into_body(), &faults).await,
+    let query = request.uri().query().unwrap_or_default().to_owned();
+    match *request.method() {
+        Method::GET | Method::HEAD => files::get(&file, request.headers(), &faults, sent),
+        Method::PUT => files::put(&file, &query, request.into_body(), &faults).await,
         _ => StatusCode::METHOD_NOT_ALLOWED.into_response(),
     }
-}
-
-#[derive(Default)]
-struct Faults {
-    stall_after: Option<u64>,
-    cut_after: Option<u64>,
-    endless: bool,
-    no_ranges: bool,
-}
-
-fn get(path: &Path, range: Option<&str>, faults: &Faults) -> Response {
-    let Ok(mut file) = std::fs::File::open(path) else { return StatusCode::NOT_FOUND.into_response() };
-    let size = file.metadata().unwrap().len();
-    let mut response = Response::builder().header(ACCEPT_RANGES, "bytes");
-    let (mut start, mut end) = (0, size);
-    if let Some((from, to)) =
-        range.filter(|_| !faults.no_ranges).and_then(|r| r.strip_prefix("bytes=")?.split_once('-'))
-    {
-        start = from.parse().unwrap_or(0);
-        end = to.parse::<u64>().map_or(size, |to| (to + 1).min(size));
-        if start >= size {
-            return (StatusCode::RANGE_NOT_SATISFIABLE, [(CONTENT_RANGE, format!("bytes */{size}"))])
-                .into_response();
-        }
-        response = response.status(StatusCode::PARTIAL_CONTENT);
-        response = response.header(CONTENT_RANGE, format!("bytes {start}-{}/{size}", end - 1));
-    }
-    file.seek(SeekFrom::Start(start)).unwrap();
-    let (endless, stall, cut) = (faults.endless, faults.stall_after, faults.cut_after);
-    if !endless {
-        response = response.header(CONTENT_LENGTH, end - start);
-    }
-    let limit = stall.or(cut).unwrap_or(u64::MAX).min(end - start);
-    let faulty = stall.is_some() || cut.is_some();
-    let mut body = file.take(limit);
-    let chunks = std::iter::from_fn(move || {
-        let mut chunk = vec![0; 512 << 10];
-        match body.read(&mut chunk) {
-            Ok(0) if endless => Some(Ok(Bytes::from(chunk))),
-            Ok(0) => None,
-            Ok(read) => {
-                chunk.truncate(read);
-                Some(Ok(Bytes::from(chunk)))
-            }
-            Err(e) => Some(Err(e)),
-        }
-    });
-    let tail = futures_util::stream::once(async move {
-        if stall.is_some() {
-            tokio::time::sleep(Duration::from_secs(3600)).await;
-        }
-        Err::<Bytes, Error>(Error::other("cut"))
-    });
-    let tail = tail.take(usize::from(faulty));
-    response.body(Body::from_stream(futures_util::stream::iter(chunks).chain(tail))).unwrap()
-}
-
-async fn put(path: &Path, query: &str, body: Body, faults: &Faults) -> Response {
-    if !query.split('&').any(|part| part == SIGNATURE) {
-        return (StatusCode::FORBIDDEN, "SignatureDoesNotMatch").into_response();
-    }
-    let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap()).unwrap();
-    let mut stream = body.into_data_stream();
-    let mut taken = 0;
-    while let Some(chunk) = stream.next().await {
-        let Ok(chunk) = chunk else { return StatusCode::BAD_REQUEST.into_response() };
-        taken += chunk.len() as u64;
-        if faults.stall_after.is_some_and(|after| taken >= after) {
-            tokio::time::sleep(Duration::from_secs(3600)).await;
-        }
-        file.write_all(&chunk).unwrap();
-    }
-    file.persist(path).unwrap();
-    StatusCode::OK.into_response()
 }

@@ -6,6 +6,6 @@ mod hub;
 mod packs;
 mod snapshots;
 
-pub use hub::{Hub, SIGNATURE};
+pub use hub::{Asked, Hub, SIGNATURE};
 pub use packs::{Entries, Entry, chain_entries, digest, entries, manifest, tar_of, zst};
 pub use snapshots::{Fixture, chain, fixture, fixtures_dir, frozen_chain, pseudo_random, sha256, tree};

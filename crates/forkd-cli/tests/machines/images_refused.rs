@@ -174,7 +174,7 @@ fn a_guest_installs_packages() {
     for words in ["root disk: from the cache", "Setting up forkd-hello", "✓ set up in #s"] {
         assert!(said.contains(words), "{words}: {said}");
     }
-    assert!(hub.requests().iter().any(|(_, path, _)| path.ends_with("forkd-hello.deb")));
+    assert!(hub.requests().iter().any(|asked| asked.uri.ends_with("forkd-hello.deb")));
     drop(hub);
     let id = &*detached(&user, "extra");
     assert_eq!(user.ok(&["exec", id, "--", "forkd-hello"]), "hello from a package\n");

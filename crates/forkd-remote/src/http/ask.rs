@@ -1,0 +1,256 @@
+//! One try for an object or a range of it, and what the answer means (RFC 9110, 13 and 14).
+
+use super::errors::{Failed, network, refusal, stalled, unexpected};
+use super::limit::Limiter;
+use super::wait::{Stop, Tries, Waited, watch};
+use super::{HttpOptions, download_client};
+use forkd_core::remote::{Location, Request, Validator};
+use forkd_core::{Error, Kind, Result};
+use reqwest::header::{
+    ACCEPT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, IF_MODIFIED_SINCE,
+    IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE,
+};
+use reqwest::{Client, Response, StatusCode};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What every try needs.
+#[derive(Debug)]
+pub(super) struct Fetcher {
+    client: Client,
+    pub(super) options: HttpOptions,
+    pub(super) limiter: Option<Arc<Limiter>>,
+}
+
+/// What a server answers.
+pub(super) enum Reply {
+    /// A range that begins where it was asked to.
+    Part(Response, Span),
+    Whole(Response),
+    NotModified,
+    /// The range begins behind the object's end, which is here, where the server says so.
+    Beyond(Option<u64>),
+}
+
+/// Which bytes of an object of which size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Span {
+    start: u64,
+    pub(super) end: u64,
+    pub(super) size: Option<u64>,
+}
+
+impl Fetcher {
+    pub(super) fn new(options: &HttpOptions, limiter: Option<Arc<Limiter>>) -> reqwest::Result<Self> {
+        Ok(Self { client: download_client(options)?, options: options.clone(), limiter })
+    }
+
+    /// Asks until there is an answer that another try would not change.
+    pub(super) async fn open(
+        &self,
+        location: &Location,
+        request: &Request,
+        stop: &Stop,
+    ) -> Result<(Reply, Tries)> {
+        let mut tries = Tries::new(&self.options);
+        let mut whole = None;
+        loop {
+            tries.begin();
+            let asked = whole.as_ref().unwrap_or(request);
+            match self.ask(location, asked, stop).await {
+                // A server that knows no If-Range sends a range of whatever copy it has.
+                Ok(Reply::Part(response, _)) if other_than_wanted(request, &response) => {
+                    whole = Some(Request { unless: request.unless.clone(), ..Request::default() });
+                    tries.progress();
+                }
+                Ok(reply) => return Ok((reply, tries)),
+                Err(failed) => {
+                    stop.sleep(tries.another(failed)?).await?;
+                }
+            }
+        }
+    }
+
+    /// Asks once.
+    pub(super) async fn ask(
+        &self,
+        location: &Location,
+        request: &Request,
+        stop: &Stop,
+    ) -> std::result::Result<Reply, Failed> {
+        // Bytes are counted and compared as they lie on the server.
+        let mut asking = self.client.get(location.url().clone()).header(ACCEPT_ENCODING, "identity");
+        for (name, value) in conditions(request) {
+            asking = asking.header(name, value);
+        }
+        let stall = self.options.stall_timeout;
+        let response = match watch(asking.send(), stall, stop).await {
+            Waited::Value(answer) => answer.map_err(|e| network(location, &e))?,
+            Waited::Stalled => return Err(stalled(location, stall).into()),
+            Waited::Stopped => return Err(Error::Interrupted.into()),
+        };
+        let ranged = is_ranged(request);
+        match response.status() {
+            StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION => Ok(Reply::Whole(response)),
+            StatusCode::PARTIAL_CONTENT if ranged => {
+                let span = span(location, request, response.headers())?;
+                Ok(Reply::Part(response, span))
+            }
+            StatusCode::NOT_MODIFIED if request.unless.as_ref().is_some_and(|known| !known.is_empty()) => {
+                Ok(Reply::NotModified)
+            }
+            StatusCode::RANGE_NOT_SATISFIABLE if ranged => {
+                let size = text(response.headers(), &CONTENT_RANGE)
+                    .and_then(|text| text.strip_prefix("bytes */")?.parse().ok());
+                Ok(Reply::Beyond(size))
+            }
+            status => Err(refusal(location, &response).unwrap_or_else(|| {
+                unexpected(location, "the object or the range that was asked for", &status.to_string()).into()
+            })),
+        }
+    }
+
+    /// How long a connection may give no byte.
+    pub(super) fn patience(&self) -> Duration {
+        self.options.stall_timeout
+    }
+}
+
+/// A range that begins behind the object's end.
+pub(super) fn beyond(location: &Location, request: &Request, size: Option<u64>) -> Error {
+    let start = request.start;
+    match size {
+        Some(size) if start < size => unexpected(
+            location,
+            &format!("the bytes from {start} on"),
+            &format!("416, though its object is of {size} bytes"),
+        ),
+        Some(size) => Error::new(
+            Kind::Integrity,
+            format!(
+                "{location}: the server's object is only {size} bytes; those from {start} on were asked for"
+            ),
+        ),
+        None => Error::new(
+            Kind::Integrity,
+            format!("{location}: the server's object ends before byte {start}, which was asked for"),
+        ),
+    }
+}
+
+fn is_ranged(request: &Request) -> bool {
+    request.start > 0 || request.end.is_some()
+}
+
+fn conditions(request: &Request) -> Vec<(HeaderName, String)> {
+    let mut headers = Vec::new();
+    if is_ranged(request) {
+        let last = request.end.map_or(String::new(), |end| end.saturating_sub(1).to_string());
+        headers.push((RANGE, format!("bytes={}-{last}", request.start)));
+        let copy =
+            request.only_of.as_ref().and_then(|copy| copy.etag.as_ref().or(copy.last_modified.as_ref()));
+        headers.extend(copy.map(|copy| (IF_RANGE, copy.clone())));
+    }
+    if let Some(known) = &request.unless {
+        headers.extend(known.etag.iter().map(|etag| (IF_NONE_MATCH, etag.clone())));
+        headers.extend(known.last_modified.iter().map(|date| (IF_MODIFIED_SINCE, date.clone())));
+    }
+    headers
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// Checks the range of an answer against the one that was asked for.
+fn span(location: &Location, request: &Request, headers: &HeaderMap) -> Result<Span> {
+    let last = request.end.map_or("the end".into(), |end| format!("{}", end.saturating_sub(1)));
+    let expected = format!("the bytes {}-{last}", request.start);
+    let found = match (text(headers, &CONTENT_RANGE), text(headers, &CONTENT_TYPE)) {
+        (_, Some(kind)) if kind.starts_with("multipart/") => "several parts".into(),
+        (None, _) => "a part that it does not tell the place of".into(),
+        (Some(text), _) => match parse_span(text) {
+            Some(span) if span.start == request.start && request.end.is_none_or(|end| span.end <= end) => {
+                return Ok(span);
+            }
+            // Strangers' text, and as long as they like.
+            _ => format!("the range '{}'", text.chars().take(80).collect::<String>().escape_debug()),
+        },
+    };
+    Err(unexpected(location, &expected, &found))
+}
+
+fn parse_span(text: &str) -> Option<Span> {
+    let (range, size) = text.strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let (start, last) = (first.parse::<u64>().ok()?, last.parse::<u64>().ok()?);
+    let end = last.checked_add(1).filter(|_| start <= last)?;
+    let size = if size == "*" { None } else { Some(size.parse::<u64>().ok().filter(|size| end <= *size)?) };
+    Some(Span { start, end, size })
+}
+
+/// Which copy an answer is of. A weak tag stays the same while bytes change, so it says nothing about them.
+pub(super) fn validator(headers: &HeaderMap) -> Validator {
+    let strong = |tag: &&str| tag.len() > 2 && tag.starts_with('"') && tag.ends_with('"');
+    Validator {
+        etag: text(headers, &ETAG).filter(strong).map(str::to_owned),
+        last_modified: text(headers, &LAST_MODIFIED).map(str::to_owned),
+    }
+}
+
+/// Whether two answers are of the same copy; `None` where they have nothing in common to tell by.
+pub(super) fn same_copy(one: &Validator, other: &Validator) -> Option<bool> {
+    let equal = |one: &Option<String>, other: &Option<String>| Some(one.as_ref()? == other.as_ref()?);
+    equal(&one.etag, &other.etag).or_else(|| equal(&one.last_modified, &other.last_modified))
+}
+
+fn other_than_wanted(request: &Request, response: &Response) -> bool {
+    let wanted = request.only_of.as_ref();
+    wanted.is_some_and(|wanted| same_copy(wanted, &validator(response.headers())) == Some(false))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_ranges_are_read_strictly() {
+        let span = |start, end, size| Some(Span { start, end, size });
+        assert_eq!(parse_span("bytes 0-9/10"), span(0, 10, Some(10)));
+        assert_eq!(parse_span("bytes 5-5/*"), span(5, 6, None));
+        for wrong in [
+            "bytes 0-10/10",
+            "bytes 5-4/10",
+            "bytes */10",
+            "items 0-9/10",
+            "bytes 0-18446744073709551615/*",
+            "bytes 0-9",
+            "0-9/10",
+            "bytes -9/10",
+            "",
+        ] {
+            assert_eq!(parse_span(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn copies_are_told_apart_by_what_both_have() {
+        let copy = |etag: Option<&str>, date: Option<&str>| Validator {
+            etag: etag.map(str::to_owned),
+            last_modified: date.map(str::to_owned),
+        };
+        assert_eq!(same_copy(&copy(Some("\"a\""), Some("x")), &copy(Some("\"a\""), Some("y"))), Some(true));
+        assert_eq!(same_copy(&copy(Some("\"a\""), Some("x")), &copy(Some("\"b\""), Some("x"))), Some(false));
+        assert_eq!(same_copy(&copy(Some("\"a\""), Some("x")), &copy(None, Some("x"))), Some(true));
+        assert_eq!(same_copy(&copy(Some("\"a\""), None), &copy(None, Some("x"))), None);
+    }
+
+    #[test]
+    fn only_strong_tags_are_kept() {
+        for (tag, kept) in [("\"a\"", true), ("W/\"a\"", false), ("a", false), ("\"\"", false)] {
+            let mut headers = HeaderMap::new();
+            headers.insert(ETAG, tag.parse().unwrap());
+            assert_eq!(validator(&headers).etag.is_some(), kept, "{tag}");
+        }
+    }
+}

@@ -24,13 +24,13 @@ struct Cli {
     /// Print errors only
     #[arg(short, long, global = true)]
     quiet: bool,
-    /// How to print results
-    #[arg(long, global = true, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
-    format: Format,
+    /// How to print results [default: text]; the format of a pack [default: 1, of a chain 2]
+    #[arg(long, global = true, value_enum, value_name = "FORMAT")]
+    format: Vec<Format>,
     /// The same as --format json
     #[arg(long, global = true)]
     json: bool,
-    /// Threads for hashing, compressing and decoding [default: one a core]
+    /// Threads for hashing, compressing and decoding [default: one a core], and connections of a pull [default: 4]
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     jobs: Option<u16>,
 }
@@ -77,11 +77,20 @@ fn main() -> ExitCode {
         let _ = signal_hook::flag::register_conditional_shutdown(signal, 130, cancel.flag());
         let _ = signal_hook::flag::register(signal, cancel.flag());
     }
-    let output = Output::new(if cli.json { Format::Json } else { cli.format }, cli.quiet);
+    let json = cli.json || cli.format.contains(&Format::Json);
+    let output = Output::new(if json { Format::Json } else { Format::Text }, cli.quiet);
     let jobs =
         cli.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
-    let context = commands::Context::new(&output, &cancel, jobs);
-    let outcome = run(&cli.command, &context);
+    let mut context = commands::Context::new(&output, &cancel, jobs);
+    context.connections = cli.jobs.map(usize::from);
+    context.pack_format = cli.format.iter().find_map(|format| format.pack());
+    let outcome = match (&cli.command, context.pack_format) {
+        (Command::Pack(_) | Command::Push(_), _) | (_, None) => run(&cli.command, &context),
+        (_, Some(format)) => {
+            let message = format!("--format {format} is for pack and push; here it is text or json");
+            Err(forkd_core::Error::new(Kind::Usage, message).into())
+        }
+    };
     match outcome {
         Ok(()) if output.failed() => ExitCode::FAILURE,
         Ok(()) => ExitCode::from(output.exit()),

@@ -12,6 +12,27 @@ pub(crate) enum Format {
     Text,
     /// One JSON document (docs/json.md)
     Json,
+    /// pack, push: one snapshot in one stream, as existing hosts read it
+    #[value(name = "1")]
+    Pack1,
+    /// pack, push: a chain in one stream, as existing hosts read it
+    #[value(name = "2")]
+    Pack2,
+    /// pack, push: frames with an index, of which pulls fetch only those that they lack
+    #[value(name = "3")]
+    Pack3,
+}
+
+impl Format {
+    /// The pack format that it names.
+    pub(crate) fn pack(self) -> Option<u32> {
+        match self {
+            Self::Text | Self::Json => None,
+            Self::Pack1 => Some(1),
+            Self::Pack2 => Some(2),
+            Self::Pack3 => Some(3),
+        }
+    }
 }
 
 /// Standard output.

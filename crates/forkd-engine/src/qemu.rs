@@ -23,7 +23,8 @@ pub(crate) const MACHINE: &str = "pc-q35-7.2";
 /// x86-64-v2, which every host of the last decade has.
 const CPU: &str = "Nehalem-v1";
 const COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=3 mitigations=off no_timer_check cryptomgr.notests \
-rcupdate.rcu_expedited=1 psi=0 i8042.noaux i8042.nokbd clocksource=hpet tsc=unstable panic=-1 init_on_free=1";
+rcupdate.rcu_expedited=1 psi=0 i8042.noaux i8042.nokbd clocksource=hpet tsc=unstable panic=-1 init_on_free=1 \
+nokaslr norandmaps";
 /// What every machine has beside the chipset, by address. To be changed with each change of the arguments that a frozen state
 /// depends on: QEMU itself would tell of it only in words of its own, and not always.
 const DEVICES: [&str; 4] =

@@ -106,6 +106,8 @@ pub(super) fn forked(payload: &[u8], read_at: Instant, children: &Arc<Children>)
     warn(children.thaw());
     // Without a name it is no fork: a guest that has just booted gets a clock and entropy.
     if !forked.hostname.is_empty() {
+        // Off while the snapshot was baked (docs/engine.md): what the child starts is laid out at random again.
+        warn(write_setting("/proc/sys/kernel/randomize_va_space", "2"));
         warn(eval_hook());
         warn(run_hook(&forked, children));
     }

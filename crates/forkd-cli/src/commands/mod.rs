@@ -38,11 +38,16 @@ pub(crate) struct Context<'a> {
     cancel: &'a Cancel,
     progress: Shown,
     jobs: usize,
+    /// How many connections a pull may have, where the user says so.
+    pub(crate) connections: Option<usize>,
+    /// The pack format that the user names.
+    pub(crate) pack_format: Option<u32>,
 }
 
 impl<'a> Context<'a> {
     pub(crate) fn new(output: &'a Output, cancel: &'a Cancel, jobs: usize) -> Self {
-        Self { output, cancel, progress: Shown::new(output.is_quiet()), jobs }
+        let progress = Shown::new(output.is_quiet());
+        Self { output, cancel, progress, jobs, connections: None, pack_format: None }
     }
 
     /// The same with another output.
@@ -50,7 +55,14 @@ impl<'a> Context<'a> {
     where
         'a: 'b,
     {
-        Context { output, cancel: self.cancel, progress: Shown::new(self.output.is_quiet()), jobs: self.jobs }
+        Context {
+            output,
+            cancel: self.cancel,
+            progress: Shown::new(self.output.is_quiet()),
+            jobs: self.jobs,
+            connections: self.connections,
+            pack_format: self.pack_format,
+        }
     }
 
     /// What operations are given.

@@ -2,8 +2,10 @@ use super::Context;
 use crate::config;
 use crate::output::{mib, ratio, seconds};
 use anyhow::Result;
-use forkd_core::{Error, Kind, PackOptions};
-use forkd_format::Tag;
+use forkd_core::cache::{Cache, CacheKind, Slot};
+use forkd_core::{Error, Kind, PackOptions, Store};
+use forkd_engine::Kernel;
+use forkd_format::{Digest, Tag};
 use serde_json::json;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -34,11 +36,26 @@ pub(crate) struct Content {
     /// zstd compression level
     #[arg(long, default_value_t = 3, value_name = "1..22", value_parser = clap::value_parser!(i32).range(1..=22))]
     level: i32,
+    /// A snapshot that whoever pulls may have: its tag, its pack, or owner/name[@version]; what is like it is not packed
+    /// again (format 3; may be given several times)
+    #[arg(long, value_name = "BASE")]
+    base: Vec<String>,
+    /// The registry for a base that is owner/name [env: FORKD_HUB_URL]
+    #[arg(long, value_name = "URL")]
+    hub: Option<String>,
+    /// Refer to the guest's kernel too, which hosts fetch once, and put it beside the pack (format 3)
+    #[arg(long)]
+    kernel: bool,
 }
 
 impl Content {
-    pub(crate) fn options(&self) -> Result<PackOptions> {
+    pub(crate) fn options(&self, store: &Store, context: &Context<'_>) -> Result<PackOptions> {
+        let bases = self.base.iter().map(|base| Ok((store.clone(), base.parse()?)));
+        let kernel = if self.kernel { Some(kernel(store, &self.tag, context)?) } else { None };
         Ok(PackOptions {
+            format: context.pack_format,
+            bases: bases.collect::<Result<_>>()?,
+            kernel,
             tag: self.tag.clone(),
             description: self.description.clone(),
             base_image: self.base_image.clone(),
@@ -46,6 +63,32 @@ impl Content {
             created_at: config::timestamp()?,
         })
     }
+}
+
+/// The uncompressed kernel that a snapshot was baked with, from the cache, and its release.
+fn kernel(store: &Store, tag: &Tag, context: &Context<'_>) -> Result<(String, PathBuf)> {
+    let stored = store.load(tag)?;
+    let recorded = stored.snapshot.get("kernel");
+    let field = |name: &str| recorded.and_then(|kernel| kernel.get(name)).and_then(serde_json::Value::as_str);
+    let missing = |why: String| Error::new(Kind::NotFound, format!("the kernel of '{tag}' {why}"));
+    let image: Digest =
+        field("sha256").ok_or_else(|| missing("is not named in its snapshot.json".into()))?.parse()?;
+    let root = config::cache_dir()?;
+    let kernel = Kernel::with_digest(&root, &image)?;
+    let kernel = kernel.ok_or_else(|| {
+        missing(format!("(sha256 {image}) is not in {}: pack without --kernel", config::display(&root)))
+    })?;
+    let bytes = kernel.vmlinux()?;
+    let release = field("release").unwrap_or("unknown").to_owned();
+    let entry = match Cache::new(&root).find_or_create(CacheKind::Blob, &Digest::of(&bytes), context.env())? {
+        Slot::Found(entry) => entry,
+        Slot::Free(mut writer) => {
+            writer.restart()?;
+            writer.write_at(&bytes, 0)?;
+            writer.commit()?
+        }
+    };
+    Ok((release, entry.path().to_owned()))
 }
 
 pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
@@ -61,7 +104,7 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
     store.load(tag)?;
     context.output.line(&format!("==> packing snapshot '{tag}' → {shown}"));
     let begun = Instant::now();
-    let report = forkd_core::pack(&store, &args.content.options()?, &out, context.env())?;
+    let report = forkd_core::pack(&store, &args.content.options(&store, context)?, &out, context.env())?;
     let (size, unpacked) = (report.size, report.unpacked_size);
     let what = format!(
         "✓ wrote {} ({} uncompressed; {}× compression)",

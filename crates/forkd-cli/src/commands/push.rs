@@ -21,7 +21,7 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
     let location = Location::parse(&args.url)?;
     let store = config::store()?;
     store.load(&args.content.tag)?;
-    let options = args.content.options()?;
+    let options = args.content.options(&store, context)?;
     let temp = std::env::temp_dir();
     let path = forkd_core::temp_path(&temp, &options);
     context.output.line(&format!("==> packing snapshot '{}' → {}", args.content.tag, path.display()));

@@ -6,10 +6,6 @@ mod input;
 mod output;
 mod tar;
 
-use crate::buffers::frames_in_flight;
-use crate::frames::{COMPRESSED_LEN, Piece, Pieces};
-use crate::lanes::{self, LaneKind, Lanes};
-use crate::sparse::read_data;
 use crate::store::{LockKind, Stored};
 use crate::{Env, Error, Kind, Result, Store};
 use bases::BaseFile;

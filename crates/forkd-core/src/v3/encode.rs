@@ -9,7 +9,9 @@ use forkd_format::v3::{
 use zstd::zstd_safe::{CCtx, CParameter, compress_bound};
 
 /// Pages of references that one page may bring into the prefix.
-const REFERENCES: usize = 2;
+const REFERENCES: usize = 3;
+/// Up to this level zstd's tables are made for less than what a prefix and a frame have together.
+const SMALL_TABLES: i32 = 4;
 
 /// What a frame is made from.
 #[derive(Clone, Copy)]
@@ -168,6 +170,10 @@ fn compress(data: &[u8], prefix: &[u8], level: i32, out: &mut Vec<u8>) -> Result
     context.set_parameter(CParameter::CompressionLevel(level)).map_err(failed)?;
     if !prefix.is_empty() {
         context.set_parameter(CParameter::WindowLog(window)).map_err(failed)?;
+        if level <= SMALL_TABLES {
+            context.set_parameter(CParameter::HashLog(window.min(20))).map_err(failed)?;
+            context.set_parameter(CParameter::ChainLog(window.min(20))).map_err(failed)?;
+        }
         context.ref_prefix(prefix).map_err(failed)?;
     }
     let at = out.len();

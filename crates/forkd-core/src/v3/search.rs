@@ -1,5 +1,5 @@
-//! Finds, for a page, the pages of other files that are most like it. Every page is cut into pieces; pages vote for each other by the
-//! pieces that they share (`docs/format/pack-v3.md`, "How references are found").
+//! Finds, for a page, the pages of other files that are most like it: those that share most pieces with it, wherever in the page these
+//! stand. The pieces that count are chosen by their content (a gear hash over 32 bytes), so that the same ones are chosen everywhere.
 
 use super::sources::SourceFile;
 use crate::buffers::Buffers;
@@ -11,16 +11,32 @@ use std::fs::File;
 use std::sync::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
 
-const PIECE: usize = 64;
-const PIECES: usize = PAGE_SIZE / PIECE;
-/// Of all pieces those are looked at whose hash ends in so many zero bits: the same ones in every page that holds them.
-const SAMPLE: u64 = 3;
-/// Pages with few such pieces are known by their smallest hashes instead.
+/// A piece is as many bytes as move out of a 64-bit hash that is shifted by so many bits a byte: 32.
+const SHIFT: u32 = 2;
+/// Of all pieces, at whatever offset, those are looked at whose hash begins with so many zero bits: the same ones wherever they stand.
+const SAMPLE_BITS: u32 = 7;
+/// Pages kept for a piece; what stands in more says little.
+const MOST_ALIKE: usize = 4;
+/// Pieces of a page that are looked at, at most.
+const MOST: usize = 128;
+/// Pages with fewer are known by their smallest hashes instead.
 const FEWEST: usize = 4;
 /// Slots that share a cache line.
 const BUCKET: usize = 8;
-/// Pages kept for a piece; what stands in more says little.
-const MOST_ALIKE: usize = 4;
+
+/// A number for each byte (splitmix64).
+static GEAR: [u64; 256] = {
+    let mut table = [0; 256];
+    let mut i = 0;
+    while i < 256 {
+        let mut z = (i as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        table[i] = z ^ (z >> 31);
+        i += 1;
+    }
+    table
+};
 
 /// Pages by the pieces that they hold.
 pub(crate) struct Search<'a> {
@@ -41,33 +57,38 @@ pub(crate) struct PageRef {
 
 /// The pieces of a page that are looked at.
 struct Features {
-    hashes: [u64; PIECES],
+    hashes: [u64; MOST],
     count: usize,
 }
 
 impl Features {
     fn of(page: &[u8]) -> Self {
-        let mut all = [0; PIECES];
-        let mut sampled = Self { hashes: [0; PIECES], count: 0 };
-        let mut known = 0;
-        for piece in page.chunks_exact(PIECE) {
-            if forkd_sys::is_zero(piece) {
-                continue;
-            }
-            let hash = xxh3_64(piece);
-            all[known] = hash;
-            known += 1;
-            if hash & SAMPLE == 0 {
-                sampled.hashes[sampled.count] = hash;
-                sampled.count += 1;
+        let mut found = Self { hashes: [0; MOST], count: 0 };
+        let mut hash = 0_u64;
+        let mut last = 0;
+        for byte in page {
+            hash = (hash << SHIFT).wrapping_add(GEAR[usize::from(*byte)]);
+            if hash >> (64 - SAMPLE_BITS) == 0 && hash != last && found.count < MOST {
+                last = hash;
+                found.hashes[found.count] = mix(hash);
+                found.count += 1;
             }
         }
-        if sampled.count < FEWEST {
-            all[..known].sort_unstable();
-            sampled.count = known.min(FEWEST);
-            sampled.hashes[..sampled.count].copy_from_slice(&all[..sampled.count]);
+        if found.count < FEWEST {
+            found.count = 0;
+            let mut hash = 0_u64;
+            for byte in page {
+                hash = (hash << SHIFT).wrapping_add(GEAR[usize::from(*byte)]);
+                let mixed = mix(hash);
+                let at = found.hashes[..found.count].partition_point(|known| *known < mixed);
+                if at < FEWEST && found.hashes.get(at) != Some(&mixed) {
+                    found.hashes.copy_within(at..FEWEST - 1, at + 1);
+                    found.hashes[at] = mixed;
+                    found.count = (found.count + 1).min(FEWEST);
+                }
+            }
         }
-        sampled
+        found
     }
 
     fn hashes(&self) -> &[u64] {
@@ -75,11 +96,16 @@ impl Features {
     }
 }
 
+fn mix(hash: u64) -> u64 {
+    let hash = (hash ^ (hash >> 32)).wrapping_mul(0xD6E8_FEB8_6659_FD93);
+    hash ^ (hash >> 32)
+}
+
 impl<'a> Search<'a> {
     /// Reads all pages of some sources that are not in holes. Memory: at most an eighth of their bytes.
     pub(crate) fn build(sources: &'a [SourceFile], env: Env<'_>) -> Result<Self> {
         let pages: u64 = sources.iter().map(|source| source.data_bytes() / PAGE_SIZE as u64).sum();
-        let expected = pages * (PIECES as u64 / (SAMPLE + 1));
+        let expected = pages * (PAGE_SIZE as u64 >> SAMPLE_BITS);
         let buckets = (expected.div_ceil(BUCKET as u64) * 5 / 4).next_power_of_two().max(64);
         let mut first = Vec::with_capacity(sources.len());
         let mut next = 0;
@@ -166,7 +192,7 @@ impl<'a> Search<'a> {
     /// The pages that share most pieces with this one, the best first; only those that `allowed` lets pass.
     pub(crate) fn find(&self, page: &[u8], allowed: impl Fn(PageRef) -> bool, most: usize) -> Vec<PageRef> {
         let features = Features::of(page);
-        let mut votes: Vec<(u64, u64)> = Vec::with_capacity(32);
+        let mut votes: Vec<(u64, u128)> = Vec::with_capacity(32);
         for (bit, hash) in features.hashes().iter().enumerate() {
             let tag = hash & !u64::from(u32::MAX);
             for slot in &self.slots[self.bucket(*hash)] {
@@ -178,17 +204,17 @@ impl<'a> Search<'a> {
                 }
                 let page = (slot & u64::from(u32::MAX)) - 1;
                 match votes.iter_mut().find(|(voted, _)| *voted == page) {
-                    Some((_, bits)) => *bits |= 1 << bit,
-                    None if allowed(self.place(page)) => votes.push((page, 1 << bit)),
+                    Some((_, bits)) => *bits |= 1u128 << bit,
+                    None if allowed(self.place(page)) => votes.push((page, 1u128 << bit)),
                     None => {}
                 }
             }
         }
         // The best one; then the one that has most of what that one lacks.
         let mut found = Vec::new();
-        let mut covered = 0_u64;
+        let mut covered = 0_u128;
         while found.len() < most {
-            let gain = |bits: u64| (bits & !covered).count_ones();
+            let gain = |bits: u128| (bits & !covered).count_ones();
             let best = votes.iter().max_by_key(|(page, bits)| (gain(*bits), std::cmp::Reverse(*page)));
             let Some((page, bits)) = best.filter(|(_, bits)| gain(*bits) > 0).copied() else { break };
             covered |= bits;

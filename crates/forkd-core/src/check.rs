@@ -15,7 +15,7 @@ pub(crate) struct CheckedBody<'a> {
     inner: Box<dyn Read + Send + 'a>,
     name: String,
     expected: Expected,
-    hasher: Option<Hasher>,
+    hasher: Hasher,
     pub(crate) count: u64,
     progress: &'a dyn Progress,
     cancel: Cancel,
@@ -29,24 +29,25 @@ impl<'a> CheckedBody<'a> {
         progress: &'a dyn Progress,
         cancel: &Cancel,
     ) -> Self {
-        let hasher = expected.sha256.map(|_| Hasher::default());
+        let hasher = Hasher::default();
         Self { inner, name: name.into(), expected, hasher, count: 0, progress, cancel: cancel.clone() }
     }
 
-    /// To be called at the end of the stream.
-    pub(crate) fn verify(self) -> Result<u64> {
+    /// To be called at the end of the stream; gives its length and its digest.
+    pub(crate) fn verify(self) -> Result<(u64, Digest)> {
         let Self { name, expected, hasher, count, .. } = self;
         if let Some(size) = expected.size.filter(|size| *size != count) {
             let message =
                 format!("{name}: {count} bytes came; the registry declares {size}. Nothing was unpacked");
             return Err(Error::new(Kind::Integrity, message));
         }
-        match (expected.sha256, hasher.map(Hasher::finish)) {
-            (Some(wanted), Some(found)) if wanted != found => {
+        let found = hasher.finish();
+        match expected.sha256.filter(|wanted| *wanted != found) {
+            Some(wanted) => {
                 let message = format!("{name}: sha256 is {found}; expected {wanted}. Nothing was unpacked");
                 Err(Error::new(Kind::Integrity, message))
             }
-            _ => Ok(count),
+            None => Ok((count, found)),
         }
     }
 }
@@ -61,9 +62,7 @@ impl Read for CheckedBody<'_> {
                 format!("{}: more bytes come than the {size} that the registry declares", self.name);
             return Err(std::io::Error::other(Error::new(Kind::Integrity, message)));
         }
-        if let Some(hasher) = &mut self.hasher {
-            hasher.update(&buffer[..read]);
-        }
+        self.hasher.update(&buffer[..read]);
         self.progress.advance(read as u64);
         Ok(read)
     }

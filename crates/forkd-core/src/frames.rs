@@ -51,6 +51,9 @@ pub(crate) enum Chunk {
     Decoded { piece: Piece, content: usize, starts_frame: bool },
 }
 
+/// The unused part of a stream.
+pub(crate) type Rest<R> = std::io::Chain<std::io::Cursor<Vec<u8>>, R>;
+
 /// A zstd stream, cut.
 pub(crate) struct FrameSource<R> {
     input: R,
@@ -60,12 +63,14 @@ pub(crate) struct FrameSource<R> {
     end: usize,
     streaming: Option<Decoder<'static>>,
     skipped: u64,
+    /// Bytes that were read from the input.
+    taken: u64,
 }
 
 impl<R: Read> FrameSource<R> {
     pub(crate) fn new(input: R, name: &str) -> Self {
         let buffer = vec![0; 256 << 10].into_boxed_slice();
-        Self { input, name: name.to_owned(), buffer, start: 0, end: 0, streaming: None, skipped: 0 }
+        Self { input, name: name.to_owned(), buffer, start: 0, end: 0, streaming: None, skipped: 0, taken: 0 }
     }
 
     /// Whether the next chunk goes on with a frame that is decoded as a stream.
@@ -76,6 +81,12 @@ impl<R: Read> FrameSource<R> {
     /// The input, read to its end.
     pub(crate) fn into_inner(self) -> R {
         self.input
+    }
+
+    /// What was not used yet, and where in the input it begins.
+    pub(crate) fn into_rest(self) -> (u64, Rest<R>) {
+        let unread = self.buffer[self.start..self.end].to_vec();
+        (self.taken - unread.len() as u64, std::io::Cursor::new(unread).chain(self.input))
     }
 
     /// The next chunk; `None` at the end of the stream.
@@ -192,7 +203,10 @@ impl<R: Read> FrameSource<R> {
         while self.end < wanted {
             match self.input.read(&mut self.buffer[self.end..]) {
                 Ok(0) => break,
-                Ok(n) => self.end += n,
+                Ok(n) => {
+                    self.end += n;
+                    self.taken += n as u64;
+                }
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(read_error(&self.name, e)),
             }

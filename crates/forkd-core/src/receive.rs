@@ -3,12 +3,12 @@
 
 use crate::blocks::BlockSums;
 use crate::buffers::{DECODED_IN_FLIGHT, frames_in_flight};
-use crate::frames::{Chunk, FrameSource, Piece, Pieces, RAW_LEN};
+use crate::frames::{Chunk, FrameSource, Piece, Pieces, RAW_LEN, Rest};
 use crate::lanes::{self, LaneKind, Lanes};
 use crate::{Env, Error, Kind, Result};
 use forkd_format::manifest::FileEntry;
 use forkd_format::reader::{FileId, PackEvent, PackReader};
-use forkd_format::{FormatError, Hasher, Manifest};
+use forkd_format::{Digest, FormatError, Hasher, Manifest};
 use std::io::Read;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -193,6 +193,21 @@ impl<R: Read> Incoming<R> {
 
     pub(crate) fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    /// For version 3: the digest that names the pack, where what follows the manifest begins, and that. The frame that holds the
+    /// manifest must hold nothing else.
+    pub(crate) fn into_rest(self) -> Result<(Manifest, Digest, u64, Rest<R>)> {
+        let Self { source, reader, pending, manifest, name, .. } = self;
+        let padding =
+            pending.as_ref().map_or(&[][..], |placing| &placing.content.bytes()[placing.range.clone()]);
+        if padding.len() >= 512 || !forkd_sys::is_zero(padding) {
+            let source = FormatError::Manifest("something follows it in its frame".into());
+            return Err(Error::Malformed { file: name, source });
+        }
+        let digest = reader.manifest_digest().unwrap_or_else(|| Digest::of(b""));
+        let (at, rest) = source.into_rest();
+        Ok((manifest, digest, at, rest))
     }
 
     /// Reads the rest into a sink, to the end of the stream. Returns once every file has its declared digest. The input is

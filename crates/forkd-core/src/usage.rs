@@ -46,7 +46,11 @@ pub fn usage(store: &Store, cache: &Cache) -> Result<Usage> {
     usage.snapshots.bytes = weigh(&store.snapshots(), &mut seen)?.bytes;
     usage.assembled = weigh(&store.root().join("assembled"), &mut seen)?;
     usage.assembled.reclaimable = usage.assembled.bytes;
-    usage.partial = weigh(&store.root().join("staging"), &mut seen)?;
+    for dir in [store.root().join("staging"), store.partial_root()] {
+        let left = weigh(&dir, &mut seen)?;
+        usage.partial.count += left.count;
+        usage.partial.bytes += left.bytes;
+    }
     usage.partial.reclaimable = usage.partial.bytes;
     for info in cache.list()? {
         let used = match info.kind {

@@ -1,8 +1,9 @@
 use crate::blocks::differing;
+use crate::cache::Cache;
 use crate::receive::{Incoming, Sink};
 use crate::store::{HashedFile, LockKind, Stored};
 use crate::unpack::{memory_digest, open_beside, open_pack, parse_description, put, read_sidecar};
-use crate::{Env, Error, Kind, Result, Store};
+use crate::{Env, Error, Kind, Result, Store, UnpackOptions};
 use forkd_format::manifest::SNAPSHOT_JSON;
 use forkd_format::reader::FileId;
 use forkd_format::{Digest, Manifest, Tag};
@@ -178,16 +179,28 @@ fn read_all(checks: &[Check<'_>], env: Env<'_>) -> Result<Vec<Result<HashedFile>
     Ok(results.into_iter().map(|result| result.unwrap_or_else(missing)).collect())
 }
 
-/// Checks a pack file as unpacking would, and writes nothing.
+/// Checks a pack file as unpacking would, and keeps nothing. What a version 3 pack refers to is looked for in the store and the cache.
 ///
 /// # Errors
 /// [`Kind::NotFound`], and [`Kind::Integrity`] naming the first damage by file and offset.
-pub fn verify_file(file: &Path, env: Env<'_>) -> Result<VerifyReport> {
+pub fn verify_file(store: &Store, file: &Path, cache: Option<&Cache>, env: Env<'_>) -> Result<VerifyReport> {
     let name = file.display().to_string();
     let input = open_pack(file)?;
     let incoming = Incoming::open(input, &name, env)?;
     let manifest = incoming.manifest().clone();
     env.progress.start("verifying", Some(manifest.unpacked_size()));
+    if manifest.version == 3 {
+        let options = UnpackOptions { cache: cache.cloned(), ..UnpackOptions::default() };
+        let verified = crate::unpack::framed::verify_file(store, file, incoming, &options, env);
+        env.progress.finish();
+        verified?;
+        return Ok(VerifyReport {
+            links: manifest.links.len(),
+            files: manifest.files().count(),
+            bytes: manifest.unpacked_size(),
+            ..VerifyReport::default()
+        });
+    }
     let descriptions = manifest.links.iter().map(|_| Vec::new()).collect();
     let sink = Discard { env, manifest: &manifest, descriptions: Mutex::new(descriptions) };
     let received = incoming.receive(&sink, env);
@@ -199,7 +212,7 @@ pub fn verify_file(file: &Path, env: Env<'_>) -> Result<VerifyReport> {
     }
     let mut files = manifest.links.iter().map(|link| link.files.len()).sum();
     if let Some(rootfs) = &manifest.rootfs {
-        read_sidecar(rootfs, open_beside(file, rootfs)?, env, &mut |_, _| Ok(()))?;
+        read_sidecar(rootfs, open_beside(file, &rootfs.file_name())?, env, &mut |_, _| Ok(()))?;
         files += 1;
     }
     Ok(VerifyReport {

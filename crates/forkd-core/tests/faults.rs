@@ -147,7 +147,7 @@ fn a_pack_that_fails_leaves_the_old_file() {
             break;
         }
         let text = std::fs::read(&out).unwrap();
-        let whole = forkd_core::verify_file(&out, env()).is_ok();
+        let whole = forkd_core::verify_file(&home.store, &out, None, env()).is_ok();
         assert!(outcome.is_err() && (text == b"the old file" || whole), "call {n}");
     }
 }

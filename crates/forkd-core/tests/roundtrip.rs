@@ -169,6 +169,6 @@ fn damage_is_named_by_file_and_range() {
     // A pack's damage is found by the frame's own checksum: the piece it stands in is named.
     let at = pack.len() - 3000;
     pack[at] ^= 4;
-    let error = forkd_core::verify_file(&a.file(&pack), env()).unwrap_err();
+    let error = forkd_core::verify_file(&a.store, &a.file(&pack), None, env()).unwrap_err();
     assert!(error.to_string().contains("memory.bin, bytes 8388608..9437184"), "{error}");
 }

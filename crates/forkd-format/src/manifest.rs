@@ -133,8 +133,14 @@ impl Base {
     /// The file beside the pack that holds a kernel, compressed with zstd.
     #[must_use]
     pub fn file_name(&self) -> String {
-        format!("{}.vmlinux.zst", &self.sha256.to_string()[..16])
+        kernel_file_name(&self.sha256)
     }
+}
+
+/// The file beside a pack that holds the kernel with this SHA-256, compressed with zstd.
+#[must_use]
+pub fn kernel_file_name(sha256: &Digest) -> String {
+    format!("{}.vmlinux.zst", &sha256.to_string()[..16])
 }
 
 /// What a pack says of itself.

@@ -2,7 +2,7 @@
 
 use crate::manifest::{MANIFEST, MAX_MANIFEST};
 use crate::tar::{TarEvent, TarParser};
-use crate::{FormatError, Manifest};
+use crate::{Digest, FormatError, Manifest};
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -56,6 +56,7 @@ pub struct PackReader {
     tar: TarParser,
     current: Current,
     manifest: Option<Manifest>,
+    manifest_digest: Option<Digest>,
     expected: HashMap<String, FileId>,
 }
 
@@ -65,6 +66,7 @@ impl Default for PackReader {
             tar: TarParser::default(),
             current: Current::Nothing,
             manifest: None,
+            manifest_digest: None,
             expected: HashMap::new(),
         }
     }
@@ -75,6 +77,12 @@ impl PackReader {
     #[must_use]
     pub fn manifest(&self) -> Option<&Manifest> {
         self.manifest.as_ref()
+    }
+
+    /// SHA-256 of the manifest's bytes, once it was read: what names a version 3 pack.
+    #[must_use]
+    pub fn manifest_digest(&self) -> Option<Digest> {
+        self.manifest_digest
     }
 
     /// Whether the archive's end marker was read.
@@ -174,6 +182,7 @@ impl PackReader {
                         self.expected.insert(manifest.entry_name(link, file), FileId { link: l, file: f });
                     }
                 }
+                self.manifest_digest = Some(Digest::of(collected));
                 self.manifest = Some(manifest);
                 self.current = Current::Nothing;
                 Ok(Some(PackEvent::Manifest))

@@ -1,7 +1,8 @@
 //! `registry.json`: the list behind `owner/name` (`docs/format/registry.md`).
 
+use crate::manifest::Base;
 use crate::{Digest, FormatError, Reference};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// The largest registry that is read, in bytes.
@@ -39,6 +40,47 @@ pub struct Version {
     /// The container image behind the rootfs.
     #[serde(default)]
     pub base_image: Option<String>,
+    /// Other packs of the same snapshot; read by [`Version::framed`].
+    #[serde(default)]
+    artifacts: Vec<serde_json::Value>,
+}
+
+/// A version 3 pack of a snapshot, beside the one that every host reads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Artifact {
+    /// 3.
+    pub format: u32,
+    /// Where the pack lies; may be relative to the registry's own URL.
+    pub url: String,
+    /// SHA-256 of the pack's manifest, which names its index and so all of it.
+    pub manifest_sha256: Digest,
+    /// Size of the pack file, in bytes.
+    pub size_bytes: u64,
+    /// Bytes before the first frame: what a pull asks for first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_bytes: Option<u64>,
+    /// Files that it refers to and does not hold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bases: Vec<Base>,
+}
+
+/// Artifacts of one version that are looked at.
+const MAX_ARTIFACTS: usize = 16;
+
+impl Version {
+    /// The version 3 packs of it, at most 16. Artifacts of other formats are passed over.
+    ///
+    /// # Errors
+    /// [`FormatError::Registry`] where one of version 3 lacks something.
+    pub fn framed(&self) -> Result<Vec<Artifact>, FormatError> {
+        let framed =
+            self.artifacts.iter().filter(|value| value.get("format").and_then(|f| f.as_u64()) == Some(3));
+        let parsed = framed.take(MAX_ARTIFACTS).map(|value| {
+            serde_json::from_value(value.clone())
+                .map_err(|e| FormatError::Registry(format!("an artifact: {e}")))
+        });
+        parsed.collect()
+    }
 }
 
 /// Why a reference has no artifact here.

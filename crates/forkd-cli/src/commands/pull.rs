@@ -5,7 +5,10 @@ use crate::output::mib;
 use anyhow::Result;
 use forkd_core::remote::Location;
 use forkd_core::{PullOptions, Target};
+use forkd_format::Tag;
 use forkd_remote::AnyRemote;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 /// Download a pack, check it, and unpack it into the local store
 #[derive(Debug, clap::Args)]
@@ -21,7 +24,16 @@ pub(crate) struct Args {
     /// The registry for owner/name [env: FORKD_HUB_URL]
     #[arg(long, value_name = "URL")]
     hub: Option<String>,
+    /// Say what would be fetched and what is here, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Fetch no more bytes a second than this, over all connections: 500k, 2M
+    #[arg(long, value_name = "RATE", value_parser = bytes_per_second)]
+    limit_rate: Option<u64>,
 }
+
+/// Connections at a time, where the user names none.
+const CONNECTIONS: usize = 4;
 
 /// A URL, or a name in a registry.
 pub(crate) fn target(source: &str, hub: Option<&str>) -> forkd_core::Result<Target> {
@@ -43,13 +55,26 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
     if let Target::Reference { hub, .. } = &target {
         context.output.line(&format!("→ resolves via {hub}"));
     }
-    let remote = AnyRemote::new(&config::http()?)?;
-    let options = PullOptions { target, unpack: args.place.options() };
+    let mut http = config::http()?;
+    http.limit_rate = args.limit_rate.or(http.limit_rate);
+    let remote = AnyRemote::new(&http)?;
+    let connections = context.connections.unwrap_or(CONNECTIONS);
+    let options = PullOptions { target, unpack: args.place.options(), connections };
+    if args.dry_run {
+        return plan(&options, &remote, context);
+    }
     let report = forkd_core::pull(&config::store()?, &remote, &options, context.env())?;
+    if let Some(choice) = &report.choice {
+        context.output.line(&format!("→ {choice}"));
+    }
     if report.unpack.nothing_new() && report.downloaded == 0 {
         context.output.line("✓ nothing to download: all of it is here already");
     } else {
         context.output.line(&format!("✓ downloaded {}", mib(report.downloaded)));
+        if report.resumed > 0 {
+            context.output.line(&format!("✓ {} of it were here from an earlier run", mib(report.resumed)));
+        }
+        tell_reused(&report.reused, context);
         context.output.line(&match &report.sha256 {
             Some(sha256) => format!("✓ sha256 verified ({}...)", sha256.short()),
             None => "! no sha256 was given for the pack: only the digests in its own manifest were checked"
@@ -59,7 +84,81 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
     tell(&report.unpack, context);
     let mut json = to_json(&report.unpack);
     json["downloaded_bytes"] = report.downloaded.into();
+    json["resumed_bytes"] = report.resumed.into();
+    json["reused"] = reused_json(&report.reused);
+    json["format"] = report.format.into();
+    json["choice"] = report.choice.into();
     json["sha256"] = report.sha256.map(|sha256| sha256.to_string()).into();
     context.output.json(&json);
     Ok(())
+}
+
+/// Says what would be fetched.
+fn plan(options: &PullOptions, remote: &AnyRemote, context: &Context<'_>) -> Result<()> {
+    let plan = forkd_core::plan_pull(&config::store()?, remote, options, context.env())?;
+    if plan.here {
+        context.output.answer("nothing to fetch: all of it is here already");
+    } else {
+        if let Some(choice) = &plan.choice {
+            context.output.answer(&format!("→ {choice}"));
+        }
+        let from = plan.location.as_ref().map(ToString::to_string).unwrap_or_default();
+        let bytes = plan.fetch_bytes.map_or_else(|| "all that there is".to_owned(), mib);
+        context.output.answer(&format!("would fetch {bytes} from {from}"));
+        for (tag, bytes) in &plan.reused {
+            context.output.answer(&format!("would take {} from '{tag}'", mib(*bytes)));
+        }
+    }
+    context.output.json(&json!({
+        "here": plan.here,
+        "url": plan.location.as_ref().map(ToString::to_string),
+        "format": plan.format,
+        "choice": plan.choice,
+        "fetch_bytes": plan.fetch_bytes,
+        "reused": reused_json(&plan.reused),
+    }));
+    Ok(())
+}
+
+fn tell_reused(reused: &BTreeMap<Tag, u64>, context: &Context<'_>) {
+    for (tag, bytes) in reused {
+        context.output.line(&format!("✓ took {} from '{tag}'", mib(*bytes)));
+    }
+}
+
+fn reused_json(reused: &BTreeMap<Tag, u64>) -> Value {
+    reused.iter().map(|(tag, bytes)| json!({ "tag": tag.as_str(), "bytes": bytes })).collect()
+}
+
+/// A number of bytes: 500k, 2M, 1.5G (powers of 1024).
+fn bytes_per_second(text: &str) -> std::result::Result<u64, String> {
+    let wrong = || {
+        format!("'{text}' is no rate: expected a number of bytes a second, with k, M or G behind it for more")
+    };
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let scale = match &text[digits.len()..] {
+        "" => 1.0,
+        "k" | "K" => 1024.0,
+        "m" | "M" => 1024.0 * 1024.0,
+        "g" | "G" => 1024.0 * 1024.0 * 1024.0,
+        _ => return Err(wrong()),
+    };
+    let number: f64 = digits.parse().map_err(|_| wrong())?;
+    if number.is_finite() && number * scale >= 1.0 { Ok((number * scale) as u64) } else { Err(wrong()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bytes_per_second;
+
+    #[test]
+    fn rates_are_read_as_people_write_them() {
+        assert_eq!(bytes_per_second("500"), Ok(500));
+        assert_eq!(bytes_per_second("500k"), Ok(512_000));
+        assert_eq!(bytes_per_second("1.5M"), Ok(1_572_864));
+        assert_eq!(bytes_per_second("2G"), Ok(2 << 30));
+        for bad in ["", "0", "-1", "k", "5x", "5 M", "nan", "inf"] {
+            assert!(bytes_per_second(bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -1,6 +1,7 @@
 use super::Context;
 use crate::config;
 use anyhow::Result;
+use forkd_core::cache::Cache;
 use forkd_core::engine::Engine;
 use forkd_core::{Examine, LinkReport, Outcome, UnpackOptions, UnpackReport};
 use forkd_engine::Qemu;
@@ -33,7 +34,13 @@ pub(crate) struct Place {
 impl Place {
     pub(crate) fn options(&self) -> UnpackOptions {
         let fits = |snapshot: &Snapshot| Qemu::find(std::env::var_os("PATH").as_deref())?.check(snapshot);
-        UnpackOptions { tag: self.tag.clone(), force: self.force, examine: Some(Examine(Arc::new(fits))) }
+        let cache = config::cache_dir().ok().map(|dir| Cache::new(&dir));
+        UnpackOptions {
+            tag: self.tag.clone(),
+            force: self.force,
+            examine: Some(Examine(Arc::new(fits))),
+            cache,
+        }
     }
 }
 

@@ -3,6 +3,7 @@ use super::inspect::{Local, local, nowhere};
 use crate::config;
 use crate::output::{mib, printable};
 use anyhow::Result;
+use forkd_core::cache::Cache;
 use forkd_core::{Error, Kind};
 use serde_json::json;
 
@@ -18,7 +19,9 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
     let store = config::store()?;
     let report = match local(&args.what, &store) {
         Some(Local::Tag(tag)) => forkd_core::verify_tag(&store, &tag, context.env())?,
-        Some(Local::File(file)) => forkd_core::verify_file(file, context.env())?,
+        Some(Local::File(file)) => {
+            forkd_core::verify_file(&store, file, Some(&Cache::new(&config::cache_dir()?)), context.env())?
+        }
         None => return Err(nowhere(&args.what).into()),
     };
     for damage in &report.damage {

@@ -2,11 +2,13 @@
 
 mod assembled;
 mod lock;
+mod partial;
 mod record;
 mod staging;
 
 pub(crate) use assembled::adopt_assembled;
 pub use lock::{LockKind, TagLock};
+pub(crate) use partial::Partial;
 pub(crate) use record::{HashedFile, check_file, check_untouched, modified_ns};
 pub use record::{Record, RecordedFile, Source};
 pub(crate) use staging::Staging;
@@ -248,13 +250,15 @@ impl Store {
         Staging::create(self, env.progress)
     }
 
-    /// Deletes what killed runs left in staging, and assembled memories of chains that are gone.
+    /// Deletes what killed runs left in staging, downloads that were not finished, and assembled memories of chains that are gone.
     ///
     /// # Errors
     /// [`Error::Io`] where a leftover cannot be deleted.
     pub fn gc(&self, progress: &dyn Progress) -> Result<u64> {
-        let removed =
-            staging::sweep(self, progress)? + self.sweep_assembled()?.len() as u64 + lock::sweep(self);
+        let removed = staging::sweep(self, progress)?
+            + self.sweep_partial()?
+            + self.sweep_assembled()?.len() as u64
+            + lock::sweep(self);
         self.remove_empty(&[self.staging_root(), self.snapshots()]);
         Ok(removed)
     }

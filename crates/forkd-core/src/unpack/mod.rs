@@ -1,7 +1,10 @@
 //! From a pack to snapshots in the store.
 
-mod writing;
+pub(crate) mod framed;
+pub(crate) mod kernel;
+pub(crate) mod writing;
 
+use crate::cache::Cache;
 use crate::receive::Incoming;
 use crate::store::{LockKind, Source, Stored};
 use crate::{Env, Error, Kind, Result, Store};
@@ -22,6 +25,8 @@ pub struct UnpackOptions {
     pub force: bool,
     /// Says whether this host can fork it.
     pub examine: Option<Examine>,
+    /// Where kernels that packs refer to are kept; without it they are fetched each time.
+    pub cache: Option<Cache>,
 }
 
 /// Looks at the head's description as soon as that has come, before its memory; where it finds fault the user is told, and the
@@ -71,7 +76,7 @@ pub struct UnpackReport {
     pub links: Vec<LinkReport>,
     /// The head's tag in the store.
     pub head: Tag,
-    /// Whether it was a version 2 pack.
+    /// Whether it was a chain.
     pub chain: bool,
     /// Bytes that the pack unpacks to.
     pub unpacked_size: u64,
@@ -88,8 +93,8 @@ impl UnpackReport {
 /// Where a pack comes from, and how its parts are fetched and checked.
 pub(crate) struct Origin<'a> {
     pub(crate) source: Source,
-    /// Opens the root disk beside the pack.
-    pub(crate) sidecar: &'a mut dyn FnMut(&RootfsSidecar) -> Result<Box<dyn Read + Send>>,
+    /// Opens a file beside the pack.
+    pub(crate) sidecar: framed::Beside<'a>,
     /// Whether to stop after the manifest where all it names is here already.
     pub(crate) trust_manifest: bool,
     /// Whether progress counts unpacked bytes (else the input counts its own).
@@ -108,12 +113,15 @@ pub fn unpack_file(
 ) -> Result<UnpackReport> {
     let name = file.display().to_string();
     let input = open_pack(file)?;
-    let mut sidecar = |rootfs: &RootfsSidecar| open_beside(file, rootfs);
+    let incoming = Incoming::open(input, &name, env)?;
+    if incoming.manifest().version == 3 {
+        return framed::unpack_file(store, file, incoming, options, env);
+    }
+    let mut sidecar = |name: &str| open_beside(file, name);
     let source = Source { name: name.clone(), head: None, sha256: None };
     let mut origin = Origin { source, sidecar: &mut sidecar, trust_manifest: false, count_content: true };
-    let incoming = Incoming::open(input, &name, env)?;
     env.progress.start("unpacking", Some(incoming.manifest().unpacked_size()));
-    let report = unpack(store, incoming, options, &mut origin, |_| Ok(()), env);
+    let report = unpack(store, incoming, options, &mut origin, |_| Ok(None), env);
     env.progress.finish();
     report
 }
@@ -129,19 +137,19 @@ pub(crate) fn open_pack(file: &Path) -> Result<File> {
     File::open(file).map_err(Error::io("open", file))
 }
 
-/// The root disk that lies beside a pack file.
-pub(crate) fn open_beside(pack: &Path, rootfs: &RootfsSidecar) -> Result<Box<dyn Read + Send>> {
-    let path = pack.with_file_name(rootfs.file_name());
+/// A file that belongs to a pack file and lies beside it: its root disk, or a kernel.
+pub(crate) fn open_beside(pack: &Path, name: &str) -> Result<Box<dyn Read + Send>> {
+    let path = pack.with_file_name(name);
     match path.metadata() {
         Ok(metadata) if !metadata.is_file() => Err(Error::new(
             Kind::Integrity,
-            format!("{} is not a regular file; expected the pack's root disk", path.display()),
+            format!("{} is not a regular file; expected what belongs to the pack", path.display()),
         )),
         Ok(_) => File::open(&path).map(|file| Box::new(file) as _).map_err(Error::io("open", &path)),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(Error::new(
             Kind::NotFound,
             format!(
-                "{}: the pack's root disk is missing; expected it beside {}",
+                "{} is missing, which belongs to the pack; expected it beside {}",
                 path.display(),
                 pack.display()
             ),
@@ -150,13 +158,14 @@ pub(crate) fn open_beside(pack: &Path, rootfs: &RootfsSidecar) -> Result<Box<dyn
     }
 }
 
-/// Unpacks a stream whose manifest was read. `check` is given the input after its last byte, before anything is published.
+/// Unpacks a stream whose manifest was read. `check` is given the input after its last byte, before anything is published; it may
+/// tell the digest of the pack.
 pub(crate) fn unpack<R: Read>(
     store: &Store,
     incoming: Incoming<R>,
     options: &UnpackOptions,
     origin: &mut Origin<'_>,
-    check: impl FnOnce(R) -> Result<()>,
+    check: impl FnOnce(R) -> Result<Option<Digest>>,
     env: Env<'_>,
 ) -> Result<UnpackReport> {
     let manifest = incoming.manifest().clone();
@@ -168,23 +177,20 @@ pub(crate) fn unpack<R: Read>(
         return Ok(report);
     }
     let staging = store.stage(env)?;
-    let unpacking = Unpacking::new(store, &manifest, &staging, &outcomes, origin, options, env)?;
-    check(incoming.receive(&unpacking, env)?)?;
+    let unpacking = Unpacking::new(store, &manifest, staging.path(), &outcomes, origin, options, env)?;
+    let digest = check(incoming.receive(&unpacking, env)?)?;
+    origin.source.sha256 = origin.source.sha256.or(digest);
     if report.nothing_new() {
         return Ok(report);
     }
     if let Some(rootfs) = &manifest.rootfs {
-        unpacking.take_sidecar(rootfs, (origin.sidecar)(rootfs)?, env)?;
+        unpacking.take_sidecar(rootfs, (origin.sidecar)(&rootfs.file_name())?, env)?;
     }
-    let staged = unpacking.seal(&tags, origin)?;
-    env.cancel.check()?;
-    for (dir, tag) in staged.iter().zip(&tags).filter_map(|(dir, tag)| dir.as_ref().map(|dir| (dir, tag))) {
-        store.publish(dir, tag)?;
-    }
+    framed::publish(store, &unpacking, &tags, origin, env)?;
     Ok(report)
 }
 
-fn local_tags(manifest: &Manifest, renamed: Option<&Tag>) -> Result<Vec<Tag>> {
+pub(crate) fn local_tags(manifest: &Manifest, renamed: Option<&Tag>) -> Result<Vec<Tag>> {
     match renamed {
         None => Ok(manifest.links.iter().map(|link| link.tag.clone()).collect()),
         Some(tag) if manifest.links.len() == 1 => Ok(vec![tag.clone()]),
@@ -199,7 +205,12 @@ fn local_tags(manifest: &Manifest, renamed: Option<&Tag>) -> Result<Vec<Tag>> {
 }
 
 /// What will become of each link, decided before anything is written.
-fn plan(store: &Store, manifest: &Manifest, tags: &[Tag], options: &UnpackOptions) -> Result<Vec<Outcome>> {
+pub(crate) fn plan(
+    store: &Store,
+    manifest: &Manifest,
+    tags: &[Tag],
+    options: &UnpackOptions,
+) -> Result<Vec<Outcome>> {
     let mut outcomes = Vec::new();
     for (link, tag) in manifest.links.iter().zip(tags) {
         if !store.contains(tag) {
@@ -267,7 +278,12 @@ fn difference(
             }
             Err(_) => return Ok(Some(format!("it has no {name}"))),
         }
-        if stored.digest(name, path, read)? != sha256 {
+        let root = link.file(name).and_then(|file| file.root);
+        let differs = match root {
+            Some(root) => stored.root(name, path, read)? != root,
+            None => stored.digest(name, path, read)? != sha256,
+        };
+        if differs {
             return Ok(Some(format!("its {name} differs")));
         }
     }
@@ -286,7 +302,7 @@ fn difference(
     Ok(None)
 }
 
-fn report(store: &Store, manifest: &Manifest, tags: &[Tag], outcomes: &[Outcome]) -> UnpackReport {
+pub(crate) fn report(store: &Store, manifest: &Manifest, tags: &[Tag], outcomes: &[Outcome]) -> UnpackReport {
     let links = manifest.links.iter().zip(tags).zip(outcomes).map(|((link, tag), outcome)| LinkReport {
         tag: link.tag.clone(),
         local_tag: tag.clone(),
@@ -297,7 +313,7 @@ fn report(store: &Store, manifest: &Manifest, tags: &[Tag], outcomes: &[Outcome]
     UnpackReport {
         links: links.collect(),
         head: tags[tags.len() - 1].clone(),
-        chain: manifest.version == 2,
+        chain: manifest.version == 2 || manifest.links.len() > 1,
         unpacked_size: manifest.unpacked_size(),
     }
 }

@@ -2,11 +2,12 @@
 
 use super::{Examine, Origin, Outcome, UnpackOptions, parse_description, put, read_sidecar};
 use crate::receive::Sink;
-use crate::store::{HashedFile, Record, RecordedFile, Source, Staging, complete, write_sealed};
+use crate::store::{HashedFile, Record, RecordedFile, Source, complete, write_sealed};
+use crate::v3::SourceFile;
 use crate::{Env, Error, Kind, Result, Store};
 use forkd_format::manifest::{FileEntry, Link, ROOTFS, RootfsSidecar, SNAPSHOT_JSON};
 use forkd_format::reader::FileId;
-use forkd_format::{Manifest, PAGE_SIZE, Snapshot, Tag};
+use forkd_format::{Digest, Manifest, PAGE_SIZE, Snapshot, Tag};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -19,7 +20,7 @@ struct Staged {
     file: File,
 }
 
-pub(super) struct Unpacking<'a> {
+pub(crate) struct Unpacking<'a> {
     store: &'a Store,
     manifest: &'a Manifest,
     /// The staged folder of each link; none where the link is kept.
@@ -35,10 +36,11 @@ pub(super) struct Unpacking<'a> {
 }
 
 impl<'a> Unpacking<'a> {
-    pub(super) fn new(
+    /// `root` is the folder that staged snapshots go into; what an earlier run left there is gone on with.
+    pub(crate) fn new(
         store: &'a Store,
         manifest: &'a Manifest,
-        staging: &Staging,
+        root: &Path,
         outcomes: &[Outcome],
         origin: &Origin<'_>,
         options: &'a UnpackOptions,
@@ -49,7 +51,7 @@ impl<'a> Unpacking<'a> {
             .enumerate()
             .map(|(i, outcome)| match outcome {
                 Outcome::Kept => Ok(None),
-                _ => staging.dir(&i.to_string()).map(Some),
+                _ => make_dir(store, root.join(i.to_string())).map(Some),
             })
             .collect::<Result<_>>()?;
         Ok(Self {
@@ -85,6 +87,68 @@ impl<'a> Unpacking<'a> {
         {
             self.env.progress.note(&format!("'{}' cannot be forked here: {error}", self.manifest.tag));
         }
+    }
+
+    /// Makes a file of its whole length, or opens the one that an earlier run made.
+    pub(super) fn open_whole(&self, id: FileId) -> Result<()> {
+        let entry = self.entry(id);
+        let Some(dir) = self.dirs[id.link].as_ref().filter(|_| entry.path != SNAPSHOT_JSON) else {
+            return Ok(());
+        };
+        let path = dir.join(&entry.path);
+        let staged = match File::options().read(true).write(true).open(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => self.create(dir, &entry.path)?,
+            file => Staged { file: file.map_err(Error::io("open", &path))?, path },
+        };
+        let disk = self.store.disk();
+        disk.set_len(&staged.file, &staged.path, entry.size).map_err(Error::io("write", &staged.path))?;
+        let _ = self.files[id.link][id.file].set(staged);
+        Ok(())
+    }
+
+    /// A staged file as one that frames may refer to; a description is none.
+    pub(super) fn as_source(&self, id: FileId) -> Result<SourceFile> {
+        let size = self.entry(id).size;
+        match self.files[id.link][id.file].get() {
+            Some(Staged { path, file }) => {
+                let file = file.try_clone().map_err(Error::io("open", path))?;
+                Ok(SourceFile { file: Some(file), path: path.clone(), size })
+            }
+            None => Ok(SourceFile { file: None, path: self.entry(id).path.clone().into(), size: 0 }),
+        }
+    }
+
+    /// Reads a staged file; false for a description, which is in no file.
+    pub(super) fn read_staged(&self, id: FileId, offset: u64, buffer: &mut [u8]) -> Result<bool> {
+        let Some(Staged { path, file }) = self.files[id.link][id.file].get() else { return Ok(false) };
+        crate::sparse::read_data(file, offset, buffer).map_err(Error::io("read", path))?;
+        Ok(true)
+    }
+
+    /// The link of a file, counted over the pack.
+    pub(crate) fn link_of(&self, file: usize) -> Option<usize> {
+        let mut end = 0;
+        self.manifest.links.iter().position(|link| {
+            end += link.files.len();
+            file < end
+        })
+    }
+
+    /// Writes bytes that are not zero.
+    pub(super) fn write_run(&self, id: FileId, offset: u64, bytes: &[u8]) -> Result<()> {
+        if self.entry(id).path == SNAPSHOT_JSON {
+            return self.write(id, offset, bytes);
+        }
+        let Some(Staged { path, file }) = self.files[id.link][id.file].get() else { return Ok(()) };
+        self.store.disk().write_at(file, path, bytes, offset).map_err(Error::io("write", path))
+    }
+
+    /// So many bytes of a file are whole now.
+    pub(super) fn frame_landed(&self, id: FileId, offset: u64, len: usize) {
+        if let Some(staged) = self.files[id.link][id.file].get() {
+            forkd_sys::start_writeback(&staged.file, offset, len as u64);
+        }
+        self.advance(len as u64);
     }
 
     fn create(&self, dir: &Path, name: &str) -> Result<Staged> {
@@ -154,7 +218,7 @@ impl<'a> Unpacking<'a> {
     }
 
     /// Completes every staged folder: lengths, descriptions with paths of this host, records; all synced.
-    pub(super) fn seal(self, tags: &[Tag], origin: &Origin<'_>) -> Result<Vec<Option<PathBuf>>> {
+    pub(crate) fn seal(&self, tags: &[Tag], origin: &Origin<'_>) -> Result<Vec<Option<PathBuf>>> {
         let descriptions = self.descriptions.lock().unwrap_or_else(PoisonError::into_inner);
         for (l, link) in self.manifest.links.iter().enumerate() {
             let Some(dir) = &self.dirs[l] else { continue };
@@ -167,7 +231,7 @@ impl<'a> Unpacking<'a> {
                 base_image: self.manifest.base_image.clone(),
                 created_at: self.manifest.created_at.clone(),
             };
-            let snapshot = parse_description(link, &descriptions[l])?;
+            let snapshot = self.description(link, &descriptions[l])?;
             self.examine(l, &snapshot);
             let target = self.store.dir(&tags[l]);
             let rootfs = self.sidecar.get().map(|_| target.join(ROOTFS).display().to_string());
@@ -179,7 +243,25 @@ impl<'a> Unpacking<'a> {
             write_sealed(self.store.disk(), &dir.join(Record::NAME), &text)?;
         }
         drop(descriptions);
-        Ok(self.dirs)
+        Ok(self.dirs.clone())
+    }
+
+    /// Holds every description against the manifest.
+    pub(super) fn check_descriptions(&self) -> Result<()> {
+        let descriptions = self.descriptions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut links = self.manifest.links.iter().zip(descriptions.iter());
+        links.try_for_each(|(link, bytes)| self.description(link, bytes).map(drop))
+    }
+
+    fn description(&self, link: &Link, bytes: &[u8]) -> Result<Snapshot> {
+        // In versions 1 and 2 its digest was checked with those of the other files; in version 3 its frames were.
+        if let Some(file) = link.file(SNAPSHOT_JSON).filter(|file| file.root.is_some())
+            && Digest::of(bytes) != file.sha256
+        {
+            let message = format!("'{}': {SNAPSHOT_JSON} is not what the manifest declares", link.tag);
+            return Err(Error::new(Kind::Integrity, message));
+        }
+        parse_description(link, bytes)
     }
 
     fn recorded_files(&self, l: usize, link: &Link) -> Result<Vec<RecordedFile>> {
@@ -203,6 +285,13 @@ impl<'a> Unpacking<'a> {
         files.extend(self.sidecar.get().cloned());
         Ok(files)
     }
+}
+
+fn make_dir(store: &Store, path: PathBuf) -> Result<PathBuf> {
+    if !path.is_dir() {
+        store.disk().make_dir(&path).map_err(Error::io("create", &path))?;
+    }
+    Ok(path)
 }
 
 impl Sink for Unpacking<'_> {

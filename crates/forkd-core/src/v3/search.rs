@@ -9,7 +9,6 @@ use forkd_format::PAGE_SIZE;
 use forkd_format::v3::FRAME_SIZE;
 use std::fs::File;
 use std::sync::Mutex;
-use xxhash_rust::xxh3::xxh3_64;
 
 /// A piece is as many bytes as move out of a 64-bit hash that is shifted by so many bits a byte: 32.
 const SHIFT: u32 = 2;

@@ -58,5 +58,8 @@ pub fn options(tag: &str) -> PackOptions {
         base_image: None,
         level: 1,
         created_at: "2026-01-02T03:04:05Z".into(),
+        format: None,
+        bases: Vec::new(),
+        kernel: None,
     }
 }

@@ -1,0 +1,86 @@
+//! What the store has already of files that come from elsewhere: by what they hold, whatever they are called.
+
+use crate::store::{RecordedFile, Stored};
+use crate::v3::SourceFile;
+use crate::{Error, Result, Store};
+use forkd_format::Tag;
+use forkd_format::manifest::{Base, SNAPSHOT_JSON};
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::PathBuf;
+
+/// A file of a snapshot in the store that is as it was recorded.
+pub(crate) struct LocalFile {
+    pub(crate) tag: Tag,
+    pub(crate) path: PathBuf,
+    pub(crate) file: File,
+    pub(crate) recorded: RecordedFile,
+}
+
+/// All of them, snapshots in the order of their tags. What cannot be read is passed over: it may be fetched.
+pub(crate) fn files(store: &Store) -> Result<Vec<LocalFile>> {
+    let mut files = Vec::new();
+    for tag in store.tags()? {
+        let Ok(stored) = store.load(&tag) else { continue };
+        for recorded in stored.record.iter().flat_map(|record| &record.files) {
+            files.extend(open(&stored, recorded));
+        }
+    }
+    Ok(files)
+}
+
+fn open(stored: &Stored, recorded: &RecordedFile) -> Option<LocalFile> {
+    let path = stored.dir.join(&recorded.path);
+    let file = stored.open(&path).ok().filter(|_| recorded.path != SNAPSHOT_JSON)?;
+    stored.untouched(&recorded.path, &file.metadata().ok()?)?;
+    Some(LocalFile { tag: stored.tag.clone(), path, file, recorded: recorded.clone() })
+}
+
+impl LocalFile {
+    /// Whether it is a base file: by its size and a digest that was checked, never by its name.
+    fn is(&self, base: &Base) -> bool {
+        let known = self.recorded.root == Some(base.root)
+            || (!self.recorded.declared && self.recorded.sha256 == base.sha256);
+        known && self.recorded.size == base.size
+    }
+
+    /// The same file as one that frames may refer to.
+    pub(crate) fn as_source(&self) -> Result<SourceFile> {
+        let file = self.file.try_clone().map_err(Error::io("open", &self.path))?;
+        Ok(SourceFile { file: Some(file), path: self.path.clone(), size: self.recorded.size })
+    }
+}
+
+/// The file of the store that a base is, where it has one.
+pub(crate) fn find_base<'f>(files: &'f [LocalFile], base: &Base) -> Option<&'f LocalFile> {
+    files.iter().find(|file| file.is(base))
+}
+
+/// MiB blocks of the store's files by their checksums.
+pub(crate) struct LocalBlocks(HashMap<u64, Vec<(usize, u64)>>);
+
+impl LocalBlocks {
+    /// Places that are kept for one checksum: any of them will do.
+    const MOST: usize = 4;
+
+    pub(crate) fn of(files: &[LocalFile]) -> Self {
+        let mut blocks: HashMap<u64, Vec<(usize, u64)>> = HashMap::new();
+        for (index, file) in files.iter().enumerate() {
+            for (block, digits) in file.recorded.blocks.as_bytes().chunks_exact(16).enumerate() {
+                let sum =
+                    std::str::from_utf8(digits).ok().and_then(|text| u64::from_str_radix(text, 16).ok());
+                let Some(sum) = sum.filter(|sum| *sum != 0) else { continue };
+                let places = blocks.entry(sum).or_default();
+                if places.len() < Self::MOST {
+                    places.push((index, block as u64));
+                }
+            }
+        }
+        Self(blocks)
+    }
+
+    /// Files, and the numbers of their blocks, that may hold what has this checksum.
+    pub(crate) fn places(&self, sum: u64) -> &[(usize, u64)] {
+        self.0.get(&sum).map_or(&[], Vec::as_slice)
+    }
+}

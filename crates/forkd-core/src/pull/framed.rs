@@ -1,0 +1,387 @@
+//! Version 3: of the frames of a pack, those that no file of the store has are fetched, by several connections at a time.
+
+use super::open::Framed as OpenFramed;
+use super::{Counted, Pulling, source_of};
+use crate::local::{self, LocalBlocks, LocalFile};
+use crate::remote::{Answer, Location, Request, Validator};
+use crate::store::{LockKind, Partial};
+use crate::unpack::framed::{Framed, open_bases, publish};
+use crate::unpack::writing::Unpacking;
+use crate::unpack::{Origin, Outcome, local_tags, plan, report};
+use crate::v3::{Feed, Feeder, Head, Pages, Target, read_exact};
+use crate::{Error, Kind, Result, UnpackReport};
+use forkd_format::Tag;
+use forkd_format::v3::{FRAME_SIZE, frame_len};
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Frames that are not wanted are fetched along where they are so short that another request would cost more.
+const GAP: u64 = 8 << 10;
+/// The longest range that one request asks for.
+const LONGEST: u64 = 8 << 20;
+const JOURNAL: &str = "journal";
+
+/// Which frames of a pack must be fetched.
+pub(super) struct Needs {
+    /// Frames by their place in the pack: whether they are to be fetched.
+    pub(super) fetch: Vec<bool>,
+    /// Bytes of them in the pack.
+    pub(super) fetch_bytes: u64,
+    /// Content that the store seems to have, by the tag that has it, in bytes.
+    pub(super) reused: BTreeMap<Tag, u64>,
+}
+
+/// Looks frames up in the store, by checksums that prove nothing yet.
+pub(super) fn needs(head: &Head, files: &[LocalFile], blocks: &LocalBlocks) -> Needs {
+    let mut needs = Needs { fetch: Vec::new(), fetch_bytes: 0, reused: BTreeMap::new() };
+    for (file, number, frame) in head.index.stored() {
+        let len = frame_len(head.index.files[file].size, number) as u64;
+        match blocks.places(frame.sum).first() {
+            Some((local, _)) => {
+                *needs.reused.entry(files[*local].tag.clone()).or_default() += len;
+                needs.fetch.push(false);
+            }
+            None => {
+                needs.fetch_bytes += u64::from(frame.len);
+                needs.fetch.push(true);
+            }
+        }
+    }
+    needs
+}
+
+/// What was pulled.
+pub(super) struct Pulled {
+    pub(super) unpack: UnpackReport,
+    pub(super) reused: BTreeMap<Tag, u64>,
+    pub(super) resumed: u64,
+}
+
+/// Pulls a pack whose head was read.
+pub(super) fn pull(
+    pulling: &Pulling<'_>,
+    location: &Location,
+    name: &str,
+    opened: OpenFramed<'_>,
+) -> Result<Pulled> {
+    let OpenFramed { head, validator, stream } = opened;
+    let partial = pulling.store.partial(&format!("pack-{}", &head.digest.to_string()[..32]))?;
+    let run = Run { pulling, location, name, head: &head, validator: &validator, partial: &partial };
+    let outcome = run.pull(stream);
+    super::settle(partial, outcome)
+}
+
+struct Run<'a> {
+    pulling: &'a Pulling<'a>,
+    location: &'a Location,
+    name: &'a str,
+    head: &'a Head,
+    validator: &'a Validator,
+    partial: &'a Partial,
+}
+
+impl Run<'_> {
+    fn pull(&self, stream: Option<Box<dyn Read + Send + '_>>) -> Result<Pulled> {
+        let Pulling { store, options, env, .. } = *self.pulling;
+        let (head, options) = (self.head, &options.unpack);
+        let manifest = &head.manifest;
+        let tags = local_tags(manifest, options.tag.as_ref())?;
+        let _locks = store.lock_all(&tags, LockKind::Exclusive, env)?;
+        let outcomes = plan(store, manifest, &tags, options)?;
+        let report = report(store, manifest, &tags, &outcomes);
+        let mut pulled = Pulled { unpack: report, reused: BTreeMap::new(), resumed: 0 };
+        if pulled.unpack.nothing_new() {
+            return Ok(pulled);
+        }
+        let mut beside = |file: &str| {
+            let body = self.pulling.remote.get(&self.location.join(file)?, env.cancel)?.body;
+            Ok(Box::new(Counted { body, moved: self.pulling.moved.clone() }) as Box<dyn Read + Send>)
+        };
+        let bases = open_bases(
+            store,
+            head,
+            &self.location.to_string(),
+            self.partial.path(),
+            options,
+            &mut beside,
+            env,
+        )?;
+        let source = source_of(self.name, Some(head.digest));
+        let origin = Origin { source, sidecar: &mut beside, trust_manifest: false, count_content: false };
+        let unpacking =
+            Unpacking::new(store, manifest, self.partial.path(), &outcomes, &origin, options, env)?;
+        let journal = Journal::open(self)?;
+        let note = |id: usize| journal.note(id);
+        let framed = Framed::new(head, &unpacking, Some(&note))?;
+        let done = Done::new(head, &outcomes, &unpacking);
+        pulled.resumed = self.check_landed(&journal.landed()?, &framed, &done)?;
+        pulled.reused = self.reuse(&framed, &done)?;
+        let done = done.0.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let ranges = ranges(head, &done);
+        let bytes: u64 = ranges.iter().map(|stretch| stretch.bytes.end - stretch.bytes.start).sum();
+        env.progress.start("pulling", Some(bytes));
+        let queue = Mutex::new(VecDeque::from(ranges));
+        let wanted = &done;
+        let feeders: Vec<Feeder<'_>> = match stream {
+            Some(mut stream) => {
+                vec![Box::new(move |feed: &Feed<'_, '_>| self.feed_all(&mut stream, wanted, feed))]
+            }
+            None => (0..self.connections(&queue))
+                .map(|_| Box::new(|feed: &Feed<'_, '_>| self.feed(&queue, wanted, feed)) as Feeder<'_>)
+                .collect(),
+        };
+        let name = self.location.to_string();
+        let outcome = framed.assemble(store, &name, bases, &outcomes, &tags, done.clone(), feeders, env);
+        env.progress.finish();
+        outcome?;
+        framed.finish();
+        publish(store, &unpacking, &tags, &origin, env)?;
+        Ok(pulled)
+    }
+
+    fn connections(&self, queue: &Mutex<VecDeque<Stretch>>) -> usize {
+        let ranges = queue.lock().map_or(0, |queue| queue.len());
+        self.pulling.options.connections.clamp(1, 16).min(ranges)
+    }
+
+    /// Fetches ranges until none is left.
+    fn feed(&self, queue: &Mutex<VecDeque<Stretch>>, done: &[bool], feed: &Feed<'_, '_>) -> Result<()> {
+        loop {
+            let next = queue.lock().ok().and_then(|mut queue| queue.pop_front());
+            let Some(Stretch { bytes: range, ids }) = next.filter(|_| !feed.failed()) else { return Ok(()) };
+            let only_of = Some(self.validator.clone()).filter(|validator| !validator.is_empty());
+            let request = Request { start: range.start, end: Some(range.end), only_of, unless: None };
+            let changed = || Error::Changed { location: self.location.to_string() };
+            let answer = self.pulling.remote.request(self.location, &request, self.pulling.env.cancel)?;
+            let (mut body, skip) = match answer {
+                Answer::Part(download) => (download.body, 0),
+                // The server gave ranges when it was asked first, so it has another copy now; or it lost the gift.
+                Answer::Whole(download) if download.validator != *self.validator => return Err(changed()),
+                Answer::Whole(download) => (download.body, range.start),
+                Answer::NotModified => return Err(changed()),
+            };
+            let name = self.location.to_string();
+            std::io::copy(&mut (&mut body).take(skip), &mut std::io::sink())
+                .map_err(|e| crate::frames::read_error(&name, e))?;
+            let mut body = self.counted(body);
+            for id in ids {
+                let mut bytes = vec![0; self.head.stored(id).len as usize];
+                read_exact(&mut body, &mut bytes, &name)?;
+                if !done[id] && !feed.land(id, bytes)? {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Takes all frames from one stream.
+    fn feed_all(&self, stream: &mut dyn Read, done: &[bool], feed: &Feed<'_, '_>) -> Result<()> {
+        let name = self.location.to_string();
+        for (id, (_, _, frame)) in self.head.index.stored().enumerate() {
+            let mut bytes = vec![0; frame.len as usize];
+            read_exact(&mut &mut *stream, &mut bytes, &name)?;
+            if !done[id] && !feed.land(id, bytes)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn counted(&self, body: Box<dyn Read + Send>) -> Progressing<'_> {
+        Progressing { body: Counted { body, moved: self.pulling.moved.clone() }, pulling: self.pulling }
+    }
+
+    /// Reads what an earlier run noted again: a machine that went down may have lost it.
+    fn check_landed(&self, landed: &[usize], framed: &Framed<'_>, done: &Done) -> Result<u64> {
+        let bytes = AtomicU64::new(0);
+        self.each(landed, |id, pages, raw| {
+            let (file, number) = self.head.place(id);
+            let len = self.len(id);
+            if done.has(id) || !framed.read(file, number as u64 * FRAME_SIZE as u64, &mut raw[..len])? {
+                return Ok(());
+            }
+            if self.is_frame(id, pages, &raw[..len]) {
+                done.set(id);
+                bytes.fetch_add(u64::from(self.head.stored(id).len), Ordering::Relaxed);
+            }
+            Ok(())
+        })?;
+        Ok(bytes.into_inner())
+    }
+
+    /// Takes frames from files of the store that hold the same bytes.
+    fn reuse(&self, framed: &Framed<'_>, done: &Done) -> Result<BTreeMap<Tag, u64>> {
+        let files = local::files(self.pulling.store)?;
+        let blocks = LocalBlocks::of(&files);
+        let wanted: Vec<usize> = (0..self.head.frames()).filter(|id| !done.has(*id)).collect();
+        let reused: Mutex<BTreeMap<Tag, u64>> = Mutex::default();
+        self.each(&wanted, |id, pages, raw| {
+            let (file, number) = self.head.place(id);
+            let len = self.len(id);
+            for (local, block) in blocks.places(self.head.stored(id).sum) {
+                let local = &files[*local];
+                let offset = block * FRAME_SIZE as u64;
+                if frame_len(local.recorded.size, *block as usize) != len
+                    || crate::sparse::read_data(&local.file, offset, &mut raw[..len]).is_err()
+                    || !self.is_frame(id, pages, &raw[..len])
+                {
+                    continue;
+                }
+                for (at, bytes) in pages.runs() {
+                    framed.write(file, number as u64 * FRAME_SIZE as u64 + at as u64, bytes)?;
+                }
+                framed.landed(id, len)?;
+                done.set(id);
+                if let Ok(mut reused) = reused.lock() {
+                    *reused.entry(local.tag.clone()).or_default() += len as u64;
+                }
+                break;
+            }
+            Ok(())
+        })?;
+        Ok(reused.into_inner().unwrap_or_default())
+    }
+
+    fn len(&self, id: usize) -> usize {
+        let (file, number) = self.head.place(id);
+        frame_len(self.head.index.files[file].size, number)
+    }
+
+    fn is_frame(&self, id: usize, pages: &mut Pages, raw: &[u8]) -> bool {
+        let bitmap = pages.take(raw);
+        pages.are(self.head.stored(id), raw.len(), &bitmap)
+    }
+
+    /// Does something with each of some frames, on all cores.
+    fn each(
+        &self,
+        ids: &[usize],
+        work: impl Fn(usize, &mut Pages, &mut [u8]) -> Result<()> + Sync,
+    ) -> Result<()> {
+        let (next, env) = (AtomicU64::new(0), self.pulling.env);
+        let outcomes: Vec<Result<()>> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..env.jobs.clamp(1, ids.len().max(1)))
+                .map(|_| {
+                    scope.spawn(|| {
+                        let (mut pages, mut raw) = (Pages::new(), vec![0; FRAME_SIZE]);
+                        while let Some(id) = ids.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
+                            env.cancel.check()?;
+                            work(*id, &mut pages, &mut raw)?;
+                        }
+                        Ok(())
+                    })
+                })
+                .collect();
+            let failed = |_| Err(Error::new(Kind::General, "internal error: a reader panicked"));
+            threads.into_iter().map(|thread| thread.join().unwrap_or_else(failed)).collect()
+        });
+        outcomes.into_iter().collect()
+    }
+}
+
+/// Frames that are in the files.
+struct Done(Mutex<Vec<bool>>);
+
+impl Done {
+    /// Those of links that are here with the same bytes.
+    fn new(head: &Head, outcomes: &[Outcome], unpacking: &Unpacking<'_>) -> Self {
+        let kept = |id| {
+            let (file, _) = head.place(id);
+            unpacking.link_of(file).is_some_and(|link| outcomes[link] == Outcome::Kept)
+        };
+        Self(Mutex::new((0..head.frames()).map(kept).collect()))
+    }
+
+    fn has(&self, id: usize) -> bool {
+        self.0.lock().is_ok_and(|done| done[id])
+    }
+
+    fn set(&self, id: usize) {
+        if let Ok(mut done) = self.0.lock() {
+            done[id] = true;
+        }
+    }
+}
+
+/// A stretch of a pack: its bytes, and the frames in it.
+struct Stretch {
+    bytes: std::ops::Range<u64>,
+    ids: std::ops::Range<usize>,
+}
+
+/// The stretches of a pack that hold the frames that are missing: neighbours joined, none too long, so that connections share them.
+fn ranges(head: &Head, done: &[bool]) -> Vec<Stretch> {
+    let mut ranges: Vec<Stretch> = Vec::new();
+    for id in (0..head.frames()).filter(|id| !done[*id]) {
+        let frame = head.stored(id);
+        let end = frame.offset + u64::from(frame.len);
+        match ranges.last_mut() {
+            Some(Stretch { bytes, ids })
+                if frame.offset - bytes.end <= GAP && end - bytes.start <= LONGEST =>
+            {
+                (bytes.end, ids.end) = (end, id + 1);
+            }
+            _ => ranges.push(Stretch { bytes: frame.offset..end, ids: id..id + 1 }),
+        }
+    }
+    ranges
+}
+
+/// A body that counts as progress.
+struct Progressing<'a> {
+    body: Counted<Box<dyn Read + Send>>,
+    pulling: &'a Pulling<'a>,
+}
+
+impl Read for Progressing<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.pulling.env.cancel.check().map_err(std::io::Error::other)?;
+        let read = self.body.read(buffer)?;
+        self.pulling.env.progress.advance(read as u64);
+        Ok(read)
+    }
+}
+
+/// The frames that have landed: their places in the pack, four bytes each, as they came.
+struct Journal {
+    path: PathBuf,
+    file: File,
+    end: Mutex<u64>,
+    frames: usize,
+    disk: forkd_sys::Disk,
+}
+
+impl Journal {
+    fn open(run: &Run<'_>) -> Result<Self> {
+        let (path, file) = run.partial.file(JOURNAL)?;
+        let len = file.metadata().map_err(Error::io("read", &path))?.len();
+        let disk = run.pulling.store.disk().clone();
+        Ok(Self { path, file, end: Mutex::new(len - len % 4), frames: run.head.frames(), disk })
+    }
+
+    /// What earlier runs noted, each frame once.
+    fn landed(&self) -> Result<Vec<usize>> {
+        let end = self.end.lock().map_or(0, |end| *end).min(4 * 4 * self.frames as u64);
+        let mut bytes = vec![0; end as usize];
+        self.file.read_exact_at(&mut bytes, 0).map_err(Error::io("read", &self.path))?;
+        let ids = bytes.chunks_exact(4).map(|id| u32::from_le_bytes([id[0], id[1], id[2], id[3]]) as usize);
+        let mut ids: Vec<usize> = ids.filter(|id| *id < self.frames).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        Ok(ids)
+    }
+
+    fn note(&self, id: usize) -> Result<()> {
+        let Ok(mut end) = self.end.lock() else { return Ok(()) };
+        self.disk
+            .write_at(&self.file, &self.path, &(id as u32).to_le_bytes(), *end)
+            .map_err(Error::io("write", &self.path))?;
+        *end += 4;
+        Ok(())
+    }
+}

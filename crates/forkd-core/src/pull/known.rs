@@ -1,0 +1,70 @@
+//! What servers answered before, and which copy that was: asked again, they need not send it again.
+
+use super::Pulling;
+use crate::remote::{Answer, Location, Request, Validator};
+use crate::{Error, Kind, Result};
+use forkd_format::Digest;
+use serde::{Deserialize, Serialize};
+use std::io::{Read, Write};
+use std::path::PathBuf;
+
+/// An answer in the cache: `answers/<sha256 of the URL>.json`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Known {
+    pub(super) validator: Validator,
+    /// The registry's text, or the digest that names the pack.
+    pub(super) body: String,
+}
+
+impl Known {
+    fn path(pulling: &Pulling<'_>, location: &Location) -> Option<PathBuf> {
+        let root = pulling.options.unpack.cache.as_ref()?.root();
+        let name = Digest::of(location.url().as_str().as_bytes());
+        Some(root.join("answers").join(format!("{name}.json")))
+    }
+
+    /// What is known of a URL. A note that cannot be read counts as none.
+    pub(super) fn load(pulling: &Pulling<'_>, location: &Location) -> Option<Self> {
+        let bytes = std::fs::read(Self::path(pulling, location)?).ok()?;
+        serde_json::from_slice(&bytes).ok().filter(|known: &Self| !known.validator.is_empty())
+    }
+
+    /// Notes an answer. That it cannot be noted costs only a transfer.
+    pub(super) fn save(pulling: &Pulling<'_>, location: &Location, validator: &Validator, body: &str) {
+        let Some(path) = Self::path(pulling, location).filter(|_| !validator.is_empty()) else { return };
+        let known = Self { validator: validator.clone(), body: body.to_owned() };
+        let save = || -> Option<()> {
+            let dir = path.parent()?;
+            std::fs::create_dir_all(dir).ok()?;
+            let mut temp = tempfile::Builder::new().prefix(".answer-").tempfile_in(dir).ok()?;
+            temp.write_all(&serde_json::to_vec(&known).ok()?).ok()?;
+            temp.persist(&path).ok()?;
+            Some(())
+        };
+        save();
+    }
+}
+
+/// Reads a small text, or takes the copy that is known where the server still has that.
+pub(super) fn get_text(pulling: &Pulling<'_>, location: &Location, limit: u64) -> Result<String> {
+    let known = Known::load(pulling, location);
+    let request =
+        Request { unless: known.as_ref().map(|known| known.validator.clone()), ..Request::default() };
+    let download = match pulling.remote.request(location, &request, pulling.env.cancel)? {
+        Answer::NotModified => {
+            let lost = || Error::new(Kind::General, format!("{location}: an answer to another question"));
+            return known.map(|known| known.body).ok_or_else(lost);
+        }
+        Answer::Part(download) | Answer::Whole(download) => download,
+    };
+    let mut text = Vec::new();
+    let name = location.to_string();
+    download.body.take(limit + 1).read_to_end(&mut text).map_err(|e| crate::frames::read_error(&name, e))?;
+    if text.len() as u64 > limit {
+        return Err(Error::new(Kind::Integrity, format!("{name}: more than {limit} bytes")));
+    }
+    let text = String::from_utf8(text)
+        .map_err(|_| Error::new(Kind::Integrity, format!("{name}: expected a registry; it is not UTF-8")))?;
+    Known::save(pulling, location, &download.validator, &text);
+    Ok(text)
+}

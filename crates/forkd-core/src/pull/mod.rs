@@ -1,0 +1,512 @@
+//! From a hub to the store: the cheapest of the packs that a version has, and of that only what is not here.
+
+mod choose;
+mod framed;
+mod known;
+mod open;
+mod stream;
+
+use crate::check::Expected;
+use crate::remote::{Location, Remote, Validator, get_small};
+use crate::store::{LockKind, Partial, Source};
+use crate::unpack::{LinkReport, Outcome};
+use crate::{Env, Error, Kind, Result, Store, UnpackOptions, UnpackReport};
+use choose::Chosen;
+use forkd_format::manifest::Base;
+use forkd_format::registry::{MAX_REGISTRY, Missing, Version};
+use forkd_format::{Digest, Reference, Registry, Tag};
+use known::{Known, get_text};
+use open::{Opened, open};
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// How often a pull begins again where the server's copy changes under it.
+const RESTARTS: usize = 3;
+
+/// What to pull.
+#[derive(Debug, Clone)]
+pub enum Target {
+    /// A pack at a URL.
+    Url(Location),
+    /// A name in a registry.
+    Reference {
+        /// The name.
+        reference: Reference,
+        /// The registry.
+        hub: Location,
+    },
+}
+
+/// How to pull.
+#[derive(Debug, Clone)]
+pub struct PullOptions {
+    /// What.
+    pub target: Target,
+    /// Tag and force.
+    pub unpack: UnpackOptions,
+    /// Connections at a time, 1 to 16.
+    pub connections: usize,
+}
+
+/// What was pulled.
+#[derive(Debug, Clone)]
+pub struct PullReport {
+    /// Bytes of packs that came.
+    pub downloaded: u64,
+    /// Bytes of the pack that an earlier run had brought.
+    pub resumed: u64,
+    /// Content that files of the store had already, by the tag that had it, in bytes.
+    pub reused: BTreeMap<Tag, u64>,
+    /// The digest that the pack was checked against: of the whole pack, or of version 3 of its manifest. `None` where none was known.
+    pub sha256: Option<Digest>,
+    /// The format of the pack that was taken; `None` where nothing was.
+    pub format: Option<u32>,
+    /// Which of several packs was taken, and why.
+    pub choice: Option<String>,
+    /// What is in the store now.
+    pub unpack: UnpackReport,
+}
+
+/// What a pull would do.
+#[derive(Debug, Clone)]
+pub struct PullPlan {
+    /// Whether all of it is here.
+    pub here: bool,
+    /// The pack that would be taken.
+    pub location: Option<Location>,
+    /// Its format.
+    pub format: Option<u32>,
+    /// Which of several packs would be taken, and why.
+    pub choice: Option<String>,
+    /// Bytes that would be fetched; `None` where the server does not say how long the pack is.
+    pub fetch_bytes: Option<u64>,
+    /// Content that files of the store seem to have, by the tag that has it, in bytes.
+    pub reused: BTreeMap<Tag, u64>,
+}
+
+/// What all parts of one pull share.
+#[derive(Clone)]
+struct Pulling<'a> {
+    store: &'a Store,
+    remote: &'a dyn Remote,
+    options: &'a PullOptions,
+    env: Env<'a>,
+    moved: Moved,
+}
+
+/// Bytes that came.
+#[derive(Debug, Clone, Default)]
+struct Moved(Arc<AtomicU64>);
+
+impl Moved {
+    fn add(&self, bytes: u64) {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+/// A stream whose bytes are counted.
+struct Counted<R> {
+    body: R,
+    moved: Moved,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.body.read(buffer)?;
+        self.moved.add(read as u64);
+        Ok(read)
+    }
+}
+
+/// A pack that may be taken.
+#[derive(Debug, Clone)]
+struct Candidate {
+    location: Location,
+    /// Of version 3, the digest of its manifest; else that of the pack.
+    sha256: Option<Digest>,
+    size: Option<u64>,
+    /// 3 where that is known; 0 where it may be any.
+    format: u32,
+    head_bytes: Option<u64>,
+    choice: Option<String>,
+    bases: Vec<Base>,
+}
+
+/// Looks a name up in a registry.
+///
+/// # Errors
+/// [`Kind::NotFound`] with what is there instead; [`Kind::Integrity`] where the registry is malformed.
+pub fn resolve(
+    remote: &dyn Remote,
+    reference: &Reference,
+    hub: &Location,
+    env: Env<'_>,
+) -> Result<(Location, Version)> {
+    let bytes = get_small(remote, hub, MAX_REGISTRY, env.cancel)?;
+    let version = look_up(&bytes, reference, hub)?;
+    Ok((join(hub, reference, &version.url)?, version))
+}
+
+fn look_up(bytes: &[u8], reference: &Reference, hub: &Location) -> Result<Version> {
+    let registry = Registry::parse(bytes).map_err(Error::malformed(hub.to_string()))?;
+    let version = registry.resolve(reference).map_err(|missing| {
+        let message = match missing {
+            Missing::Package(similar) if similar.is_empty() => format!("no '{}' in {hub}", reference.package),
+            Missing::Package(similar) => {
+                format!("no '{}' in {hub}; similar: {}", reference.package, similar.join(", "))
+            }
+            Missing::Version(there) => {
+                format!(
+                    "'{}' has no version '{}' in {hub}; there are: {}",
+                    reference.package,
+                    reference.version,
+                    there.join(", ")
+                )
+            }
+        };
+        Error::new(Kind::NotFound, message)
+    })?;
+    Ok(version.clone())
+}
+
+/// Where a registry says that a pack lies.
+fn join(hub: &Location, reference: &Reference, url: &str) -> Result<Location> {
+    let wrong = |why: String| Error::new(Kind::Integrity, format!("{hub}: '{}': {why}", reference.package));
+    let location = hub.join(url).map_err(|e| wrong(e.to_string()))?;
+    if location.url().scheme() == "file" && hub.url().scheme() != "file" {
+        return Err(wrong("its url names a file of this host, which a registry elsewhere may not".into()));
+    }
+    Ok(location)
+}
+
+/// Pulls: nothing is visible before every digest holds, and what has come of a pull that fails is gone on with by the next.
+///
+/// # Errors
+/// As [`resolve`], [`Remote::request`] and [`crate::unpack_file`].
+pub fn pull(store: &Store, remote: &dyn Remote, options: &PullOptions, env: Env<'_>) -> Result<PullReport> {
+    let pulling = Pulling { store, remote, options, env, moved: Moved::default() };
+    let mut restarts = 0;
+    loop {
+        match pulling.pull() {
+            Err(Error::Changed { location }) if restarts < RESTARTS => {
+                restarts += 1;
+                env.progress.finish();
+                env.progress.note(&format!("{location}: the server's copy changed; starting over"));
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Says what [`pull`] would do, and changes nothing.
+///
+/// # Errors
+/// As [`pull`].
+pub fn plan_pull(
+    store: &Store,
+    remote: &dyn Remote,
+    options: &PullOptions,
+    env: Env<'_>,
+) -> Result<PullPlan> {
+    Pulling { store, remote, options, env, moved: Moved::default() }.plan()
+}
+
+impl<'a> Pulling<'a> {
+    /// What the target may be fetched as, and the digests by which it may be here already.
+    fn candidates(&self) -> Result<(String, Vec<Candidate>)> {
+        match &self.options.target {
+            Target::Url(location) => {
+                let candidate = Candidate {
+                    location: location.clone(),
+                    sha256: location.pinned_digest()?,
+                    size: None,
+                    format: 0,
+                    head_bytes: None,
+                    choice: None,
+                    bases: Vec::new(),
+                };
+                Ok((location.to_string(), vec![candidate]))
+            }
+            Target::Reference { reference, hub } => {
+                let text = get_text(self, hub, MAX_REGISTRY)?;
+                let version = look_up(text.as_bytes(), reference, hub)?;
+                Ok((reference.to_string(), choose::candidates(&version, reference, hub)?))
+            }
+        }
+    }
+
+    fn pull(&self) -> Result<PullReport> {
+        let (name, candidates) = self.candidates()?;
+        // Of several who want the same pack, one downloads; the others find it done.
+        let main = &candidates[0];
+        let key = main.sha256.unwrap_or_else(|| Digest::of(main.location.url().as_str().as_bytes()));
+        let what = format!("the download of {name}");
+        let _lock = self.store.lock_name(&format!("pull-{key}"), &what, LockKind::Exclusive, self.env)?;
+        let digests: Vec<Digest> = candidates.iter().filter_map(|candidate| candidate.sha256).collect();
+        if let Some(here) = already_here(self.store, &digests, &self.options.unpack)? {
+            return Ok(self.nothing_moved(digests.first().copied(), here));
+        }
+        // Each may turn out not to serve: then the next.
+        let mut ordered = choose::order(self, candidates)?;
+        loop {
+            let Chosen { candidate, opened } = ordered.remove(0);
+            match self.take(&name, &candidate, opened) {
+                Err(error) if !ordered.is_empty() && error.kind() == Kind::NotFound => {
+                    self.env.progress.finish();
+                    self.env.progress.note(&format!("{error}; taking another pack of {name}"));
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn nothing_moved(&self, sha256: Option<Digest>, unpack: UnpackReport) -> PullReport {
+        let downloaded = self.moved.0.load(Ordering::Relaxed);
+        PullReport {
+            downloaded,
+            resumed: 0,
+            reused: BTreeMap::new(),
+            sha256,
+            format: None,
+            choice: None,
+            unpack,
+        }
+    }
+
+    /// Fetches one pack and unpacks it.
+    fn take(
+        &self,
+        name: &str,
+        chosen: &Candidate,
+        opened: Option<Box<open::Framed<'a>>>,
+    ) -> Result<PullReport> {
+        let location = &chosen.location;
+        if let Some(opened) = opened {
+            return self.take_framed(name, chosen, *opened);
+        }
+        let expected = Expected {
+            sha256: chosen.sha256.filter(|_| chosen.format < 3),
+            size: chosen.size.filter(|_| chosen.format > 0),
+        };
+        let url_key = Digest::of(location.url().as_str().as_bytes());
+        let partial = match chosen.format {
+            3 => None,
+            // What lies on this host need not be kept twice.
+            _ if location.url().scheme() == "file" => None,
+            _ => {
+                let key = chosen.sha256.unwrap_or(url_key).to_string();
+                Some(self.store.partial(&format!("stream-{}", &key[..32]))?)
+            }
+        };
+        let kept = partial.as_ref().map(stream::Kept::open).transpose()?;
+        let opened = match kept {
+            Some(kept) if kept.len > 0 || chosen.format == 1 => {
+                stream::resume(self, location, expected, kept)
+                    .map(|incoming| (Opened::Stream(incoming, Validator::default(), None), None))
+            }
+            kept => {
+                let known =
+                    Known::load(self, location).filter(|_| chosen.format == 0 && !self.options.unpack.force);
+                let here = match known.as_ref().and_then(|known| known.body.parse().ok()) {
+                    Some(digest) if chosen.sha256.is_none() => {
+                        already_here(self.store, &[digest], &self.options.unpack)?.map(|here| (digest, here))
+                    }
+                    _ => None,
+                };
+                let unless = here.as_ref().and(known.map(|known| known.validator));
+                open(self, location, expected, chosen.head_bytes, unless, kept).map(|opened| (opened, here))
+            }
+        };
+        let (opened, here) = match opened {
+            Ok(opened) => opened,
+            Err(error) => return self.settle_option(partial, Err(error)),
+        };
+        match opened {
+            Opened::NotModified => {
+                self.settle_option(partial, Ok(()))?;
+                let (digest, here) = here.ok_or_else(|| Error::Changed { location: location.to_string() })?;
+                Ok(self.nothing_moved(Some(digest), here))
+            }
+            Opened::Stream(incoming, validator, _) => {
+                self.take_stream(name, chosen, partial, incoming, &validator)
+            }
+            Opened::Framed(opened) => {
+                self.settle_option(partial, Ok(()))?;
+                self.take_framed(name, chosen, *opened)
+            }
+        }
+    }
+
+    fn take_framed(&self, name: &str, chosen: &Candidate, opened: open::Framed<'a>) -> Result<PullReport> {
+        let location = &chosen.location;
+        let digest = opened.head.digest;
+        if let Some(pinned) = chosen.sha256.filter(|pinned| *pinned != digest) {
+            let message = format!(
+                "{location}: the manifest has sha256 {digest}; expected {pinned}. (A pack of version 3 is named by its manifest: \
+`forkd inspect` shows it.)"
+            );
+            return Err(Error::new(Kind::Integrity, message));
+        }
+        let validator = opened.validator.clone();
+        let pulled = framed::pull(self, location, name, opened)?;
+        if chosen.format == 0 {
+            Known::save(self, location, &validator, &digest.to_string());
+        }
+        Ok(PullReport {
+            downloaded: self.moved.0.load(Ordering::Relaxed),
+            resumed: pulled.resumed,
+            reused: pulled.reused,
+            sha256: chosen.sha256,
+            format: Some(3),
+            choice: chosen.choice.clone(),
+            unpack: pulled.unpack,
+        })
+    }
+
+    fn take_stream(
+        &self,
+        name: &str,
+        chosen: &Candidate,
+        partial: Option<Partial>,
+        incoming: crate::receive::Incoming<crate::check::CheckedBody<'a>>,
+        validator: &Validator,
+    ) -> Result<PullReport> {
+        let location = &chosen.location;
+        let version = incoming.manifest().version;
+        self.env.progress.start("pulling", chosen.size);
+        let outcome = stream::receive(self, location, name, incoming, chosen.sha256);
+        self.env.progress.finish();
+        let (unpack, found) = self.settle_option(partial, outcome)?;
+        if let (Some(found), 0) = (found, chosen.format) {
+            Known::save(self, location, validator, &found.to_string());
+        }
+        Ok(PullReport {
+            downloaded: self.moved.0.load(Ordering::Relaxed),
+            resumed: 0,
+            reused: BTreeMap::new(),
+            sha256: chosen.sha256,
+            format: Some(version),
+            choice: chosen.choice.clone(),
+            unpack,
+        })
+    }
+
+    fn settle_option<T>(&self, partial: Option<Partial>, outcome: Result<T>) -> Result<T> {
+        match partial {
+            Some(partial) => settle(partial, outcome),
+            None => outcome,
+        }
+    }
+
+    fn plan(&self) -> Result<PullPlan> {
+        let (_, candidates) = self.candidates()?;
+        let digests: Vec<Digest> = candidates.iter().filter_map(|candidate| candidate.sha256).collect();
+        let mut plan = PullPlan {
+            here: already_here(self.store, &digests, &self.options.unpack)?.is_some(),
+            location: None,
+            format: None,
+            choice: None,
+            fetch_bytes: Some(0),
+            reused: BTreeMap::new(),
+        };
+        if plan.here {
+            return Ok(plan);
+        }
+        let Chosen { candidate: chosen, .. } = choose::order(self, candidates)?.remove(0);
+        plan.location = Some(chosen.location.clone());
+        plan.choice = chosen.choice.clone();
+        if matches!(chosen.format, 1 | 2) {
+            (plan.format, plan.fetch_bytes) = (None, chosen.size);
+            return Ok(plan);
+        }
+        let expected = Expected { sha256: None, size: chosen.size };
+        match open(self, &chosen.location, expected, chosen.head_bytes, None, None)? {
+            Opened::NotModified => {}
+            Opened::Stream(incoming, _, size) => {
+                plan.format = Some(incoming.manifest().version);
+                plan.fetch_bytes = size;
+            }
+            Opened::Framed(opened) => {
+                let files = crate::local::files(self.store)?;
+                let blocks = crate::local::LocalBlocks::of(&files);
+                let needs = framed::needs(&opened.head, &files, &blocks);
+                plan.format = Some(3);
+                plan.fetch_bytes = Some(needs.fetch_bytes);
+                plan.reused = needs.reused;
+            }
+        }
+        Ok(plan)
+    }
+}
+
+/// What is to become of what has landed: it goes once the pull is done, or where the pack was refused; else the next run goes on with it.
+fn settle<T>(partial: Partial, outcome: Result<T>) -> Result<T> {
+    let worthless = match &outcome {
+        Ok(_) => true,
+        Err(error) => error.kind() == Kind::Integrity || partial.is_empty(),
+    };
+    if worthless {
+        let removed = partial.remove();
+        return outcome.and_then(|value| removed.map(|()| value));
+    }
+    outcome
+}
+
+fn source_of(name: &str, sha256: Option<Digest>) -> Source {
+    Source { name: name.to_owned(), head: None, sha256 }
+}
+
+/// The snapshots that a pack of one of these digests was unpacked to, where they are all still here under the tags that a pull would give
+/// them now. Untouched files are believed; `read` has them read again.
+fn already_here(store: &Store, digests: &[Digest], options: &UnpackOptions) -> Result<Option<UnpackReport>> {
+    if digests.is_empty() {
+        return Ok(None);
+    }
+    for tag in store.tags()? {
+        let Ok(stored) = store.load(&tag) else { continue };
+        let Some(source) = stored.record.as_ref().and_then(|record| record.source.as_ref()) else { continue };
+        if !source.sha256.is_some_and(|sha256| digests.contains(&sha256))
+            || options.tag.as_ref().or(source.head.as_ref()) != Some(&tag)
+        {
+            continue;
+        }
+        let Ok(chain) = store.chain(&tag) else { continue };
+        // A chain keeps its tags: another one for its head is refused when the pack is read.
+        let renamed = chain.len() > 1 && options.tag.is_some();
+        if renamed || !chain.iter().all(|link| is_untouched(link, options.force)) {
+            continue;
+        }
+        let links = chain.iter().map(|link| LinkReport {
+            tag: link.tag.clone(),
+            local_tag: link.tag.clone(),
+            path: link.dir.clone(),
+            parent: crate::store::parent_of(Some(link)).ok().flatten(),
+            outcome: Outcome::Kept,
+        });
+        let unpacked_size =
+            chain.iter().filter_map(|link| link.record.as_ref()).flat_map(|r| &r.files).map(|f| f.size).sum();
+        return Ok(Some(UnpackReport {
+            links: links.collect(),
+            chain: chain.len() > 1,
+            head: tag,
+            unpacked_size,
+        }));
+    }
+    Ok(None)
+}
+
+/// Whether every recorded file is as it was recorded: by its size and time, or, where `read` is set, by its bytes.
+fn is_untouched(stored: &crate::store::Stored, read: bool) -> bool {
+    let untouched = |file: &crate::store::RecordedFile| {
+        let path = stored.dir.join(&file.path);
+        let size = path.metadata().map(|metadata| metadata.len());
+        size.is_ok_and(|size| size == file.size)
+            && match file.root.filter(|_| file.declared) {
+                Some(root) => stored.root(&file.path, &path, read).is_ok_and(|found| found == root),
+                None => stored.digest(&file.path, &path, read).is_ok_and(|found| found == file.sha256),
+            }
+    };
+    stored.record.as_ref().is_some_and(|record| record.files.iter().all(untouched))
+}

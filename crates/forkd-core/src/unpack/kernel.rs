@@ -1,0 +1,97 @@
+//! The guest's kernel as a base: kept in the cache under its SHA-256, the same file for all snapshots that were baked with it.
+
+use super::framed::Beside;
+use crate::cache::{Cache, CacheKind, Slot};
+use crate::v3::SourceFile;
+use crate::{Env, Error, Kind, Result};
+use forkd_format::Hasher;
+use forkd_format::frame::MAX_WINDOW_LOG;
+use forkd_format::manifest::Base;
+use std::fs::{File, OpenOptions};
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+/// A kernel is no larger.
+const MOST: u64 = 512 << 20;
+
+/// Whether the cache has a kernel.
+pub(crate) fn is_here(base: &Base, cache: Option<&Cache>) -> Result<bool> {
+    Ok(cache.map_or(Ok(None), |cache| cache.find(CacheKind::Blob, &base.sha256))?.is_some())
+}
+
+/// Opens a kernel of the cache; where that has none, takes it from beside the pack. Without a cache it goes into the staging folder.
+pub(super) fn open(
+    base: &Base,
+    staging: &Path,
+    cache: Option<&Cache>,
+    beside: Beside<'_>,
+    env: Env<'_>,
+) -> Result<SourceFile> {
+    if base.size > MOST {
+        let message = format!("a kernel of {} bytes; at most {MOST} are taken", base.size);
+        return Err(Error::new(Kind::Integrity, message));
+    }
+    let Some(cache) = cache else {
+        let path = staging.join("vmlinux");
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path);
+        let file = file.map_err(Error::io("create", &path))?;
+        take(base, beside, env, &mut |bytes, at| {
+            file.write_all_at(bytes, at).map_err(Error::io("write", &path))
+        })?;
+        return Ok(SourceFile { file: Some(file), path, size: base.size });
+    };
+    let entry = match cache.find_or_create(CacheKind::Blob, &base.sha256, env)? {
+        Slot::Found(entry) => entry,
+        Slot::Free(mut writer) => {
+            writer.restart()?;
+            match take(base, beside, env, &mut |bytes, at| writer.write_at(bytes, at)) {
+                Ok(()) => writer.commit()?,
+                Err(error) => {
+                    writer.abandon()?;
+                    return Err(error);
+                }
+            }
+        }
+    };
+    let file: File = entry.file().try_clone().map_err(Error::io("open", entry.path()))?;
+    Ok(SourceFile { file: Some(file), path: entry.path().to_owned(), size: entry.len() })
+}
+
+/// Decodes a kernel and checks it.
+fn take(
+    base: &Base,
+    beside: Beside<'_>,
+    env: Env<'_>,
+    write: &mut dyn FnMut(&[u8], u64) -> Result<()>,
+) -> Result<()> {
+    let name = base.file_name();
+    let failed = |e: std::io::Error| super::sidecar_error(&name, e);
+    let mut decoder = zstd::stream::read::Decoder::new(beside(&name)?).map_err(failed)?;
+    decoder.window_log_max(MAX_WINDOW_LOG).map_err(failed)?;
+    let mut buffer = vec![0; 1 << 20];
+    let (mut hasher, mut at) = (Hasher::default(), 0);
+    loop {
+        env.cancel.check()?;
+        let read = decoder.read(&mut buffer).map_err(failed)?;
+        if read == 0 {
+            break;
+        }
+        if at + read as u64 > base.size {
+            let message = format!("{name}: more than the {} bytes that the manifest declares", base.size);
+            return Err(Error::new(Kind::Integrity, message));
+        }
+        hasher.update(&buffer[..read]);
+        write(&buffer[..read], at)?;
+        at += read as u64;
+    }
+    let found = hasher.finish();
+    if at != base.size || found != base.sha256 {
+        let message = format!(
+            "{name}: {at} bytes with sha256 {found}; the manifest declares {} bytes with {}",
+            base.size, base.sha256
+        );
+        return Err(Error::new(Kind::Integrity, message));
+    }
+    Ok(())
+}

@@ -148,7 +148,7 @@ pub(super) fn order<'a>(pulling: &Pulling<'a>, candidates: Vec<Candidate>) -> Re
 /// Bytes of kernels that must come first; `None` where a snapshot that is needed is not here.
 fn missing_bases(candidate: &Candidate, files: &[LocalFile], cache: Option<&Cache>) -> Result<Option<u64>> {
     let mut bytes = 0;
-    for base in &candidate.bases {
+    for base in candidate.bases.iter().filter(|base| !base.is_unused()) {
         let here = |base: &Base| local::find_base(files, base).is_some();
         match base.kind {
             BaseKind::Snapshot if !here(base) => return Ok(None),

@@ -72,8 +72,8 @@ pub struct PullReport {
 /// What a pull would do.
 #[derive(Debug, Clone)]
 pub struct PullPlan {
-    /// Whether all of it is here.
-    pub here: bool,
+    /// The tag under which all of it is here.
+    pub here: Option<Tag>,
     /// The pack that would be taken.
     pub location: Option<Location>,
     /// Its format.
@@ -404,14 +404,14 @@ impl<'a> Pulling<'a> {
         let (_, candidates) = self.candidates()?;
         let digests: Vec<Digest> = candidates.iter().filter_map(|candidate| candidate.sha256).collect();
         let mut plan = PullPlan {
-            here: already_here(self.store, &digests, &self.options.unpack)?.is_some(),
+            here: already_here(self.store, &digests, &self.options.unpack)?.map(|here| here.head),
             location: None,
             format: None,
             choice: None,
             fetch_bytes: Some(0),
             reused: BTreeMap::new(),
         };
-        if plan.here {
+        if plan.here.is_some() {
             return Ok(plan);
         }
         let Chosen { candidate: chosen, .. } = choose::order(self, candidates)?.remove(0);

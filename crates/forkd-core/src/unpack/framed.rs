@@ -196,6 +196,10 @@ fn open_base(
     if let Some(found) = local::find_base(files, base) {
         return found.as_source();
     }
+    // None of its pages is needed; a frame that names one all the same is refused.
+    if base.is_unused() {
+        return Ok(SourceFile { file: None, path: base.path.clone().into(), size: 0 });
+    }
     if base.kind == BaseKind::Kernel {
         return super::kernel::open(base, staging, options.cache.as_ref(), beside, env);
     }

@@ -11,7 +11,7 @@ pub(crate) use assemble::{Assembly, Feed, Feeder, Target};
 pub(crate) use decode::Pages;
 pub(crate) use encode::{Encoded, Place, encode};
 pub(crate) use head::{Head, read_exact};
-pub(crate) use search::Search;
+pub(crate) use search::{PageRef, Search};
 pub(crate) use sources::SourceFile;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

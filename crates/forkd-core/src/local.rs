@@ -1,8 +1,8 @@
 //! What the store has already of files that come from elsewhere: by what they hold, whatever they are called.
 
-use crate::store::{RecordedFile, Stored};
+use crate::store::{HashedFile, RecordedFile, Stored};
 use crate::v3::SourceFile;
-use crate::{Error, Result, Store};
+use crate::{Env, Error, Result, Store};
 use forkd_format::Tag;
 use forkd_format::manifest::{Base, SNAPSHOT_JSON};
 use std::collections::HashMap;
@@ -54,6 +54,27 @@ impl LocalFile {
 /// The file of the store that a base is, where it has one.
 pub(crate) fn find_base<'f>(files: &'f [LocalFile], base: &Base) -> Option<&'f LocalFile> {
     files.iter().find(|file| file.is(base))
+}
+
+/// The same among snapshots that have no record, as other tools leave them: files of the right size are read.
+pub(crate) fn find_unrecorded(store: &Store, base: &Base, env: Env<'_>) -> Result<Option<SourceFile>> {
+    for tag in store.tags()? {
+        let Ok(stored) = store.load(&tag) else { continue };
+        if stored.record.is_some() {
+            continue;
+        }
+        for (_, path) in stored.bodies() {
+            let Some(file) =
+                stored.open(&path).ok().filter(|_| path.metadata().is_ok_and(|m| m.len() == base.size))
+            else {
+                continue;
+            };
+            if HashedFile::read(&path, &mut |_| env.cancel.check())?.root == base.root {
+                return Ok(Some(SourceFile { file: Some(file), path, size: base.size }));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// MiB blocks of the store's files by their checksums.

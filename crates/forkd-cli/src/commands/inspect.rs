@@ -170,7 +170,7 @@ fn framed_text(framed: &FramedFacts) -> Vec<String> {
     lines
 }
 
-/// The facts, and what a registry says of such a pack.
+/// The facts, and what goes into a registry.
 fn framed_json(framed: &FramedFacts, size: Option<u64>) -> Value {
     let files = framed.files.iter().map(|(name, facts)| {
         json!({
@@ -185,13 +185,18 @@ fn framed_json(framed: &FramedFacts, size: Option<u64>) -> Value {
     });
     json!({
         "files": files.collect::<Vec<_>>(),
-        "artifact": {
-            "format": 3,
-            "manifest_sha256": framed.manifest_sha256,
-            "size_bytes": size,
-            "head_bytes": framed.head_bytes,
-            "bases": framed.bases.iter().filter(|base| !base.is_unused()).collect::<Vec<_>>(),
-        },
+        "artifact": artifact(framed, size),
+    })
+}
+
+/// What a registry says of a pack, but for where it lies.
+pub(crate) fn artifact(framed: &FramedFacts, size: Option<u64>) -> Value {
+    json!({
+        "format": 3,
+        "manifest_sha256": framed.manifest_sha256,
+        "size_bytes": size,
+        "head_bytes": framed.head_bytes,
+        "bases": framed.bases.iter().filter(|base| !base.is_unused()).collect::<Vec<_>>(),
     })
 }
 

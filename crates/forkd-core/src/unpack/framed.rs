@@ -180,11 +180,13 @@ pub(crate) fn open_bases(
     head.manifest
         .bases
         .iter()
-        .map(|base| open_base(&files, base, name, staging, options, beside, env))
+        .map(|base| open_base(store, &files, base, name, staging, options, beside, env))
         .collect()
 }
 
+#[allow(clippy::too_many_arguments, reason = "one step of its caller")]
 fn open_base(
+    store: &Store,
     files: &[LocalFile],
     base: &Base,
     name: &str,
@@ -202,6 +204,9 @@ fn open_base(
     }
     if base.kind == BaseKind::Kernel {
         return super::kernel::open(base, staging, options.cache.as_ref(), beside, env);
+    }
+    if let Some(found) = local::find_unrecorded(store, base, env)? {
+        return Ok(found);
     }
     let message = format!(
         "{name} is packed against '{}': a {} of {} bytes with sha256 {} is needed, and no snapshot in the store has it under any \

@@ -226,8 +226,9 @@ impl Run<'_> {
             for (local, block) in blocks.places(self.head.stored(id).sum) {
                 let local = &files[*local];
                 let offset = block * FRAME_SIZE as u64;
+                let Some(opened) = local.open() else { continue };
                 if frame_len(local.recorded.size, *block as usize) != len
-                    || crate::sparse::read_data(&local.file, offset, &mut raw[..len]).is_err()
+                    || crate::sparse::read_data(opened, offset, &mut raw[..len]).is_err()
                     || !self.is_frame(id, pages, &raw[..len])
                 {
                     continue;

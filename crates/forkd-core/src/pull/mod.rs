@@ -445,6 +445,7 @@ impl<'a> Pulling<'a> {
 fn settle<T>(partial: Partial, outcome: Result<T>) -> Result<T> {
     let worthless = match &outcome {
         Ok(_) => true,
+        Err(Error::Changed { .. }) => true,
         Err(error) => error.kind() == Kind::Integrity || partial.is_empty(),
     };
     if worthless {

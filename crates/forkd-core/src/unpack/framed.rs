@@ -195,8 +195,8 @@ fn open_base(
     beside: Beside<'_>,
     env: Env<'_>,
 ) -> Result<SourceFile> {
-    if let Some(found) = local::find_base(files, base) {
-        return found.as_source();
+    if let Some(found) = local::find_base(files, base).and_then(LocalFile::as_source) {
+        return Ok(found);
     }
     // None of its pages is needed; a frame that names one all the same is refused.
     if base.is_unused() {

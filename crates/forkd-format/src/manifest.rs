@@ -122,10 +122,8 @@ pub struct Base {
     /// What its frames make.
     pub root: TreeHash,
     /// Pages of it that frames copy.
-    #[serde(default)]
     pub copied_pages: u64,
     /// Pages of it that frames are compressed with.
-    #[serde(default)]
     pub similar_pages: u64,
 }
 

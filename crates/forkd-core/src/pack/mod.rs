@@ -14,6 +14,7 @@ use forkd_format::manifest::{FILE_ORDER, FileEntry, Link, MANIFEST, MEMORY, SNAP
 use forkd_format::{Digest, Manifest, Tag};
 use input::{Body, Input, open_inputs};
 use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -95,7 +96,7 @@ fn put_kernel(options: &PackOptions, dir: &Path, env: Env<'_>) -> Result<()> {
     let Some((_, kernel)) = &options.kernel else { return Ok(()) };
     let hashed = HashedFile::read(kernel, &mut |_| env.cancel.check())?;
     let path = dir.join(forkd_format::manifest::kernel_file_name(&hashed.sha256));
-    if path.exists() {
+    if is_kernel(&path, &hashed) {
         return Ok(());
     }
     let failed = || Error::io("write", &path);
@@ -109,7 +110,22 @@ fn put_kernel(options: &PackOptions, dir: &Path, env: Env<'_>) -> Result<()> {
     temp.as_file().set_permissions(mode).map_err(failed())?;
     temp.as_file().sync_all().map_err(failed())?;
     temp.persist(&path).map_err(|e| failed()(e.error))?;
-    Ok(())
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(Error::io("sync", dir))
+}
+
+/// Whether a kernel lies somewhere, compressed and whole.
+fn is_kernel(path: &Path, expected: &HashedFile) -> bool {
+    let decode = || -> std::io::Result<Digest> {
+        let mut decoder = zstd::Decoder::new(File::open(path)?)?.take(expected.size + 1);
+        let (mut hasher, mut buffer) = (forkd_format::Hasher::default(), vec![0; 1 << 20]);
+        loop {
+            match decoder.read(&mut buffer)? {
+                0 => return Ok(hasher.finish()),
+                read => hasher.update(&buffer[..read]),
+            }
+        }
+    };
+    decode().is_ok_and(|found| found == expected.sha256)
 }
 
 /// Packs into an open, empty file.
@@ -120,7 +136,13 @@ pub(crate) fn pack_into(
     path: &Path,
     env: Env<'_>,
 ) -> Result<PackReport> {
-    let tags: Vec<Tag> = store.chain(&options.tag)?.into_iter().map(|link| link.tag).collect();
+    let mut tags: Vec<Tag> = store.chain(&options.tag)?.into_iter().map(|link| link.tag).collect();
+    for (base_store, base) in options.bases.iter().filter(|(other, _)| other.root() == store.root()) {
+        if *base == options.tag {
+            return Err(Error::new(Kind::Usage, format!("'{base}' cannot be its own base")));
+        }
+        tags.extend(base_store.chain(base)?.into_iter().map(|link| link.tag));
+    }
     let _locks = store.lock_all(&tags, LockKind::Shared, env)?;
     let chain = store.chain(&options.tag)?;
     let inputs = open_inputs(&chain)?;

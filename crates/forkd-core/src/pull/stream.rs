@@ -14,6 +14,8 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const PACK: &str = "pack";
 const NOTE: &str = "pack.json";
@@ -23,7 +25,7 @@ pub(super) struct Kept {
     file: File,
     path: PathBuf,
     pub(super) len: u64,
-    validator: Validator,
+    pub(super) validator: Validator,
 }
 
 impl Kept {
@@ -83,7 +85,7 @@ pub(super) fn resume<'a>(
         pulling.env.progress.note(&format!("going on after the {} bytes that are here of {name}", kept.len));
         pulling.env.progress.start("pulling", expected.size);
     }
-    let body = Tee::new(pulling, kept, body);
+    let body = Tee::new(pulling, kept, body, Arc::new(AtomicBool::new(true)));
     let body = CheckedBody::new(Box::new(body), &name, expected, pulling.env.progress, pulling.env.cancel);
     Incoming::open(body, &name, pulling.env)
 }
@@ -95,11 +97,18 @@ pub(super) struct Tee<'a> {
     body: Box<dyn Read + Send + 'a>,
     disk: Disk,
     moved: super::Moved,
+    /// Whether what comes is still kept.
+    keeping: Arc<AtomicBool>,
 }
 
 impl<'a> Tee<'a> {
-    pub(super) fn new(pulling: &Pulling<'_>, kept: Kept, body: Box<dyn Read + Send + 'a>) -> Self {
-        Self { kept, at: 0, body, disk: pulling.store.disk().clone(), moved: pulling.moved.clone() }
+    pub(super) fn new(
+        pulling: &Pulling<'_>,
+        kept: Kept,
+        body: Box<dyn Read + Send + 'a>,
+        keeping: Arc<AtomicBool>,
+    ) -> Self {
+        Self { kept, at: 0, body, disk: pulling.store.disk().clone(), moved: pulling.moved.clone(), keeping }
     }
 }
 
@@ -112,10 +121,12 @@ impl Read for Tee<'_> {
             return Ok(read);
         }
         let read = self.body.read(buffer)?;
-        let Kept { file, path, .. } = &self.kept;
-        self.disk.write_at(file, path, &buffer[..read], self.at).map_err(|source| {
-            std::io::Error::other(Error::Io { action: "write", path: path.clone(), source })
-        })?;
+        if self.keeping.load(Ordering::Relaxed) {
+            let Kept { file, path, .. } = &self.kept;
+            let full =
+                |source| std::io::Error::other(Error::Io { action: "write", path: path.clone(), source });
+            self.disk.write_at(file, path, &buffer[..read], self.at).map_err(full)?;
+        }
         self.at += read as u64;
         self.moved.add(read as u64);
         Ok(read)

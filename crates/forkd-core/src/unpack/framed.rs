@@ -195,12 +195,12 @@ fn open_base(
     beside: Beside<'_>,
     env: Env<'_>,
 ) -> Result<SourceFile> {
-    if let Some(found) = local::find_base(files, base).and_then(LocalFile::as_source) {
-        return Ok(found);
-    }
     // None of its pages is needed; a frame that names one all the same is refused.
     if base.is_unused() {
         return Ok(SourceFile { file: None, path: base.path.clone().into(), size: 0 });
+    }
+    if let Some(found) = local::find_base(files, base).and_then(LocalFile::as_source) {
+        return Ok(found);
     }
     if base.kind == BaseKind::Kernel {
         return super::kernel::open(base, staging, options.cache.as_ref(), beside, env);

@@ -96,7 +96,7 @@ impl<'a> Unpacking<'a> {
             return Ok(());
         };
         let path = dir.join(&entry.path);
-        let staged = match File::options().read(true).write(true).open(&path) {
+        let staged = match reopen(&path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => self.create(dir, &entry.path)?,
             file => Staged { file: file.map_err(Error::io("open", &path))?, path },
         };
@@ -287,11 +287,33 @@ impl<'a> Unpacking<'a> {
     }
 }
 
+/// Makes the folder of a link, or takes the one that an earlier run left, which may have been stopped while it was sealed.
 fn make_dir(store: &Store, path: PathBuf) -> Result<PathBuf> {
     if !path.is_dir() {
         store.disk().make_dir(&path).map_err(Error::io("create", &path))?;
+        return Ok(path);
+    }
+    for name in [SNAPSHOT_JSON, Record::NAME] {
+        let sealed = path.join(name);
+        match store.disk().remove_file(&sealed) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            removed => removed.map_err(Error::io("remove", &sealed))?,
+        }
     }
     Ok(path)
+}
+
+/// Opens a file of an earlier run, which may have sealed it.
+fn reopen(path: &Path) -> std::io::Result<File> {
+    let open = || File::options().read(true).write(true).open(path);
+    match open() {
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+            std::fs::set_permissions(path, mode)?;
+            open()
+        }
+        opened => opened,
+    }
 }
 
 impl Sink for Unpacking<'_> {

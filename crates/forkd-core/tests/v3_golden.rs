@@ -61,3 +61,22 @@ fn the_same_snapshot_makes_the_same_pack() {
     // for reading, and a second one is added for writing.
     assert!(bytes == GOLDEN, "{} bytes, not those of the golden pack", bytes.len());
 }
+
+#[test]
+fn holes_do_not_show_in_a_pack() {
+    let home = mini();
+    let made = PackOptions { format: Some(3), level: 3, ..options("mini") };
+    let pack = |name: &str| {
+        let out = home.dir.path().join(name);
+        forkd_core::pack(&home.store, &made, &out, env()).unwrap();
+        std::fs::read(out).unwrap()
+    };
+    let before = pack("before");
+    // Written out, zeros and all.
+    for name in ["memory.bin", "rootfs.ext4"] {
+        let path = home.dir.path().join("forkd/snapshots/mini").join(name);
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+    }
+    assert!(pack("after") == before);
+}

@@ -303,8 +303,15 @@ impl<'a> Pulling<'a> {
         let kept = partial.as_ref().map(stream::Kept::open).transpose()?;
         let opened = match kept {
             Some(kept) if kept.len > 0 || chosen.format == 1 => {
-                stream::resume(self, location, expected, kept)
-                    .map(|incoming| (Opened::Stream(incoming, Validator::default(), None), None))
+                match stream::resume(self, location, expected.clone(), kept) {
+                    // Its beginning was kept before its version was known; what is gone on with there is its frames.
+                    Ok((incoming, _)) if incoming.manifest().version == 3 => {
+                        drop(incoming);
+                        open(self, location, expected, chosen.head_bytes, None, None)
+                    }
+                    resumed => resumed.map(|(incoming, copy)| Opened::Stream(incoming, copy, None)),
+                }
+                .map(|opened| (opened, None))
             }
             kept => {
                 let known =

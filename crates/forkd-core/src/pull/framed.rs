@@ -70,7 +70,8 @@ pub(super) fn pull(
     opened: OpenFramed<'_>,
 ) -> Result<Pulled> {
     let OpenFramed { head, validator, stream } = opened;
-    let partial = pulling.store.partial(&format!("pack-{}", &head.digest.to_string()[..32]))?;
+    let key = format!("pack-{}", &head.digest.to_string()[..32]);
+    let partial = pulling.store.partial(&key, pulling.env)?;
     let run = Run { pulling, location, name, head: &head, validator: &validator, partial: &partial };
     let outcome = run.pull(stream);
     super::settle(partial, outcome)

@@ -297,7 +297,7 @@ impl<'a> Pulling<'a> {
             _ if location.url().scheme() == "file" => None,
             _ => {
                 let key = chosen.sha256.unwrap_or(url_key).to_string();
-                Some(self.store.partial(&format!("stream-{}", &key[..32]))?)
+                Some(self.store.partial(&format!("stream-{}", &key[..32]), self.env)?)
             }
         };
         let kept = partial.as_ref().map(stream::Kept::open).transpose()?;

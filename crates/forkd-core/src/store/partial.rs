@@ -104,6 +104,20 @@ impl Partial {
         !landed("journal") && !landed("pack")
     }
 
+    /// Deletes all but one of its files.
+    pub(crate) fn clear_but(&self, kept: &str) -> Result<()> {
+        for entry in fs::read_dir(&self.path).map_err(Error::io("read", &self.path))? {
+            let entry = entry.map_err(Error::io("read", &self.path))?;
+            let (path, disk) = (entry.path(), &self.store.disk);
+            if entry.file_type().map_err(Error::io("read", &path))?.is_dir() {
+                disk.remove_tree(&path).map_err(Error::io("remove", &path))?;
+            } else if entry.file_name() != kept {
+                disk.remove_file(&path).map_err(Error::io("remove", &path))?;
+            }
+        }
+        Ok(())
+    }
+
     /// It is done with, or worth nothing.
     pub(crate) fn remove(self) -> Result<()> {
         self.store.disk.remove_tree(&self.path).map_err(Error::io("remove", &self.path))?;

@@ -14,6 +14,7 @@ use forkd_format::Tag;
 use forkd_remote::{AnyRemote, HttpOptions};
 use forkd_sys::{Call, Disk};
 use std::fs::{File, Permissions};
+use std::io::{Read, Seek};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+static REMOTE: LazyLock<AnyRemote> = LazyLock::new(|| AnyRemote::new(&HttpOptions::default()).unwrap());
 static NEVER: LazyLock<Cancel> = LazyLock::new(Cancel::default);
 
 fn env() -> Env<'static> {
@@ -40,7 +42,7 @@ fn pull(store: &Store, pack: &Path, force: bool) -> Result<PullReport> {
     let target = Target::Url(Location::parse(&format!("file://{}", pack.display())).unwrap());
     let options =
         PullOptions { target, unpack: UnpackOptions { force, ..UnpackOptions::default() }, connections: 2 };
-    forkd_core::pull(store, &AnyRemote::new(&HttpOptions::default()).unwrap(), &options, env())
+    forkd_core::pull(store, &*REMOTE, &options, env())
 }
 
 /// The store with its n-th call failing, or that and all after it, as if the process had died there.
@@ -66,11 +68,21 @@ fn nothing_left(store: &Store, when: &str) {
 
 /// Pulls with the n-th call failing, for every n; then the same pull again, which must succeed and leave nothing.
 fn survives(shop: &Shop, pack: &str, tags: &[&str], prepare: &dyn Fn(&User), removed: bool) {
-    for forever in [false, true] {
-        for n in 0.. {
-            let user = User::new();
+    // A removal is between runs that were killed; every third call of a chain is enough, for its links are alike.
+    for forever in if removed { vec![true] } else { vec![false, true] } {
+        for n in (usize::from(forever)..).step_by(if tags.len() > 1 { 3 } else { 1 }) {
+            let user = User::in_memory();
             prepare(&user);
             let store = store(&user);
+            // Children may run on what is replaced.
+            let used = File::open(user.snapshot(tags[0], "memory.bin")).ok();
+            let bytes = |file: &File| {
+                let mut bytes = Vec::new();
+                file.try_clone().unwrap().rewind().unwrap();
+                file.try_clone().unwrap().read_to_end(&mut bytes).unwrap();
+                bytes
+            };
+            let before = used.as_ref().map(bytes);
             let (failing, count) = failing(&store, n, forever);
             let outcome = pull(&failing, &shop.file(pack), true);
             let when = format!("{pack}, call {n}, forever {forever}");
@@ -87,6 +99,7 @@ fn survives(shop: &Shop, pack: &str, tags: &[&str], prepare: &dyn Fn(&User), rem
             if let Err(error) = pull(&store, &shop.file(pack), true) {
                 panic!("{when}, then: {error}");
             }
+            assert!(used.as_ref().map(bytes) == before, "{when}: what was replaced was written to");
             for tag in tags {
                 shop.check(&user, tag);
                 let report = forkd_core::verify_tag(&store, &tag.parse().unwrap(), env()).unwrap();

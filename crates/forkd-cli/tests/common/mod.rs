@@ -21,7 +21,17 @@ pub struct Seen {
 
 impl User {
     pub fn new() -> Self {
-        let user = Self { dir: tempfile::tempdir().unwrap() };
+        Self::at(tempfile::tempdir().unwrap())
+    }
+
+    /// In memory where the machine has such a filesystem: syncs cost nothing there.
+    pub fn in_memory() -> Self {
+        let shm = Path::new("/dev/shm");
+        Self::at(if shm.is_dir() { tempfile::tempdir_in(shm) } else { tempfile::tempdir() }.unwrap())
+    }
+
+    fn at(dir: tempfile::TempDir) -> Self {
+        let user = Self { dir };
         std::fs::create_dir(user.store()).unwrap();
         std::fs::create_dir(user.tmp()).unwrap();
         user

@@ -42,7 +42,8 @@ pub(super) fn open<'a>(
     unless: Option<Validator>,
     keep: Option<Kept>,
 ) -> Result<Opened<'a>> {
-    let first = head.unwrap_or(HEAD_GUESS);
+    // It is the registry's word only; what it leaves out is asked for next.
+    let first = head.unwrap_or(HEAD_GUESS).clamp(1, LONGEST_GUESS);
     let request = Request { end: Some(first), unless, ..Request::default() };
     let answer = pulling.remote.request(location, &request, pulling.env.cancel)?;
     let (download, ranged) = match answer {
@@ -124,7 +125,7 @@ impl Read for Growing<'_> {
                     return Err(std::io::Error::other(Error::Changed { location }));
                 }
             }
-            self.next *= 2;
+            self.next = LONGEST_GUESS.min(self.next * 2);
         }
     }
 }

@@ -40,6 +40,11 @@ impl Shop {
         self
     }
 
+    /// Bytes before the first frame with content: the manifest and the index have one each.
+    pub fn head(&self, name: &str) -> u64 {
+        frames(&self.file(name))[2].0 as u64
+    }
+
     /// What a registry says of a version whose first pack this is.
     pub fn version(&self, name: &str, artifacts: &[Value]) -> Value {
         let sha256 = sha256(&self.file(name));
@@ -55,6 +60,7 @@ impl Shop {
             "url": name,
             "manifest_sha256": forkd_testing::digest(&text),
             "size_bytes": self.size(name),
+            "head_bytes": self.head(name),
             "bases": manifest.bases,
         })
     }

@@ -4,7 +4,7 @@
 mod common;
 
 use common::User;
-use common::shop::{Shop, kill, noise, spawn};
+use common::shop::{Shop, kill, noise, spawn, until};
 use forkd_testing::pseudo_random;
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -100,6 +100,24 @@ fn pulls_against_gc_and_rmi() {
 }
 
 #[test]
+fn gc_leaves_a_running_pull_alone() {
+    let shop = shop();
+    for name in ["full.zst", "one.zst"] {
+        let user = User::new();
+        let (size, from) = (shop.size(name), shop.hub.requests().len());
+        let mut child = heard(&user, &["pull", &shop.pinned(&format!("slow/{size}/"), name)]);
+        for percent in [20, 40, 60, 80] {
+            until(&mut child, || shop.sent(from, name) >= size * percent / 100);
+            user.ok_noted(&["gc"]);
+        }
+        let seen = user.seen(&child.wait_with_output().unwrap());
+        assert_eq!((seen.code, seen.err.as_str()), (0, ""));
+        assert!(shop.sent(from, name) <= size + (64 << 10));
+        shop.check(&user, "py");
+    }
+}
+
+#[test]
 fn killed_at_a_hundred_moments() {
     const KILLS: usize = 100;
     let shop = shop();
@@ -137,7 +155,7 @@ fn killed_at_a_hundred_moments() {
             std::fs::remove_file(user.path("out.zst")).unwrap();
         }
         // The next run works, now and then one after another that was killed.
-        if random() % 3 == 0 {
+        if random().is_multiple_of(3) {
             let seen = user.run(&["pull", &pinned, "--force"]);
             assert_eq!(seen.code, 0, "{n}: after {operation:?}: {}", seen.err);
             shop.check(&user, "py");

@@ -265,6 +265,29 @@ fn a_stream_of_which_all_has_come_needs_no_more() {
 }
 
 #[test]
+fn what_is_refused_leaves_nothing() {
+    let shop = shop();
+    common::three_links(&shop.user);
+    shop.pack("top", "chain.zst", &["--format", "3"]);
+    let user = User::new();
+    assert!(user.fails(2, &["pull", &shop.pinned("", "chain.zst"), "--tag", "x"]).contains("--tag renames"));
+    assert!(user.is_untouched());
+    noise(&user, "py", &[5]);
+    let before = forkd_testing::tree(&user.store());
+    assert!(user.fails(1, &["pull", &shop.pinned("", "p.zst")]).contains("with other bytes"));
+    assert_eq!(forkd_testing::tree(&user.store()), before);
+    user.ok(&["pull", &shop.pinned("", "p.zst"), "--force"]);
+    shop.check(&user, "py");
+    // What was begun under one tag is gone on with under another.
+    let user = User::new();
+    broken(&shop, &user);
+    let report = user.json(&["pull", &shop.pinned("", "p.zst"), "--tag", "other"]);
+    assert!(report["resumed_bytes"].as_u64().unwrap() > 1 << 20, "{report}");
+    shop.check_as(&user, "py", "other");
+    nothing_left(&store(&user), "in the end");
+}
+
+#[test]
 fn one_pack_pulled_under_several_names_at_once() {
     let shop = shop();
     let version = shop.artifact("p.zst");

@@ -217,7 +217,6 @@ fn a_full_disk() {
     for name in ["full.zst", "one.zst"] {
         let room = Room::new(6).unwrap();
         let user = &room.user;
-        let from = shop.hub.requests().len();
         let error = user.fails(7, &["pull", &shop.pinned("", name)]);
         assert!(error.contains("No space left on device"), "{error}");
         assert!(!user.snapshot("py", "").exists());
@@ -227,7 +226,6 @@ fn a_full_disk() {
         user.ok(&["verify", "py"]);
         let again = report["downloaded_bytes"].as_u64().unwrap();
         assert!(again < shop.size(name) * 9 / 10, "{name}: {report}");
-        eprintln!("{name}: {} bytes in all for {}", shop.sent(from, name), shop.size(name));
         user.run(&["gc"]);
         assert!(!user.path("data/forkd/partial").exists());
     }

@@ -148,6 +148,24 @@ fn a_copy_that_changes_with_every_answer_is_given_up() {
 }
 
 #[test]
+fn an_interrupted_pull_is_gone_on_with() {
+    let shop = shop();
+    shop.pack("py", "one.zst", &[]);
+    for (name, signal) in [("p.zst", "-INT"), ("one.zst", "-TERM")] {
+        let (user, size, from) = (User::new(), shop.size(name), shop.hub.requests().len());
+        let mut child = spawn(&user, &["pull", &shop.pinned(&format!("slow/{size}/"), name)]);
+        until(&mut child, || shop.sent(from, name) >= size / 2);
+        std::process::Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(130));
+        assert!(!user.path("data/forkd/staging").exists() && !user.path("data/forkd/locks").exists());
+        let from = shop.hub.requests().len();
+        user.ok_noted(&["pull", &shop.pinned("", name)]);
+        finished(&shop, &user, "py");
+        assert!(shop.sent(from, name) < size * 8 / 10, "{name}");
+    }
+}
+
+#[test]
 fn several_connections_killed_twice() {
     let shop = Shop::new();
     noise(&shop.user, "big", &(1..=20).collect::<Vec<u64>>());

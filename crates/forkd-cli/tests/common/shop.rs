@@ -89,7 +89,11 @@ impl Shop {
     /// Bytes of bodies that the server sent, of requests from one on, for paths that end so.
     pub fn sent(&self, from: usize, end: &str) -> u64 {
         let requests = self.hub.requests();
-        requests[from..].iter().filter(|asked| asked.uri.ends_with(end)).map(|asked| asked.bytes()).sum()
+        requests[from..]
+            .iter()
+            .filter(|asked| asked.uri.ends_with(end))
+            .map(forkd_testing::Asked::bytes)
+            .sum()
     }
 
     /// Whether a user has the bytes of one of the publisher's snapshots.

@@ -309,7 +309,7 @@ impl<'a> Pulling<'a> {
                         drop(incoming);
                         open(self, location, expected, chosen.head_bytes, None, None)
                     }
-                    resumed => resumed.map(|(incoming, copy)| Opened::Stream(incoming, copy, None)),
+                    resumed => resumed.map(|(incoming, copy)| Opened::Stream(Box::new(incoming), copy, None)),
                 }
                 .map(|opened| (opened, None))
             }
@@ -337,7 +337,7 @@ impl<'a> Pulling<'a> {
                 Ok(self.nothing_moved(Some(digest), here))
             }
             Opened::Stream(incoming, validator, _) => {
-                self.take_stream(name, chosen, partial, incoming, &validator)
+                self.take_stream(name, chosen, partial, *incoming, &validator)
             }
             Opened::Framed(opened) => {
                 self.settle_option(partial, Ok(()))?;

@@ -20,7 +20,7 @@ pub(super) enum Opened<'a> {
     /// The server still has the copy that is known.
     NotModified,
     /// Versions 1 and 2; which copy it is, and its size.
-    Stream(Incoming<CheckedBody<'a>>, Validator, Option<u64>),
+    Stream(Box<Incoming<CheckedBody<'a>>>, Validator, Option<u64>),
     /// Version 3.
     Framed(Box<Framed<'a>>),
 }
@@ -78,7 +78,7 @@ pub(super) fn open<'a>(
     let incoming = Incoming::open(body, &name, pulling.env)?;
     if incoming.manifest().version != 3 {
         whole.store(true, Ordering::Relaxed);
-        return Ok(Opened::Stream(incoming, validator, size));
+        return Ok(Opened::Stream(Box::new(incoming), validator, size));
     }
     let (head, rest) = Head::read(incoming, &name)?;
     if let Some(size) = size {

@@ -8,7 +8,7 @@ mod stream;
 
 use crate::check::Expected;
 use crate::remote::{Location, Remote, Validator, get_small};
-use crate::store::{LockKind, Partial, Source, TagLock};
+use crate::store::{LockKind, Partial, Source};
 use crate::unpack::{LinkReport, Outcome};
 use crate::{Env, Error, Kind, Result, Store, UnpackOptions, UnpackReport};
 use choose::Chosen;
@@ -263,13 +263,6 @@ impl<'a> Pulling<'a> {
         }
     }
 
-    /// Opens the folder of a download, once nobody else is at it: others may have come to the same pack by another name.
-    fn partial(&self, key: &str, name: &str) -> Result<(Partial, TagLock)> {
-        let what = format!("the download of {name}");
-        let lock = self.store.lock_name(&format!("partial-{key}"), &what, LockKind::Exclusive, self.env)?;
-        Ok((self.store.partial(key)?, lock))
-    }
-
     fn nothing_moved(&self, sha256: Option<Digest>, unpack: UnpackReport) -> PullReport {
         let downloaded = self.moved.0.load(Ordering::Relaxed);
         PullReport {
@@ -305,18 +298,23 @@ impl<'a> Pulling<'a> {
             _ if location.url().scheme() == "file" => None,
             _ => {
                 let key = chosen.sha256.unwrap_or(url_key).to_string();
-                Some(self.partial(&format!("stream-{}", &key[..32]), name)?)
+                Some(self.store.partial(&format!("stream-{}", &key[..32]), self.env)?)
             }
         };
-        let (partial, lock) = partial.unzip();
         let kept = partial.as_ref().map(stream::Kept::open).transpose()?;
         let mut resumed = 0;
         let opened = match kept {
             Some(kept) if kept.len > 0 || chosen.format == 1 => {
                 resumed = kept.len;
-                let validator = kept.validator.clone();
-                stream::resume(self, location, expected, kept)
-                    .map(|incoming| (Opened::Stream(incoming, validator, None), None))
+                match stream::resume(self, location, expected.clone(), kept) {
+                    // Its beginning was kept before its version was known; what is gone on with there is its frames.
+                    Ok((incoming, _)) if incoming.manifest().version == 3 => {
+                        drop(incoming);
+                        open(self, location, expected, chosen.head_bytes, None, None)
+                    }
+                    resumed => resumed.map(|(incoming, copy)| Opened::Stream(Box::new(incoming), copy, None)),
+                }
+                .map(|opened| (opened, None))
             }
             kept => {
                 let known =
@@ -341,14 +339,8 @@ impl<'a> Pulling<'a> {
                 let (digest, here) = here.ok_or_else(|| Error::Changed { location: location.to_string() })?;
                 Ok(self.nothing_moved(Some(digest), here))
             }
-            // What an earlier run kept, or the registry took for a stream, is of version 3: that is not read as one.
-            Opened::Stream(incoming, ..) if incoming.manifest().version == 3 => {
-                drop((incoming, lock));
-                self.settle_option(partial, Ok(()))?;
-                self.take(name, &Candidate { format: 0, ..chosen.clone() }, None)
-            }
             Opened::Stream(incoming, validator, _) => {
-                let report = self.take_stream(name, chosen, partial, incoming, &validator)?;
+                let report = self.take_stream(name, chosen, partial, *incoming, &validator)?;
                 Ok(PullReport { resumed, ..report })
             }
             Opened::Framed(opened) => {

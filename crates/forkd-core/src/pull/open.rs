@@ -24,7 +24,7 @@ pub(super) enum Opened<'a> {
     /// The server still has the copy that is known.
     NotModified,
     /// Versions 1 and 2; which copy it is, and its size.
-    Stream(Incoming<CheckedBody<'a>>, Validator, Option<u64>),
+    Stream(Box<Incoming<CheckedBody<'a>>>, Validator, Option<u64>),
     /// Version 3.
     Framed(Box<Framed<'a>>),
 }
@@ -82,7 +82,7 @@ pub(super) fn open<'a>(
     let incoming = Incoming::open(body, &name, pulling.env)?;
     if incoming.manifest().version != 3 {
         whole.store(true, Ordering::Relaxed);
-        return Ok(Opened::Stream(incoming, validator, size));
+        return Ok(Opened::Stream(Box::new(incoming), validator, size));
     }
     // Its frames are kept, not its bytes.
     keeping.store(false, Ordering::Relaxed);
@@ -131,7 +131,7 @@ impl Read for Growing<'_> {
                     return Err(std::io::Error::other(Error::Changed { location }));
                 }
             }
-            self.next = self.next.saturating_mul(2);
+            self.next = LONGEST_GUESS.min(self.next.saturating_mul(2));
         }
     }
 }

@@ -44,24 +44,28 @@ impl Kept {
         let note = self.path.with_file_name(NOTE);
         let text = serde_json::to_vec(validator).map_err(|e| Error::new(Kind::General, e.to_string()))?;
         std::fs::write(&note, text).map_err(Error::io("write", &note))?;
+        self.validator = validator.clone();
         self.len = 0;
         Ok(())
     }
 }
 
-/// Opens a pack of version 1 or 2, going on behind what is here of it.
+/// Opens a pack of version 1 or 2, going on behind what is here of it; says of which copy it is.
 pub(super) fn resume<'a>(
     pulling: &Pulling<'a>,
     location: &Location,
     expected: Expected,
     mut kept: Kept,
-) -> Result<Incoming<CheckedBody<'a>>> {
+) -> Result<(Incoming<CheckedBody<'a>>, Validator)> {
     let name = location.to_string();
     // Without a digest or a validator nothing would show that the rest is of another copy.
     let start = if expected.sha256.is_none() && kept.validator.is_empty() { 0 } else { kept.len };
     let complete = start > 0 && expected.size == Some(start);
     let mut body: Box<dyn Read + Send> = Box::new(std::io::empty());
     if !complete {
+        // All of it may be here already, and no server gives a range behind the end: the last byte comes again.
+        let start = start.saturating_sub(1);
+        kept.len = start;
         let only_of = Some(kept.validator.clone()).filter(|_| start > 0);
         let request = Request { start, end: None, only_of, unless: None };
         let download = match pulling.remote.request(location, &request, pulling.env.cancel)? {
@@ -85,9 +89,10 @@ pub(super) fn resume<'a>(
         pulling.env.progress.note(&format!("going on after the {} bytes that are here of {name}", kept.len));
         pulling.env.progress.start("pulling", expected.size);
     }
+    let copy = kept.validator.clone();
     let body = Tee::new(pulling, kept, body, Arc::new(AtomicBool::new(true)));
     let body = CheckedBody::new(Box::new(body), &name, expected, pulling.env.progress, pulling.env.cancel);
-    Incoming::open(body, &name, pulling.env)
+    Ok((Incoming::open(body, &name, pulling.env)?, copy))
 }
 
 /// First the bytes that are here, then those that come, which are kept too.

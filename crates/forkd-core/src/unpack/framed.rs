@@ -42,21 +42,23 @@ pub(super) fn unpack_file(
     env.progress.finish();
     outcome?;
     if !report.nothing_new() {
-        publish(store, &unpacking, &tags, &origin, env)?;
+        publish(store, &unpacking, &tags, &origin, || Ok(()), env)?;
     }
     Ok(report)
 }
 
-/// Seals what was staged and makes its tags appear, root first.
+/// Seals what was staged and makes its tags appear, root first. `before` is what must be done between the two.
 pub(crate) fn publish(
     store: &Store,
     unpacking: &Unpacking<'_>,
     tags: &[Tag],
     origin: &Origin<'_>,
+    before: impl FnOnce() -> Result<()>,
     env: Env<'_>,
 ) -> Result<()> {
     let staged = unpacking.seal(tags, origin)?;
     env.cancel.check()?;
+    before()?;
     for (dir, tag) in staged.iter().zip(tags).filter_map(|(dir, tag)| dir.as_ref().map(|dir| (dir, tag))) {
         store.publish(dir, tag)?;
     }
@@ -289,6 +291,11 @@ impl<'a> Framed<'a> {
     /// Reads what is in a file so far; false where that is a description.
     pub(crate) fn read(&self, file: usize, offset: u64, buffer: &mut [u8]) -> Result<bool> {
         self.unpacking.read_staged(self.ids[file], offset, buffer)
+    }
+
+    /// Makes zero what an earlier run left in the way: only what is not zero is written.
+    pub(crate) fn clear(&self, file: usize, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.unpacking.clear(self.ids[file], offset, buffer)
     }
 
     /// All frames are there: notes their checksums for the record.

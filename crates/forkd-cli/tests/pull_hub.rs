@@ -84,7 +84,7 @@ fn the_pack_of_which_least_must_come_is_taken_and_why_is_said() {
     // A kernel that is not here must come too.
     change(&shop, |artifacts| {
         let kernel = json!({ "kind": "kernel", "name": "6.1.0", "path": "vmlinux", "size": 40 << 20,
-            "sha256": "1".repeat(64), "root": "2".repeat(64) });
+            "sha256": "1".repeat(64), "root": "2".repeat(64), "copied_pages": 1, "similar_pages": 0 });
         artifacts[1] = artifacts[0].clone();
         artifacts[1]["bases"] = json!([kernel]);
     });
@@ -116,7 +116,7 @@ would fetch # MiB from http://#:#/delta.zst
     let plan = user.json(&["pull", &shop.pinned("", "base.zst"), "--tag", "again", "--dry-run"]);
     let bytes = plan["fetch_bytes"].as_u64().unwrap();
     assert!(bytes < 2000, "only the description: {plan}");
-    assert_eq!((&plan["here"], &plan["format"]), (&json!(false), &json!(3)));
+    assert_eq!((&plan["here"], &plan["format"]), (&Value::Null, &json!(3)));
     assert_eq!(plan["reused"][0]["tag"], "base");
     assert!(plan["reused"][0]["bytes"].as_u64().unwrap() > 4 << 20, "{plan}");
     assert!(user.ok(&["pull", &shop.pinned("", "base.zst"), "--dry-run"]).contains("nothing to fetch"));
@@ -278,13 +278,23 @@ fn a_hub_that_lies_is_not_believed() {
         ("size_bytes", json!(7), "the registry declares #"),
         ("url", json!("base.zst"), "the registry declares #"),
         ("url", json!("file:///etc/passwd"), "names a file of this host"),
-        ("manifest_sha256", json!(5), "an artifact"),
-        ("head_bytes", json!(-1), "an artifact"),
     ] {
         change(&shop, |artifacts| artifacts[0][field] = wrong.clone());
         let error = user.fails(6, &["pull", "acme/py", "--hub", &registry]);
         assert!(error.contains(told), "{field} = {wrong}: {error}");
         assert!(user.is_untouched(), "{field} = {wrong}: {:?}", tree(&user.store()));
+    }
+    // What is not understood is passed over.
+    for (field, wrong) in
+        [("manifest_sha256", json!(5)), ("head_bytes", json!(-1)), ("bases", json!([{"kind": "moon"}]))]
+    {
+        change(&shop, |artifacts| {
+            artifacts.truncate(1);
+            artifacts[0][field] = wrong.clone();
+        });
+        let user = User::new();
+        user.ok(&["pull", "acme/py", "--hub", &registry]);
+        shop.check(&user, "py");
     }
     // What only makes it slower does no harm.
     for head in [0, 1, 300, 40 << 20, u64::MAX] {

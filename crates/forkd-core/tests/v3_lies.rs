@@ -342,6 +342,7 @@ fn hostile_manifests_are_refused_before_any_frame() {
     refused(&with(base("x", "planet", "1")), "manifest.toml");
     refused(&with(base("x", "snapshot", "9223372036854775807")), "a base file of more than");
     refused(&with(base("x", "snapshot", "-1")), "manifest.toml");
+    refused(&with(base(&"x".repeat(129), "snapshot", "1")), "at most 128 bytes");
     refused(&with(base("x", "kernel", "1073741824")), "a kernel of");
 }
 

@@ -25,6 +25,9 @@ const WRITE: usize = 1;
 const ENCODE: usize = 2;
 const LANES: [LaneKind; 3] = [LaneKind::Ordered, LaneKind::Ordered, LaneKind::Parallel];
 
+/// A frame is looked at in steps of so many bytes until something is found in it: mostly in the first.
+const LOOK: usize = 64 << 10;
+
 /// What the jobs of one run share.
 struct Shared<'e> {
     inputs: &'e [Input],
@@ -151,12 +154,24 @@ fn finish(
     Ok(output.at)
 }
 
-/// Frames of a file that are not wholly in holes: the most that will be stored.
+/// Frames of a file that are not all zero: those that will be stored. Zeros that are written out count as little as holes, so that
+/// a pack does not depend on how its files lie on the disk.
 fn data_frames(input: &Input) -> Result<usize> {
     let mut parts = Parts::new(0, input, FRAME_SIZE);
     let mut count = 0;
+    let mut buffer = vec![0; LOOK];
     while let Some(part) = parts.next().map_err(Error::io("read", &input.path))? {
-        count += usize::from(!part.hole);
+        if part.hole {
+            continue;
+        }
+        for at in (0..part.len).step_by(LOOK) {
+            let len = LOOK.min(part.len - at);
+            input.read(Part { offset: part.offset + at as u64, len, ..part }, &mut buffer)?;
+            if !forkd_sys::is_zero(&buffer[..len]) {
+                count += 1;
+                break;
+            }
+        }
     }
     Ok(count)
 }

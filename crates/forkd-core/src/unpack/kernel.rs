@@ -58,6 +58,16 @@ pub(super) fn open(
     Ok(SourceFile { file: Some(file), path: entry.path().to_owned(), size: entry.len() })
 }
 
+/// Whether a file is a kernel, compressed.
+pub(crate) fn lies_at(base: &Base, path: &Path, env: Env<'_>) -> Result<bool> {
+    let mut beside =
+        |_: &str| File::open(path).map(|file| Box::new(file) as _).map_err(Error::io("open", path));
+    match take(base, &mut beside, env, &mut |_, _| Ok(())) {
+        Err(error) if error.kind() == Kind::Integrity => Ok(false),
+        taken => taken.map(|()| true),
+    }
+}
+
 /// Decodes a kernel and checks it.
 fn take(
     base: &Base,

@@ -106,19 +106,29 @@ fn a_kernel_comes_from_beside_the_pack_or_from_the_cache() {
 }
 
 #[test]
-fn a_damaged_kernel_of_the_cache_gives_no_wrong_bytes() {
+fn a_damaged_kernel_of_the_cache_is_taken_anew() {
     let packed = packed();
     let home = Home::new();
     let (cache, options) = with_cache(&home);
     comes_back(&packed, &home, &options);
     let path = &cache.list().unwrap()[0].path;
-    let mut bytes = std::fs::read(path).unwrap();
-    bytes.iter_mut().step_by(1000).for_each(|byte| *byte ^= 1);
-    std::fs::remove_file(path).unwrap();
-    std::fs::write(path, bytes).unwrap();
-    std::fs::remove_dir_all(home.store.root()).unwrap();
+    let good = std::fs::read(path).unwrap();
+    let damage = |bytes: &[u8]| {
+        std::fs::remove_dir_all(home.store.root()).unwrap();
+        std::fs::remove_file(path).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    };
+    let mut flipped = good.clone();
+    flipped.iter_mut().step_by(1000).for_each(|byte| *byte ^= 1);
+    for bytes in [&flipped[..], &good[..good.len() / 2], b""] {
+        damage(bytes);
+        comes_back(&packed, &home, &options);
+        assert!(std::fs::read(path).unwrap() == good);
+    }
+    damage(&flipped);
+    std::fs::remove_file(&packed.kernel).unwrap();
     let error = unpack_file(&home.store, &packed.pack, &options, env()).unwrap_err();
-    assert_eq!(error.kind(), Kind::Integrity, "{error}");
+    assert_eq!(error.kind(), Kind::NotFound, "{error}");
     assert!(!home.store.contains(&"t".parse().unwrap()));
 }
 

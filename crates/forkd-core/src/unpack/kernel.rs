@@ -2,6 +2,7 @@
 
 use super::framed::Beside;
 use crate::cache::{Cache, CacheKind, Slot};
+use crate::store::HashedFile;
 use crate::v3::SourceFile;
 use crate::{Env, Error, Kind, Result};
 use forkd_format::Hasher;
@@ -41,7 +42,16 @@ pub(super) fn open(
         })?;
         return Ok(SourceFile { file: Some(file), path, size: base.size });
     };
-    let entry = match cache.find_or_create(CacheKind::Blob, &base.sha256, env)? {
+    let mut slot = cache.find_or_create(CacheKind::Blob, &base.sha256, env)?;
+    if let Slot::Found(entry) = &slot
+        && HashedFile::read(entry.path(), &mut |_| env.cancel.check())?.sha256 != base.sha256
+    {
+        // It would spoil every pack that needs it until somebody emptied the cache.
+        entry.discard()?;
+        drop(slot);
+        slot = cache.find_or_create(CacheKind::Blob, &base.sha256, env)?;
+    }
+    let entry = match slot {
         Slot::Found(entry) => entry,
         Slot::Free(mut writer) => {
             writer.restart()?;

@@ -57,4 +57,7 @@ pub use set_up::{SetUpOptions, set_up};
 pub use store::Store;
 pub use unpack::{Examine, LinkReport, Outcome, UnpackOptions, UnpackReport, unpack_file};
 pub use usage::{Usage, Used, usage};
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use v3::fuzz_frame;
 pub use verify::{Damage, VerifyReport, verify_file, verify_tag};

@@ -2,7 +2,7 @@
 
 use crate::v3::{MAX_BASES, TreeHash};
 use crate::{Digest, FormatError, Snapshot, Tag};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// The name of the manifest inside a pack; always the first entry.
 pub const MANIFEST: &str = "manifest.toml";
@@ -23,6 +23,8 @@ pub const MAX_MANIFEST: u64 = 1 << 20;
 pub const MAX_CHAIN: usize = 256;
 /// The most that a pack may declare to unpack to, in bytes.
 pub const MAX_UNPACKED: u64 = 256 << 30;
+/// The longest name of a base, in bytes.
+const MAX_LABEL: usize = 128;
 
 /// One file of a link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,8 +114,10 @@ pub struct Base {
     /// What it is.
     pub kind: BaseKind,
     /// The snapshot's tag, or the kernel's release; for people.
+    #[serde(deserialize_with = "label")]
     pub name: String,
     /// Its name in the snapshot, or `vmlinux`; for people.
+    #[serde(deserialize_with = "label")]
     pub path: String,
     /// Its size in bytes.
     pub size: u64,
@@ -139,6 +143,16 @@ impl Base {
     pub fn file_name(&self) -> String {
         kernel_file_name(&self.sha256)
     }
+}
+
+/// What stands in messages as it is: one line, and short.
+fn label<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text.len() > MAX_LABEL || text.contains(char::is_control) {
+        let message = format!("a base's name or path: expected at most {MAX_LABEL} bytes on one line");
+        return Err(serde::de::Error::custom(message));
+    }
+    Ok(text)
 }
 
 /// The file beside a pack that holds the kernel with this SHA-256, compressed with zstd.

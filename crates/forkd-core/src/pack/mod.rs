@@ -6,15 +6,14 @@ mod input;
 mod output;
 mod tar;
 
-use crate::store::{HashedFile, LockKind, Stored};
+use crate::store::{LockKind, Stored};
 use crate::{Env, Error, Kind, Result, Store};
 use bases::BaseFile;
 use forkd_format::layout::{entry_header, padding};
-use forkd_format::manifest::{FILE_ORDER, FileEntry, Link, MANIFEST, MEMORY, SNAPSHOT_JSON};
+use forkd_format::manifest::{Base, BaseKind, FILE_ORDER, FileEntry, Link, MANIFEST, MEMORY, SNAPSHOT_JSON};
 use forkd_format::{Digest, Manifest, Tag};
 use input::{Body, Input, open_inputs};
 use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -80,7 +79,9 @@ pub fn pack(store: &Store, options: &PackOptions, out: &Path, env: Env<'_>) -> R
     forkd_sys::try_lock(temp.as_file(), forkd_sys::LockKind::Exclusive)
         .map_err(Error::io("lock", temp.path()))?;
     let mut report = pack_into(store, options, temp.as_file(), temp.path(), env)?;
-    put_kernel(options, dir, env)?;
+    if let Some(base) = report.manifest.bases.iter().find(|base| base.kind == BaseKind::Kernel) {
+        put_kernel(store, options, base, dir, env)?;
+    }
     disk.sync_file(temp.as_file(), out).map_err(Error::io("sync", out))?;
     let (_, path) = temp.keep().map_err(|e| Error::io("keep", out)(e.error))?;
     disk.replace(&path, out)
@@ -91,41 +92,30 @@ pub fn pack(store: &Store, options: &PackOptions, out: &Path, env: Env<'_>) -> R
     Ok(report)
 }
 
-/// Puts the kernel that a pack refers to beside it, where it does not lie there already. It comes first: a pack that is there can be read.
-fn put_kernel(options: &PackOptions, dir: &Path, env: Env<'_>) -> Result<()> {
+/// Puts the kernel that a pack refers to beside it, where it does not lie there already, whole. It comes first: a pack that is
+/// there can be read.
+fn put_kernel(store: &Store, options: &PackOptions, base: &Base, dir: &Path, env: Env<'_>) -> Result<()> {
     let Some((_, kernel)) = &options.kernel else { return Ok(()) };
-    let hashed = HashedFile::read(kernel, &mut |_| env.cancel.check())?;
-    let path = dir.join(forkd_format::manifest::kernel_file_name(&hashed.sha256));
-    if is_kernel(&path, &hashed) {
+    let path = dir.join(base.file_name());
+    if path.exists() && crate::unpack::kernel::lies_at(base, &path, env)? {
         return Ok(());
     }
     let failed = || Error::io("write", &path);
+    let disk = store.disk();
     let mut input = File::open(kernel).map_err(Error::io("open", kernel))?;
-    let temp = tempfile::Builder::new().prefix(".forkd-pack-").tempfile_in(dir).map_err(failed())?;
+    let temp = tempfile::Builder::new()
+        .prefix(".forkd-pack-")
+        .make_in(dir, |path| disk.create(path, 0o644))
+        .map_err(failed())?;
     forkd_sys::try_lock(temp.as_file(), forkd_sys::LockKind::Exclusive).map_err(failed())?;
     let mut encoder = zstd::Encoder::new(temp.as_file(), options.level).map_err(failed())?;
     std::io::copy(&mut input, &mut encoder).map_err(failed())?;
     encoder.finish().map_err(failed())?;
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-    temp.as_file().set_permissions(mode).map_err(failed())?;
-    temp.as_file().sync_all().map_err(failed())?;
-    temp.persist(&path).map_err(|e| failed()(e.error))?;
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(Error::io("sync", dir))
-}
-
-/// Whether a kernel lies somewhere, compressed and whole.
-fn is_kernel(path: &Path, expected: &HashedFile) -> bool {
-    let decode = || -> std::io::Result<Digest> {
-        let mut decoder = zstd::Decoder::new(File::open(path)?)?.take(expected.size + 1);
-        let (mut hasher, mut buffer) = (forkd_format::Hasher::default(), vec![0; 1 << 20]);
-        loop {
-            match decoder.read(&mut buffer)? {
-                0 => return Ok(hasher.finish()),
-                read => hasher.update(&buffer[..read]),
-            }
-        }
-    };
-    decode().is_ok_and(|found| found == expected.sha256)
+    disk.sync_file(temp.as_file(), &path).map_err(failed())?;
+    disk.replace(temp.path(), &path).map_err(failed())?;
+    // Its first name is gone: there is nothing to delete.
+    let _ = temp.keep();
+    Ok(())
 }
 
 /// Packs into an open, empty file.

@@ -2,6 +2,7 @@
 
 use super::framed::Beside;
 use crate::cache::{Cache, CacheKind, Slot};
+use crate::store::HashedFile;
 use crate::v3::SourceFile;
 use crate::{Env, Error, Kind, Result};
 use forkd_format::Hasher;
@@ -41,7 +42,16 @@ pub(super) fn open(
         })?;
         return Ok(SourceFile { file: Some(file), path, size: base.size });
     };
-    let entry = match cache.find_or_create(CacheKind::Blob, &base.sha256, env)? {
+    let mut slot = cache.find_or_create(CacheKind::Blob, &base.sha256, env)?;
+    if let Slot::Found(entry) = &slot
+        && HashedFile::read(entry.path(), &mut |_| env.cancel.check())?.sha256 != base.sha256
+    {
+        // It would spoil every pack that needs it until somebody emptied the cache.
+        entry.discard()?;
+        drop(slot);
+        slot = cache.find_or_create(CacheKind::Blob, &base.sha256, env)?;
+    }
+    let entry = match slot {
         Slot::Found(entry) => entry,
         Slot::Free(mut writer) => {
             writer.restart()?;
@@ -56,6 +66,16 @@ pub(super) fn open(
     };
     let file: File = entry.file().try_clone().map_err(Error::io("open", entry.path()))?;
     Ok(SourceFile { file: Some(file), path: entry.path().to_owned(), size: entry.len() })
+}
+
+/// Whether a file is a kernel, compressed.
+pub(crate) fn lies_at(base: &Base, path: &Path, env: Env<'_>) -> Result<bool> {
+    let mut beside =
+        |_: &str| File::open(path).map(|file| Box::new(file) as _).map_err(Error::io("open", path));
+    match take(base, &mut beside, env, &mut |_, _| Ok(())) {
+        Err(error) if error.kind() == Kind::Integrity => Ok(false),
+        taken => taken.map(|()| true),
+    }
 }
 
 /// Decodes a kernel and checks it.

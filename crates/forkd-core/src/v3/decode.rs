@@ -65,6 +65,11 @@ impl Pages {
         frame_hash(len, bitmap, &self.bytes[..self.len]) == frame.hash
     }
 
+    #[cfg(fuzzing)]
+    pub(super) fn hash(&self, len: usize, bitmap: &[u8]) -> forkd_format::v3::TreeHash {
+        frame_hash(len, bitmap, &self.bytes[..self.len])
+    }
+
     fn clear(&mut self) {
         self.len = 0;
         self.runs.clear();

@@ -1,0 +1,53 @@
+//! An index that is accepted is written as it was read, but for what nothing depends on; and takes no more room than files of its
+//! sizes may.
+#![no_main]
+use forkd_format::v3::{FileFrames, Index, SKIPPABLE_HEADER, StoredFrame, TreeHash, frame_count};
+
+// The first byte says how many files there are and three bytes each how large they are; the index follows.
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    let Some((count, rest)) = bytes.split_first() else { return };
+    let count = usize::from(count % 4);
+    if rest.len() < count * 3 {
+        return;
+    }
+    let (sizes, index) = rest.split_at(count * 3);
+    let sizes: Vec<u64> = sizes.chunks(3).map(|size| u64::from(size[0]) << 16 | u64::from(size[1]) << 8 | u64::from(size[2])).collect();
+    // The roots are those of whatever the index holds: the fuzzer makes no hashes.
+    let Some(files) = roots(index, &sizes) else { return };
+    let declared: Vec<_> = files.iter().map(|file| (file.size, file.root())).collect();
+    let Ok(parsed) = Index::parse(index, &declared) else { return };
+    let written = parsed.to_bytes();
+    assert!(written.len() as u64 <= Index::max_len(&sizes));
+    assert_eq!(Index::parse(&written, &declared).as_ref(), Ok(&parsed));
+    assert!(index.ends_with(&written[64..]));
+    let mut at = parsed.head_len;
+    for (_, _, frame) in parsed.stored() {
+        assert_eq!(frame.offset, at);
+        assert!(frame.len as usize > SKIPPABLE_HEADER);
+        at += u64::from(frame.len);
+    }
+    assert_eq!(at, parsed.head_len + parsed.data_len);
+});
+
+/// The files that an index makes, read without any check.
+fn roots(index: &[u8], sizes: &[u64]) -> Option<Vec<FileFrames>> {
+    let mut at = u32::from_le_bytes(index.get(8..12)?.try_into().ok()?) as usize;
+    let mut files = Vec::new();
+    for size in sizes {
+        let count = frame_count(*size);
+        let bitmap = index.get(at..)?.get(..count.div_ceil(8))?;
+        at += bitmap.len();
+        let mut frames = Vec::new();
+        for number in 0..count {
+            if bitmap[number / 8] >> (number % 8) & 1 == 0 {
+                frames.push(None);
+                continue;
+            }
+            let hash = <[u8; 32]>::try_from(index.get(at..)?.get(..32)?).ok()?;
+            at += 44;
+            frames.push(Some(StoredFrame { hash: TreeHash::from_bytes(hash), sum: 0, offset: 0, len: 0 }));
+        }
+        files.push(FileFrames { size: *size, frames });
+    }
+    Some(files)
+}

@@ -368,3 +368,23 @@ fn a_folder_is_a_hub_with_several_packs_too() {
     assert!(err.contains("full.zst"), "{err}");
     shop.check(&other, "py");
 }
+
+#[test]
+fn a_base_whose_damage_no_time_shows() {
+    let shop = shop();
+    let registry = shop.hub.url("registry.json");
+    let user = with_base(&shop);
+    let path = user.snapshot("base", "memory.bin");
+    let memory = File::options().write(true).open(&path).unwrap();
+    let time = path.metadata().unwrap().modified().unwrap();
+    for page in 0..1024 {
+        memory.write_all_at(b"damaged", page * 4096 + 99).unwrap();
+    }
+    memory.set_modified(time).unwrap();
+    // The pack is not to blame alone: what it refers to is named, and the full pack needs no base.
+    let error = user.fails(6, &["pull", "acme/py", "--hub", &registry]);
+    assert!(error.contains("`forkd verify base`"), "{error}");
+    assert!(!user.path("data/forkd/partial").exists() && !user.snapshot("py", "").exists());
+    user.ok(&["pull", &shop.pinned("", "full.zst")]);
+    shop.check(&user, "py");
+}

@@ -6,9 +6,21 @@ mod common;
 use common::User;
 use common::shop::{Shop, kill, longest_frame, noise, spawn, until};
 use forkd_format::v3::HEAD_GUESS;
+use forkd_testing::pseudo_random;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 const PERCENT: [u64; 5] = [0, 10, 50, 90, 99];
+
+/// What waits for the network most of the time need not wait in turn.
+fn each_percent(test: impl Fn(u64) + Sync) {
+    std::thread::scope(|scope| {
+        for percent in PERCENT {
+            let test = &test;
+            scope.spawn(move || test(percent));
+        }
+    });
+}
 
 /// A publisher of one snapshot, as version 3: eight frames and a hole.
 fn shop() -> Shop {
@@ -44,9 +56,9 @@ fn finished(shop: &Shop, user: &User, tag: &str) {
 
 #[test]
 fn a_connection_that_closes_or_stalls_or_finds_the_server_busy() {
-    let shop = shop();
-    let size = shop.size("p.zst");
-    for percent in PERCENT {
+    each_percent(|percent| {
+        let shop = shop();
+        let size = shop.size("p.zst");
         let at = size * percent / 100;
         for (broken, then) in [
             (format!("cut/{at}/"), ""),
@@ -62,7 +74,7 @@ fn a_connection_that_closes_or_stalls_or_finds_the_server_busy() {
         finished(&shop, &user, "py");
         let sent = shop.sent(from, "/p.zst");
         assert!(sent <= bound(&shop, 1, 1), "once, {percent} %: {sent} of {size} bytes");
-    }
+    });
 }
 
 #[test]
@@ -104,7 +116,7 @@ fn a_client_that_is_killed() {
 
 #[test]
 fn another_copy_on_the_server() {
-    for percent in PERCENT {
+    each_percent(|percent| {
         let shop = shop();
         noise(&shop.user, "new", &[9, 2, 3, 0, 4, 5, 6]);
         shop.pack("new", "new.zst", &["--format", "3"]);
@@ -118,7 +130,8 @@ fn another_copy_on_the_server() {
         let (other, from) = (User::new(), shop.hub.requests().len());
         let each = at.max(size / 5);
         let slow = shop.hub.url(&format!("cut-each/{each}/slow/{size}/p.zst"));
-        let mut child = other.command(&["pull", &slow]).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child =
+            other.command(&["pull", &slow]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         until(&mut child, || shop.hub.requests().len() > from && shop.sent(from, "/p.zst") >= each / 2);
         std::fs::rename(shop.file("new.zst"), shop.file("p.zst")).unwrap();
         let seen = other.seen(&child.wait_with_output().unwrap());
@@ -134,7 +147,7 @@ fn another_copy_on_the_server() {
         assert!(sent <= shop.size("p.zst") + HEAD_GUESS, "{percent} %: {sent}");
         user.ok(&["gc"]);
         finished(&shop, &user, "new");
-    }
+    });
 }
 
 #[test]
@@ -145,6 +158,37 @@ fn a_copy_that_changes_with_every_answer_is_given_up() {
     assert!(error.contains("the server's copy changed; starting over"), "{error}");
     user.ok(&["pull", &shop.hub.url("noetag/p.zst")]);
     finished(&shop, &user, "py");
+}
+
+#[test]
+fn lives_too_short_for_it_add_up() {
+    let shop = Shop::new();
+    noise(&shop.user, "big", &(1..=12).collect::<Vec<u64>>());
+    shop.pack("big", "p.zst", &["--format", "3"]).pack("big", "one.zst", &[]);
+    for name in ["p.zst", "one.zst"] {
+        let (user, size, from) = (User::new(), shop.size(name), shop.hub.requests().len());
+        let url = shop.pinned(&format!("slow/{}/", size / 3), name);
+        let (mut random, mut lives) = (pseudo_random(7), 0);
+        loop {
+            let mut child = spawn(&user, &["pull", &url]);
+            let life = Instant::now() + Duration::from_millis(300 + random() % 700);
+            until(&mut child, || Instant::now() > life);
+            let ended = child.try_wait().unwrap();
+            kill(child);
+            lives += 1;
+            assert!(lives < 60, "{name}: it never ends");
+            if let Some(status) = ended {
+                assert!(status.success(), "{name}");
+                break;
+            }
+        }
+        user.run(&["gc"]);
+        finished(&shop, &user, "big");
+        // Each life may lose a frame and a piece a connection, and asks for the head again.
+        let lost = longest_frame(&shop.file("p.zst")) + 2 * (64 << 10);
+        let sent = shop.sent(from, name);
+        assert!(sent <= size + lives * (2 * lost + HEAD_GUESS), "{name}: {sent} of {size} in {lives} lives");
+    }
 }
 
 #[test]

@@ -265,7 +265,24 @@ impl<'a> Framed<'a> {
             });
         }
         self.advance_zeros();
-        Assembly::new(self.head, name, &sources, self, done).run(feeders, env)
+        let outcome = Assembly::new(self.head, name, &sources, self, done).run(feeders, env);
+        outcome.map_err(|error| self.explain(store, error, &sources))
+    }
+
+    /// What frames refer to was believed by its record; where they decode to other bytes, that may be why.
+    fn explain(&self, store: &Store, error: Error, sources: &[SourceFile]) -> Error {
+        let base = sources[..self.head.manifest.bases.len()]
+            .iter()
+            .find_map(|base| Some(base.path.parent()?.strip_prefix(store.snapshots()).ok()?.display()));
+        match base {
+            Some(tag) if error.kind() == Kind::Integrity => {
+                let message = format!(
+                    "{error}. It may refer to '{tag}': `forkd verify {tag}` tells whether that is damaged"
+                );
+                Error::new(Kind::Integrity, message)
+            }
+            _ => error,
+        }
     }
 
     /// A file of a snapshot that is here with the same bytes.

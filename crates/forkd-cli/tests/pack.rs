@@ -124,3 +124,105 @@ fn a_closed_standard_output_does_not_stop_the_work() {
     assert!(child.wait().unwrap().success());
     assert!(user.path("p").is_file());
 }
+
+#[test]
+fn format_3_is_one_file_that_unpacks_and_says_what_it_is() {
+    let user = User::new();
+    user.with("t", 2);
+    assert_eq!(
+        user.ok(&["pack", "--format", "3", "--tag", "t", "--out", "p"]),
+        "==> packing snapshot 't' → p
+✓ wrote # MiB (# MiB uncompressed; #× compression) in #s
+  next: scp/upload, then `forkd unpack p` on the target host
+"
+    );
+    let facts = user.json(&["inspect", "p", "--json"]);
+    assert_eq!(facts["pack_version"], 3);
+    let files = facts["frames"]["files"].as_array().unwrap();
+    assert_eq!(files.len(), 4);
+    assert_eq!(files[3]["name"], "t/memory.bin");
+    assert!(files[3]["stored_bytes"].as_u64().unwrap() > 0);
+    let artifact = &facts["frames"]["artifact"];
+    assert_eq!(artifact["size_bytes"], user.path("p").metadata().unwrap().len());
+    assert_eq!(artifact["bases"].as_array().unwrap().len(), 0);
+    let seen = user.run(&["inspect", "p"]);
+    assert!(seen.out.contains("\n    frames") && seen.out.contains("\n  manifest    sha"), "{}", seen.out);
+    // What a host of an earlier release makes of it: the manifest is all that its tools find, and it names the version.
+    let script = "zstd -qdc p | tar t && zstd -qdc p | tar xO manifest.toml | head -1";
+    let output = Command::new("sh").args(["-c", script]).current_dir(user.dir.path()).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "manifest.toml\nforkd_pack_version = 3\n");
+    let other = User::new();
+    std::fs::copy(user.path("p"), other.path("p")).unwrap();
+    other.ok(&["unpack", "p"]);
+    for name in ["vmstate", "memory.bin", "rootfs.ext4"] {
+        assert_eq!(
+            std::fs::read(user.snapshot("t", name)).unwrap(),
+            std::fs::read(other.snapshot("t", name)).unwrap()
+        );
+    }
+    assert_eq!(other.run(&["verify", "p"]).code, 0);
+    assert_eq!(other.run(&["verify", "t"]).code, 0);
+}
+
+#[test]
+fn a_base_may_be_a_tag_a_pack_or_a_name_in_a_registry() {
+    let user = User::new();
+    user.with("one", 2).with("two", 2);
+    user.ok(&["pack", "--tag", "one", "--out", "one.pack"]);
+    let digest = forkd_testing::sha256(&user.path("one.pack"));
+    let size = user.path("one.pack").metadata().unwrap().len();
+    let registry = format!(
+        r#"{{"schema_version":1,"packages":{{"acme/one":{{"versions":{{"latest":{{"url":"one.pack","sha256":"{digest}","size_bytes":{size}}}}}}}}}}}"#
+    );
+    std::fs::write(user.path("registry.json"), registry).unwrap();
+    let hub = format!("file://{}", user.path("registry.json").display());
+    let pack = |out: &str, base: &str| {
+        user.ok(&["pack", "--format", "3", "--tag", "two", "--out", out, "--base", base, "--hub", &hub]);
+        user.path(out).metadata().unwrap().len()
+    };
+    user.ok(&["pack", "--format", "3", "--tag", "two", "--out", "alone"]);
+    let alone = user.path("alone").metadata().unwrap().len();
+    for (out, base) in [("a", "one"), ("b", "one.pack"), ("c", "acme/one")] {
+        let size = pack(out, base);
+        assert!(size * 4 < alone, "{base}: {size} of {alone}");
+    }
+    // What was unpacked for it is gone again.
+    assert!(!user.path("data/forkd/staging").exists());
+    // It unpacks where the base is, under whatever tag, and says what is missing elsewhere.
+    user.ok(&["tag", "one", "other"]);
+    user.ok(&["rmi", "one", "two"]);
+    user.ok(&["unpack", "a"]);
+    let stranger = User::new();
+    std::fs::copy(user.path("a"), stranger.path("a")).unwrap();
+    let seen = stranger.run(&["unpack", "a"]);
+    assert_eq!(seen.code, 3, "{}", seen.err);
+    assert!(seen.err.contains("is packed against 'one'"), "{}", seen.err);
+    assert!(stranger.is_untouched());
+}
+
+#[test]
+fn formats_that_cannot_hold_it_are_refused() {
+    let user = User::new();
+    user.with("t", 2);
+    three_links(&user);
+    for (args, code, expected) in [
+        (&["--tag", "t", "--format", "2"][..], 2, "is no chain"),
+        (&["--tag", "top", "--format", "1"], 2, "is a chain"),
+        (&["--tag", "t", "--base", "top"], 2, "add --format"),
+        (&["--tag", "t", "--format", "4"], 2, "invalid value"),
+        (
+            &["--tag", "t", "--format", "3", "--base", "nowhere"],
+            3,
+            "neither a snapshot in the store nor a file",
+        ),
+        (&["--tag", "t", "--format", "3", "--kernel"], 3, "is not named in its snapshot.json"),
+    ] {
+        let seen = user.run(&[&["pack", "--out", "x"], args].concat());
+        assert_eq!(seen.code, code, "{args:?}: {}", seen.err);
+        assert!(seen.err.contains(expected), "{args:?}: {}", seen.err);
+        assert!(!user.path("x").exists());
+    }
+    let seen = user.run(&["images", "--format", "3"]);
+    assert_eq!(seen.code, 2);
+    assert!(seen.err.contains("--format # is for pack and push"), "{}", seen.err);
+}

@@ -227,6 +227,6 @@ open("disk.expected", "wb").write(disk)
     std::fs::write(&side, zstd::encode_all(&[7u8; 105_000][..], 1).unwrap()).unwrap();
     assert!(user.fails(6, &["unpack", "side.zst"]).contains("the manifest declares"));
     std::fs::remove_file(&side).unwrap();
-    assert!(user.fails(3, &["unpack", "side.zst"]).contains("the pack's root disk is missing"));
+    assert!(user.fails(3, &["unpack", "side.zst"]).contains("is missing, which belongs to the pack"));
     assert!(!user.snapshot("side", "").exists());
 }

@@ -407,6 +407,27 @@ impl Cache {
         Ok(freed)
     }
 
+    /// Deletes servers' answers that were not asked for again in so long a time; says how many. A lost one costs a transfer.
+    #[must_use]
+    pub fn sweep_answers(&self, unused: Duration) -> u64 {
+        let mut count = 0;
+        for entry in fs::read_dir(self.answers()).into_iter().flatten().flatten() {
+            let age = entry
+                .metadata()
+                .and_then(|found| found.modified())
+                .map(|at| at.elapsed().unwrap_or_default());
+            if age.is_ok_and(|age| age > unused) {
+                count += u64::from(fs::remove_file(entry.path()).is_ok());
+            }
+        }
+        count
+    }
+
+    /// Where servers' answers are kept.
+    pub(crate) fn answers(&self) -> PathBuf {
+        self.root.join("answers")
+    }
+
     /// Deletes all that is not in use.
     ///
     /// # Errors

@@ -1,8 +1,11 @@
 use crate::receive::Incoming;
 use crate::store::{Source, parent_of};
+use crate::v3::{Head, read_exact};
 use crate::{Env, Error, Result, Store};
-use forkd_format::manifest::{RootfsSidecar, SNAPSHOT_JSON};
-use forkd_format::{Digest, Manifest, Tag};
+use forkd_format::manifest::{Base, RootfsSidecar, SNAPSHOT_JSON};
+use forkd_format::v3::{Plan, RunKind, frame_len, parse_data_frame};
+use forkd_format::{Digest, Manifest, PAGE_SIZE, Tag};
+use std::io::Read;
 use std::path::Path;
 
 /// What is known of a snapshot or a pack.
@@ -28,6 +31,38 @@ pub struct Inspection {
     pub rootfs: Option<RootfsSidecar>,
     /// The links, root first.
     pub links: Vec<LinkFacts>,
+    /// What a version 3 pack is made of.
+    pub framed: Option<FramedFacts>,
+}
+
+/// What a version 3 pack is made of.
+#[derive(Debug, Clone)]
+pub struct FramedFacts {
+    /// SHA-256 of its manifest, which names the pack.
+    pub manifest_sha256: Digest,
+    /// Bytes before the first frame: manifest and index.
+    pub head_bytes: u64,
+    /// Its files in order, by their names in the pack.
+    pub files: Vec<(String, FrameFacts)>,
+    /// Files that it refers to and does not hold.
+    pub bases: Vec<Base>,
+}
+
+/// The frames of one file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FrameFacts {
+    /// Frames that stand in the pack.
+    pub stored: usize,
+    /// Frames of zeros, which do not.
+    pub zero: usize,
+    /// Bytes of the stored ones.
+    pub bytes: u64,
+    /// Pages that are stored.
+    pub data_pages: u64,
+    /// Pages that are copied from others.
+    pub copied_pages: u64,
+    /// Pages of others that stored ones are compressed with.
+    pub similar_pages: u64,
 }
 
 /// One link.
@@ -56,15 +91,56 @@ pub struct FileFacts {
     pub sha256: Option<Digest>,
 }
 
-/// Reads the manifest of a pack file, and nothing behind it.
+/// Reads the manifest of a pack file and, of version 3, the index and the plans of its frames; nothing else behind it.
 ///
 /// # Errors
 /// [`crate::Kind::NotFound`], [`crate::Kind::Integrity`].
 pub fn inspect_file(file: &Path, env: Env<'_>) -> Result<Inspection> {
     let input = crate::unpack::open_pack(file)?;
     let size = input.metadata().map_err(Error::io("open", file))?.len();
-    let incoming = Incoming::open(input, &file.display().to_string(), env)?;
-    Ok(of_manifest(incoming.manifest(), Some(size)))
+    let name = file.display().to_string();
+    let incoming = Incoming::open(input, &name, env)?;
+    if incoming.manifest().version != 3 {
+        return Ok(of_manifest(incoming.manifest(), Some(size)));
+    }
+    let (head, mut rest) = Head::read(incoming, &name)?;
+    head.check_size(size, &name)?;
+    let framed = framed(&head, &mut rest, &name, env)?;
+    Ok(Inspection { framed: Some(framed), ..of_manifest(&head.manifest, Some(size)) })
+}
+
+/// Reads the plan of every frame, and no page.
+fn framed(head: &Head, frames: &mut impl Read, name: &str, env: Env<'_>) -> Result<FramedFacts> {
+    let mut files: Vec<(String, FrameFacts)> = Vec::new();
+    for (file, table) in head.index.files.iter().enumerate() {
+        let stored = table.frames.iter().flatten().count();
+        let zero = table.frames.len() - stored;
+        files.push((head.member(file), FrameFacts { stored, zero, ..FrameFacts::default() }));
+    }
+    let bases = head.manifest.bases.iter().map(|base| base.size);
+    let sources: Vec<u64> = bases.chain(head.index.files.iter().map(|table| table.size)).collect();
+    for (file, number, frame) in head.index.stored() {
+        env.cancel.check()?;
+        let mut bytes = vec![0; frame.len as usize];
+        read_exact(frames, &mut bytes, name)?;
+        let len = frame_len(head.index.files[file].size, number);
+        let pages = |source: usize| sources.get(source).map(|size| size / PAGE_SIZE as u64);
+        let plan = parse_data_frame(&bytes).and_then(|body| Plan::parse(body, len, pages));
+        let (plan, _) = plan.map_err(Error::malformed(format!("{name}: {}", files[file].0)))?;
+        let facts = &mut files[file].1;
+        facts.bytes += u64::from(frame.len);
+        let data = plan.runs.iter().filter(|run| run.kind == RunKind::Data);
+        facts.data_pages += data.map(|run| run.count as u64).sum::<u64>();
+        for (run, similar) in plan.references() {
+            *if similar { &mut facts.similar_pages } else { &mut facts.copied_pages } += run.count as u64;
+        }
+    }
+    Ok(FramedFacts {
+        manifest_sha256: head.digest,
+        head_bytes: head.index.head_len,
+        files,
+        bases: head.manifest.bases.clone(),
+    })
 }
 
 fn of_manifest(manifest: &Manifest, pack_size: Option<u64>) -> Inspection {
@@ -94,6 +170,7 @@ fn of_manifest(manifest: &Manifest, pack_size: Option<u64>) -> Inspection {
         source: None,
         rootfs: manifest.rootfs.clone(),
         links: links.collect(),
+        framed: None,
     }
 }
 
@@ -137,5 +214,6 @@ pub fn inspect_tag(store: &Store, tag: &Tag) -> Result<Inspection> {
         source: record.source,
         rootfs: None,
         links,
+        framed: None,
     })
 }

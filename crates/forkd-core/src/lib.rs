@@ -33,6 +33,8 @@ mod verify;
 pub mod cache;
 pub mod engine;
 pub mod guest;
+#[doc(hidden)]
+pub mod measure;
 pub mod remote;
 pub mod runtime;
 pub mod store;
@@ -45,7 +47,7 @@ pub use error::{Error, Kind, Result};
 pub use fork::{ForkOptions, Forked, check, fork, talk};
 pub use forkd_agent::message::{Exec, Exit, PROTOCOL};
 pub use images::{Image, images};
-pub use inspect::{FileFacts, Inspection, LinkFacts, inspect_file, inspect_tag};
+pub use inspect::{FileFacts, FrameFacts, FramedFacts, Inspection, LinkFacts, inspect_file, inspect_tag};
 pub use pack::{PackOptions, PackReport, pack};
 pub use pull::{PullOptions, PullPlan, PullReport, Target, plan_pull, pull, resolve};
 pub use push::{PushReport, push, temp_path};

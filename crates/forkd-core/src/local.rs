@@ -1,42 +1,60 @@
 //! What the store has already of files that come from elsewhere: by what they hold, whatever they are called.
 
-use crate::store::{RecordedFile, Stored};
+use crate::store::{HashedFile, RecordedFile, Stored};
 use crate::v3::SourceFile;
-use crate::{Error, Result, Store};
+use crate::{Env, Result, Store};
 use forkd_format::Tag;
 use forkd_format::manifest::{Base, SNAPSHOT_JSON};
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 
 /// A file of a snapshot in the store that is as it was recorded.
 pub(crate) struct LocalFile {
     pub(crate) tag: Tag,
     pub(crate) path: PathBuf,
-    pub(crate) file: File,
     pub(crate) recorded: RecordedFile,
+    stored: Arc<Stored>,
+    /// Opened when it is first wanted: a store may have more files than a process may have open.
+    opened: OnceLock<Option<File>>,
 }
 
 /// All of them, snapshots in the order of their tags. What cannot be read is passed over: it may be fetched.
 pub(crate) fn files(store: &Store) -> Result<Vec<LocalFile>> {
     let mut files = Vec::new();
     for tag in store.tags()? {
-        let Ok(stored) = store.load(&tag) else { continue };
-        for recorded in stored.record.iter().flat_map(|record| &record.files) {
-            files.extend(open(&stored, recorded));
+        let Ok(stored) = store.load(&tag).map(Arc::new) else { continue };
+        let recorded = stored.record.iter().flat_map(|record| &record.files);
+        for recorded in recorded.filter(|recorded| recorded.path != SNAPSHOT_JSON) {
+            let path = stored.dir.join(&recorded.path);
+            let metadata = path.symlink_metadata().ok().filter(Metadata::is_file);
+            if metadata.is_some_and(|metadata| stored.untouched(&recorded.path, &metadata).is_some()) {
+                let (tag, recorded) = (tag.clone(), recorded.clone());
+                files.push(LocalFile {
+                    tag,
+                    path,
+                    recorded,
+                    stored: Arc::clone(&stored),
+                    opened: OnceLock::new(),
+                });
+            }
         }
     }
     Ok(files)
 }
 
-fn open(stored: &Stored, recorded: &RecordedFile) -> Option<LocalFile> {
-    let path = stored.dir.join(&recorded.path);
-    let file = stored.open(&path).ok().filter(|_| recorded.path != SNAPSHOT_JSON)?;
-    stored.untouched(&recorded.path, &file.metadata().ok()?)?;
-    Some(LocalFile { tag: stored.tag.clone(), path, file, recorded: recorded.clone() })
-}
-
 impl LocalFile {
+    /// The file, where it is still there and as it was recorded.
+    pub(crate) fn open(&self) -> Option<&File> {
+        let open = || {
+            let file = self.stored.open(&self.path).ok()?;
+            self.stored.untouched(&self.recorded.path, &file.metadata().ok()?)?;
+            Some(file)
+        };
+        self.opened.get_or_init(open).as_ref()
+    }
+
     /// Whether it is a base file: by its size and a digest that was checked, never by its name.
     fn is(&self, base: &Base) -> bool {
         let known = self.recorded.root == Some(base.root)
@@ -45,15 +63,36 @@ impl LocalFile {
     }
 
     /// The same file as one that frames may refer to.
-    pub(crate) fn as_source(&self) -> Result<SourceFile> {
-        let file = self.file.try_clone().map_err(Error::io("open", &self.path))?;
-        Ok(SourceFile { file: Some(file), path: self.path.clone(), size: self.recorded.size })
+    pub(crate) fn as_source(&self) -> Option<SourceFile> {
+        let file = self.open()?.try_clone().ok()?;
+        Some(SourceFile { file: Some(file), path: self.path.clone(), size: self.recorded.size })
     }
 }
 
 /// The file of the store that a base is, where it has one.
 pub(crate) fn find_base<'f>(files: &'f [LocalFile], base: &Base) -> Option<&'f LocalFile> {
     files.iter().find(|file| file.is(base))
+}
+
+/// The same among snapshots that have no record, as other tools leave them: files of the right size are read.
+pub(crate) fn find_unrecorded(store: &Store, base: &Base, env: Env<'_>) -> Result<Option<SourceFile>> {
+    for tag in store.tags()? {
+        let Ok(stored) = store.load(&tag) else { continue };
+        if stored.record.is_some() {
+            continue;
+        }
+        for (_, path) in stored.bodies() {
+            let Some(file) =
+                stored.open(&path).ok().filter(|_| path.metadata().is_ok_and(|m| m.len() == base.size))
+            else {
+                continue;
+            };
+            if HashedFile::read(&path, &mut |_| env.cancel.check())?.root == base.root {
+                return Ok(Some(SourceFile { file: Some(file), path, size: base.size }));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// MiB blocks of the store's files by their checksums.

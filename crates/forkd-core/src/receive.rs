@@ -201,11 +201,12 @@ impl<R: Read> Incoming<R> {
         let Self { source, reader, pending, manifest, name, .. } = self;
         let padding =
             pending.as_ref().map_or(&[][..], |placing| &placing.content.bytes()[placing.range.clone()]);
-        if padding.len() >= 512 || !forkd_sys::is_zero(padding) {
-            let source = FormatError::Manifest("something follows it in its frame".into());
+        let (digest, len) = reader.manifest_digest().unwrap_or_else(|| (Digest::of(b""), 0));
+        if padding.len() != forkd_format::layout::padding(len) || !forkd_sys::is_zero(padding) {
+            let source =
+                FormatError::Manifest("expected its padding behind it in its frame, and no more".into());
             return Err(Error::Malformed { file: name, source });
         }
-        let digest = reader.manifest_digest().unwrap_or_else(|| Digest::of(b""));
         let (at, rest) = source.into_rest();
         Ok((manifest, digest, at, rest))
     }

@@ -125,15 +125,19 @@ pub struct Base {
     pub sha256: Digest,
     /// What its frames make.
     pub root: TreeHash,
-    /// Pages of it that frames copy, for people.
-    #[serde(default)]
+    /// Pages of it that frames copy.
     pub copied_pages: u64,
-    /// Pages of it that frames are compressed with, for people.
-    #[serde(default)]
+    /// Pages of it that frames are compressed with.
     pub similar_pages: u64,
 }
 
 impl Base {
+    /// Whether no frame refers to it: then it need not be there.
+    #[must_use]
+    pub fn is_unused(&self) -> bool {
+        self.copied_pages == 0 && self.similar_pages == 0
+    }
+
     /// The file beside the pack that holds a kernel, compressed with zstd.
     #[must_use]
     pub fn file_name(&self) -> String {

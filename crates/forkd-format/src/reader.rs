@@ -56,7 +56,8 @@ pub struct PackReader {
     tar: TarParser,
     current: Current,
     manifest: Option<Manifest>,
-    manifest_digest: Option<Digest>,
+    /// Digest and length of the manifest's bytes.
+    manifest_digest: Option<(Digest, u64)>,
     expected: HashMap<String, FileId>,
 }
 
@@ -79,9 +80,9 @@ impl PackReader {
         self.manifest.as_ref()
     }
 
-    /// SHA-256 of the manifest's bytes, once it was read: what names a version 3 pack.
+    /// SHA-256 and length of the manifest's bytes, once it was read: the first names a version 3 pack.
     #[must_use]
-    pub fn manifest_digest(&self) -> Option<Digest> {
+    pub fn manifest_digest(&self) -> Option<(Digest, u64)> {
         self.manifest_digest
     }
 
@@ -182,7 +183,7 @@ impl PackReader {
                         self.expected.insert(manifest.entry_name(link, file), FileId { link: l, file: f });
                     }
                 }
-                self.manifest_digest = Some(Digest::of(collected));
+                self.manifest_digest = Some((Digest::of(collected), *size));
                 self.manifest = Some(manifest);
                 self.current = Current::Nothing;
                 Ok(Some(PackEvent::Manifest))

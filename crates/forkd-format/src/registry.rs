@@ -42,7 +42,7 @@ pub struct Version {
     pub base_image: Option<String>,
     /// Other packs of the same snapshot; read by [`Version::framed`].
     #[serde(default)]
-    artifacts: Vec<serde_json::Value>,
+    artifacts: Option<Vec<serde_json::Value>>,
 }
 
 /// A version 3 pack of a snapshot, beside the one that every host reads.
@@ -68,18 +68,12 @@ pub struct Artifact {
 const MAX_ARTIFACTS: usize = 16;
 
 impl Version {
-    /// The version 3 packs of it, at most 16. Artifacts of other formats are passed over.
-    ///
-    /// # Errors
-    /// [`FormatError::Registry`] where one of version 3 lacks something.
-    pub fn framed(&self) -> Result<Vec<Artifact>, FormatError> {
-        let framed =
-            self.artifacts.iter().filter(|value| value.get("format").and_then(|f| f.as_u64()) == Some(3));
-        let parsed = framed.take(MAX_ARTIFACTS).map(|value| {
-            serde_json::from_value(value.clone())
-                .map_err(|e| FormatError::Registry(format!("an artifact: {e}")))
-        });
-        parsed.collect()
+    /// The version 3 packs of it, at most 16. What this forkd does not understand is passed over, as an older host passes over all.
+    #[must_use]
+    pub fn framed(&self) -> Vec<Artifact> {
+        let artifacts = self.artifacts.iter().flatten();
+        let parsed = artifacts.filter_map(|value| serde_json::from_value(value.clone()).ok());
+        parsed.filter(|artifact: &Artifact| artifact.format == 3).take(MAX_ARTIFACTS).collect()
     }
 }
 

@@ -4,6 +4,7 @@ use crate::output::mib;
 use anyhow::Result;
 use forkd_core::cache::Cache;
 use serde_json::json;
+use std::time::Duration;
 
 /// Delete what interrupted runs left behind, and of the cache what is beyond its limit
 #[derive(Debug, clap::Args)]
@@ -16,10 +17,15 @@ pub(crate) struct Args {
     cache_limit_mib: Option<u32>,
 }
 
+/// What a server answered is forgotten when nobody asked again in so long.
+const UNUSED_ANSWER: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
 pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
     let limit = args.cache_limit_mib.map_or_else(config::cache_limit, |mib| Ok(u64::from(mib) << 20))?;
     let removed = config::store()?.gc(context.env().progress)?;
-    let freed = Cache::new(&config::cache_dir()?).trim(limit, context.env())?;
+    let cache = Cache::new(&config::cache_dir()?);
+    let freed = cache.trim(limit, context.env())?;
+    let _ = cache.sweep_answers(UNUSED_ANSWER);
     match removed {
         0 if freed.entries == 0 => context.output.line("✓ nothing to clean up"),
         0 => {}

@@ -2,8 +2,9 @@ use super::Context;
 use crate::config;
 use crate::output::{mib, printable};
 use anyhow::Result;
-use forkd_core::{Error, Inspection, Kind, Store, Target};
+use forkd_core::{Error, FramedFacts, Inspection, Kind, Store, Target};
 use forkd_format::Tag;
+use forkd_format::manifest::BaseKind;
 use forkd_remote::AnyRemote;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -130,7 +131,73 @@ fn text(inspection: &Inspection) -> String {
         let (name, size) = (rootfs.file_name(), rootfs.size);
         lines.push(format!("  beside the pack: {name}, {size} bytes uncompressed  sha256:{}", rootfs.sha256));
     }
+    if let Some(framed) = &inspection.framed {
+        lines.extend(framed_text(framed));
+    }
     lines.join("\n")
+}
+
+/// Frames, and what they refer to.
+fn framed_text(framed: &FramedFacts) -> Vec<String> {
+    let size = |pages: u64| mib(pages * forkd_format::PAGE_SIZE as u64);
+    let mut lines = vec![
+        format!("  manifest    sha256:{}", framed.manifest_sha256),
+        format!("  head        {} bytes: manifest and index", framed.head_bytes),
+    ];
+    let width = framed.files.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    lines.push(format!(
+        "    {:width$}{:>8}{:>8}{:>14}{:>12}{:>12}{:>12}",
+        "frames", "stored", "zero", "bytes", "data", "copied", "similar"
+    ));
+    for (name, facts) in &framed.files {
+        lines.push(format!(
+            "    {name:width$}{:>8}{:>8}{:>14}{:>12}{:>12}{:>12}",
+            facts.stored,
+            facts.zero,
+            facts.bytes,
+            size(facts.data_pages),
+            size(facts.copied_pages),
+            size(facts.similar_pages)
+        ));
+    }
+    for base in framed.bases.iter().filter(|base| !base.is_unused()) {
+        lines.push(format!("  refers to {}", super::pack::refers_to(base)));
+        lines.push(format!("    {} bytes  sha256:{}  root:{}", base.size, base.sha256, base.root));
+        if base.kind == BaseKind::Kernel {
+            lines.push(format!("    beside the pack: {}", base.file_name()));
+        }
+    }
+    lines
+}
+
+/// The facts, and what goes into a registry.
+fn framed_json(framed: &FramedFacts, size: Option<u64>) -> Value {
+    let files = framed.files.iter().map(|(name, facts)| {
+        json!({
+            "name": name,
+            "stored_frames": facts.stored,
+            "zero_frames": facts.zero,
+            "stored_bytes": facts.bytes,
+            "data_pages": facts.data_pages,
+            "copied_pages": facts.copied_pages,
+            "similar_pages": facts.similar_pages,
+        })
+    });
+    json!({
+        "files": files.collect::<Vec<_>>(),
+        "artifact": artifact(framed, size),
+    })
+}
+
+/// What a registry says of a pack, but for where it lies.
+pub(crate) fn artifact(framed: &FramedFacts, size: Option<u64>) -> Value {
+    json!({
+        "format": 3,
+        "manifest_sha256": framed.manifest_sha256,
+        "size_bytes": size,
+        "head_bytes": framed.head_bytes,
+        "bases": framed.bases.iter().filter(|base| !base.is_unused()).collect::<Vec<_>>(),
+    })
 }
 
 fn to_json(inspection: &Inspection) -> Value {
@@ -158,5 +225,6 @@ fn to_json(inspection: &Inspection) -> Value {
             json!({ "file": rootfs.file_name(), "size_bytes": rootfs.size, "sha256": rootfs.sha256 })
         }),
         "links": links.collect::<Vec<_>>(),
+        "frames": inspection.framed.as_ref().map(|framed| framed_json(framed, inspection.pack_size)),
     })
 }

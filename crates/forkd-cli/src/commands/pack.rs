@@ -1,18 +1,23 @@
 use super::Context;
+use super::inspect::{Local, local, nowhere};
 use crate::config;
-use crate::output::{mib, ratio, seconds};
+use crate::output::{mib, printable, ratio, seconds};
 use anyhow::Result;
 use forkd_core::cache::{Cache, CacheKind, Slot};
-use forkd_core::{Error, Kind, PackOptions, Store};
+use forkd_core::store::Scratch;
+use forkd_core::{Error, Kind, PackOptions, PullOptions, Store, UnpackOptions};
 use forkd_engine::Kernel;
+use forkd_format::manifest::Base;
 use forkd_format::{Digest, Tag};
+use forkd_remote::AnyRemote;
 use serde_json::json;
 use std::path::PathBuf;
 use std::time::Instant;
 
 /// Pack a snapshot, with its ancestors, into one portable file
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  forkd pack --tag pyagent --out pyagent.forkd-snapshot.tar.zst")]
+#[command(after_help = "Examples:\n  forkd pack --tag pyagent --out pyagent.forkd-snapshot.tar.zst\n  \
+forkd pack --format 3 --tag pyagent-v2 --base pyagent-v1 --kernel --out v2-against-v1.forkd")]
 pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) content: Content,
@@ -45,24 +50,77 @@ pub(crate) struct Content {
     hub: Option<String>,
     /// Refer to the guest's kernel too, which hosts fetch once, and put it beside the pack (format 3)
     #[arg(long)]
-    kernel: bool,
+    pub(crate) kernel: bool,
+}
+
+/// What [`PackOptions`] point to.
+pub(crate) struct Prepared {
+    pub(crate) options: PackOptions,
+    /// Bases that are in no store of the user's.
+    _scratch: Vec<Scratch>,
 }
 
 impl Content {
-    pub(crate) fn options(&self, store: &Store, context: &Context<'_>) -> Result<PackOptions> {
-        let bases = self.base.iter().map(|base| Ok((store.clone(), base.parse()?)));
+    pub(crate) fn prepare(&self, store: &Store, context: &Context<'_>) -> Result<Prepared> {
         let kernel = if self.kernel { Some(kernel(store, &self.tag, context)?) } else { None };
-        Ok(PackOptions {
-            format: context.pack_format,
-            bases: bases.collect::<Result<_>>()?,
-            kernel,
+        let (mut bases, mut scratch) = (Vec::new(), Vec::new());
+        for base in &self.base {
+            bases.push(self.base(base, store, &mut scratch, context)?);
+        }
+        let options = PackOptions {
             tag: self.tag.clone(),
             description: self.description.clone(),
             base_image: self.base_image.clone(),
             level: self.level,
             created_at: config::timestamp()?,
-        })
+            format: context.pack_format,
+            bases,
+            kernel,
+        };
+        Ok(Prepared { options, _scratch: scratch })
     }
+
+    /// A tag of the store, a pack, or a name in a registry: the last two are unpacked for as long as the work takes, unless they
+    /// are here.
+    fn base(
+        &self,
+        base: &str,
+        store: &Store,
+        scratch: &mut Vec<Scratch>,
+        context: &Context<'_>,
+    ) -> Result<(Store, Tag)> {
+        match local(base, store) {
+            Some(Local::Tag(tag)) => return Ok((store.clone(), tag)),
+            Some(Local::File(file)) => {
+                let temporary = store.scratch(context.env())?;
+                let options = UnpackOptions { cache: cache(), ..UnpackOptions::default() };
+                let report = forkd_core::unpack_file(temporary.store(), file, &options, context.env())?;
+                let found = (temporary.store().clone(), report.head);
+                scratch.push(temporary);
+                return Ok(found);
+            }
+            None if !base.contains('/') || base.contains("://") => return Err(nowhere(base).into()),
+            None => {}
+        }
+        let remote = AnyRemote::new(&config::http()?)?;
+        let options = PullOptions {
+            target: super::pull::target(base, self.hub.as_deref())?,
+            unpack: UnpackOptions { cache: cache(), ..UnpackOptions::default() },
+            connections: context.connections.unwrap_or(super::pull::CONNECTIONS),
+        };
+        if let Some(tag) = forkd_core::plan_pull(store, &remote, &options, context.env())?.here {
+            return Ok((store.clone(), tag));
+        }
+        let temporary = store.scratch(context.env())?;
+        let report = forkd_core::pull(temporary.store(), &remote, &options, context.env())?;
+        let found = (temporary.store().clone(), report.unpack.head);
+        scratch.push(temporary);
+        Ok(found)
+    }
+}
+
+fn cache() -> Option<Cache> {
+    config::cache_dir().ok().map(|dir| Cache::new(&dir))
 }
 
 /// The uncompressed kernel that a snapshot was baked with, from the cache, and its release.
@@ -91,6 +149,18 @@ fn kernel(store: &Store, tag: &Tag, context: &Context<'_>) -> Result<(String, Pa
     Ok((release, entry.path().to_owned()))
 }
 
+/// What frames take from a base, in words.
+pub(crate) fn refers_to(base: &Base) -> String {
+    let size = |pages: u64| mib(pages * forkd_format::PAGE_SIZE as u64);
+    format!(
+        "{} of '{}': {} of it copied, {} of it compressed against",
+        printable(&base.path),
+        printable(&base.name),
+        size(base.copied_pages),
+        size(base.similar_pages)
+    )
+}
+
 pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
     let tag = &args.content.tag;
     let out = args.out.clone().unwrap_or_else(|| format!("./{tag}.forkd-snapshot.tar.zst").into());
@@ -104,7 +174,8 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
     store.load(tag)?;
     context.output.line(&format!("==> packing snapshot '{tag}' → {shown}"));
     let begun = Instant::now();
-    let report = forkd_core::pack(&store, &args.content.options(&store, context)?, &out, context.env())?;
+    let prepared = args.content.prepare(&store, context)?;
+    let report = forkd_core::pack(&store, &prepared.options, &out, context.env())?;
     let (size, unpacked) = (report.size, report.unpacked_size);
     let what = format!(
         "✓ wrote {} ({} uncompressed; {}× compression)",
@@ -116,6 +187,9 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
         1 => format!("{what} in {}", seconds(begun.elapsed())),
         links => format!("{what}  ({links} chain links)"),
     });
+    for base in report.manifest.bases.iter().filter(|base| !base.is_unused()) {
+        context.output.line(&format!("  refers to {}", refers_to(base)));
+    }
     context.output.line(&format!("  next: scp/upload, then `forkd unpack {shown}` on the target host"));
     context.output.json(&json!({
         "tag": tag.as_str(),
@@ -123,6 +197,8 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
         "size_bytes": size,
         "unpacked_bytes": unpacked,
         "links": report.links,
+        "format": report.manifest.version,
+        "bases": report.manifest.bases,
         "seconds": begun.elapsed().as_secs_f64(),
     }));
     Ok(())

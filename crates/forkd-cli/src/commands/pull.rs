@@ -33,7 +33,7 @@ pub(crate) struct Args {
 }
 
 /// Connections at a time, where the user names none.
-const CONNECTIONS: usize = 4;
+pub(crate) const CONNECTIONS: usize = 4;
 
 /// A URL, or a name in a registry.
 pub(crate) fn target(source: &str, hub: Option<&str>) -> forkd_core::Result<Target> {
@@ -96,7 +96,7 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
 /// Says what would be fetched.
 fn plan(options: &PullOptions, remote: &AnyRemote, context: &Context<'_>) -> Result<()> {
     let plan = forkd_core::plan_pull(&config::store()?, remote, options, context.env())?;
-    if plan.here {
+    if plan.here.is_some() {
         context.output.answer("nothing to fetch: all of it is here already");
     } else {
         if let Some(choice) = &plan.choice {
@@ -110,7 +110,7 @@ fn plan(options: &PullOptions, remote: &AnyRemote, context: &Context<'_>) -> Res
         }
     }
     context.output.json(&json!({
-        "here": plan.here,
+        "here": plan.here.as_ref().map(Tag::as_str),
         "url": plan.location.as_ref().map(ToString::to_string),
         "format": plan.format,
         "choice": plan.choice,

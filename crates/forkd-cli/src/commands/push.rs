@@ -4,6 +4,7 @@ use crate::config;
 use crate::output::{mib, ratio, seconds};
 use anyhow::Result;
 use forkd_core::remote::Location;
+use forkd_core::{Error, Kind};
 use forkd_remote::AnyRemote;
 use serde_json::json;
 
@@ -21,13 +22,18 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
     let location = Location::parse(&args.url)?;
     let store = config::store()?;
     store.load(&args.content.tag)?;
-    let options = args.content.options(&store, context)?;
+    if args.content.kernel {
+        let message = "push sends one file, and --kernel makes two: `forkd pack` both, and upload them beside each other";
+        return Err(Error::new(Kind::Usage, message).into());
+    }
+    let prepared = args.content.prepare(&store, context)?;
+    let options = &prepared.options;
     let temp = std::env::temp_dir();
-    let path = forkd_core::temp_path(&temp, &options);
+    let path = forkd_core::temp_path(&temp, options);
     context.output.line(&format!("==> packing snapshot '{}' → {}", args.content.tag, path.display()));
     let remote = AnyRemote::new(&config::http()?)?;
     let report =
-        forkd_core::push(&store, &remote, &options, &location, &temp, context.env(), &mut |pack, time| {
+        forkd_core::push(&store, &remote, options, &location, &temp, context.env(), &mut |pack, time| {
             let compression = ratio(pack.unpacked_size, pack.size);
             context.output.line(&format!(
                 "    packed {} ({compression}× compression) in {}",

@@ -27,6 +27,7 @@ pub(crate) struct Args {
 const TAG: &str = "quickstart";
 const NAME: &str = "quickstart/python-numpy";
 const PACK: &str = "python-numpy.forkd-snapshot.tar.zst";
+const FRAMED: &str = "python-numpy.v3.forkd-snapshot";
 const QUESTION: &str = "round(np.random.rand(), 6), os.uname().nodename, int(np.arange(1000).sum())";
 
 /// The recipe `python-numpy`, as it was when this program was built.
@@ -69,8 +70,10 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
         let pack = hub.join(PACK);
         let url = |path: &Path| format!("file://{}", path.display());
         say(&["push", "--tag", TAG, "--description", "Python and NumPy, warm", &url(&pack)], telling)?;
+        let framed = hub.join(FRAMED);
+        say(&["pack", "--format", "3", "--tag", TAG, "--out", &framed.display().to_string()], telling)?;
         let registry = hub.join("registry.json");
-        write(&registry, &describe(&pack)?)?;
+        write(&registry, &describe(&pack, &framed, context)?)?;
         telling.output.line(&format!("✓ listed as {NAME} in {}", config::display(&registry)));
         say(&["rmi", TAG], telling)?;
         say(&["pull", NAME, "--hub", &url(&registry), "--tag", TAG], telling)?;
@@ -148,8 +151,8 @@ fn eprint_now(text: &str) {
     let _ = err.write_all(text.as_bytes()).and_then(|()| err.flush());
 }
 
-/// The registry with one entry.
-fn describe(pack: &Path) -> Result<Vec<u8>> {
+/// The registry with one entry: the pack that every host reads, and the one of which only what is missing is fetched.
+fn describe(pack: &Path, framed: &Path, context: &Context<'_>) -> Result<Vec<u8>> {
     let failed = || Error::io("read", pack);
     let mut file = std::fs::File::open(pack).map_err(failed())?;
     let (mut hasher, mut buffer, mut size) = (Hasher::default(), vec![0; 1 << 20], 0);
@@ -161,8 +164,18 @@ fn describe(pack: &Path) -> Result<Vec<u8>> {
         hasher.update(&buffer[..len]);
         size += len;
     }
-    let entry =
-        json!({ "url": PACK, "sha256": hasher.finish().to_string(), "size_bytes": size, "memory_mib": 512 });
+    let inspection = forkd_core::inspect_file(framed, context.env())?;
+    let facts = inspection.framed.as_ref();
+    let mut artifact =
+        facts.map(|facts| super::inspect::artifact(facts, inspection.pack_size)).unwrap_or_default();
+    artifact["url"] = FRAMED.into();
+    let entry = json!({
+        "url": PACK,
+        "sha256": hasher.finish().to_string(),
+        "size_bytes": size,
+        "memory_mib": 512,
+        "artifacts": [artifact],
+    });
     let package = json!({ "description": "Python and NumPy, warm", "versions": { "latest": entry } });
     let registry = json!({ "schema_version": 1, "packages": { NAME: package } });
     Ok(format!("{registry:#}\n").into_bytes())

@@ -20,7 +20,8 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
     let report = match local(&args.what, &store) {
         Some(Local::Tag(tag)) => forkd_core::verify_tag(&store, &tag, context.env())?,
         Some(Local::File(file)) => {
-            forkd_core::verify_file(&store, file, Some(&Cache::new(&config::cache_dir()?)), context.env())?
+            let cache = config::cache_dir().ok().map(|dir| Cache::new(&dir));
+            forkd_core::verify_file(&store, file, cache.as_ref(), context.env())?
         }
         None => return Err(nowhere(&args.what).into()),
     };

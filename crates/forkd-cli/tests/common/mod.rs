@@ -1,6 +1,8 @@
 //! Runs the command as a user would and shows what the user sees.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 
+pub mod shop;
+
 use forkd_testing::{Fixture, fixture};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -19,7 +21,17 @@ pub struct Seen {
 
 impl User {
     pub fn new() -> Self {
-        let user = Self { dir: tempfile::tempdir().unwrap() };
+        Self::at(tempfile::tempdir().unwrap())
+    }
+
+    /// In memory where the machine has such a filesystem: syncs cost nothing there.
+    pub fn in_memory() -> Self {
+        let shm = Path::new("/dev/shm");
+        Self::at(if shm.is_dir() { tempfile::tempdir_in(shm) } else { tempfile::tempdir() }.unwrap())
+    }
+
+    fn at(dir: tempfile::TempDir) -> Self {
+        let user = Self { dir };
         std::fs::create_dir(user.store()).unwrap();
         std::fs::create_dir(user.tmp()).unwrap();
         user
@@ -105,6 +117,14 @@ impl User {
         let seen = self.run(args);
         assert_eq!((seen.code, seen.err.as_str()), (0, ""), "{args:?}\n{}", seen.out);
         seen.out
+    }
+
+    /// Runs, expects success, whatever is noted on standard error; gives both.
+    #[track_caller]
+    pub fn ok_noted(&self, args: &[&str]) -> (String, String) {
+        let seen = self.run(args);
+        assert_eq!(seen.code, 0, "{args:?}\n{}\n{}", seen.out, seen.err);
+        (seen.out, seen.err)
     }
 
     /// The names of the children that run detached.

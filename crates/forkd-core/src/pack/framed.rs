@@ -25,9 +25,6 @@ const WRITE: usize = 1;
 const ENCODE: usize = 2;
 const LANES: [LaneKind; 3] = [LaneKind::Ordered, LaneKind::Ordered, LaneKind::Parallel];
 
-/// A frame is looked at in steps of so many bytes until something is found in it: mostly in the first.
-const LOOK: usize = 64 << 10;
-
 /// What the jobs of one run share.
 struct Shared<'e> {
     inputs: &'e [Input],
@@ -75,14 +72,17 @@ pub(super) fn write(
         .iter()
         .map(|input| FileFrames { size: input.size, frames: vec![None; frame_count(input.size)] })
         .collect();
-    let counts = inputs.iter().map(|input| Ok((frame_count(input.size), data_frames(input)?)));
-    let index_room = Index::len_for(&counts.collect::<Result<Vec<_>>>()?);
+    let search = Search::build(&sources, env)?;
+    let counts = inputs.iter().enumerate().map(|(i, input)| match &input.body {
+        Body::Bytes(_) => (frame_count(input.size), frame_count(input.size)),
+        Body::File(_) => (frame_count(input.size), search.frames(own + i)),
+    });
+    let index_room = Index::len_for(&counts.collect::<Vec<_>>());
     manifest.index = Some(IndexEntry { size: index_room as u64, sha256: Digest::of(b"") });
     for file in manifest.links.iter_mut().flat_map(|link| &mut link.files) {
         file.root = Some(files[0].root());
     }
     let room = compress_bound(manifest_entry(manifest)?.len()) + SKIPPABLE_HEADER + index_room;
-    let search = Search::build(&sources, env)?;
     let mut named = manifest.bases.clone();
     named.iter_mut().for_each(|base| (base.copied_pages, base.similar_pages) = (0, 0));
     let written = Written { output: Output::new(store, out, path, room as u64), files, bases: named };
@@ -146,34 +146,14 @@ fn finish(
     let mut front = vec![0; room];
     let len = compress(&mut compressor(level)?, &manifest_entry(manifest)?, &mut front)?;
     let rest = room.checked_sub(len + SKIPPABLE_HEADER).filter(|rest| *rest >= index.len());
-    let rest = rest.ok_or_else(|| Error::new(Kind::General, "internal error: no room for the index"))?;
+    let rest = rest.ok_or_else(|| {
+        Error::new(Kind::General, format!("the files of '{}' changed while they were packed", manifest.tag))
+    })?;
     front[len..len + SKIPPABLE_HEADER].copy_from_slice(&index_frame_header(rest as u32));
     front[len + SKIPPABLE_HEADER..][..index.len()].copy_from_slice(&index);
     front[len + SKIPPABLE_HEADER + index.len()..].fill(0);
     output.write_front(&front)?;
     Ok(output.at)
-}
-
-/// Frames of a file that are not all zero: those that will be stored. Zeros that are written out count as little as holes, so that
-/// a pack does not depend on how its files lie on the disk.
-fn data_frames(input: &Input) -> Result<usize> {
-    let mut parts = Parts::new(0, input, FRAME_SIZE);
-    let mut count = 0;
-    let mut buffer = vec![0; LOOK];
-    while let Some(part) = parts.next().map_err(Error::io("read", &input.path))? {
-        if part.hole {
-            continue;
-        }
-        for at in (0..part.len).step_by(LOOK) {
-            let len = LOOK.min(part.len - at);
-            input.read(Part { offset: part.offset + at as u64, len, ..part }, &mut buffer)?;
-            if !forkd_sys::is_zero(&buffer[..len]) {
-                count += 1;
-                break;
-            }
-        }
-    }
-    Ok(count)
 }
 
 /// A file of the pack as others of it refer to it; a description is no page of anything.

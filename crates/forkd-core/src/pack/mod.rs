@@ -115,7 +115,7 @@ fn put_kernel(store: &Store, options: &PackOptions, base: &Base, dir: &Path, env
     disk.replace(temp.path(), &path).map_err(failed())?;
     // Its first name is gone: there is nothing to delete.
     let _ = temp.keep();
-    Ok(())
+    disk.sync_dir(dir).map_err(Error::io("sync", dir))
 }
 
 /// Packs into an open, empty file.
@@ -126,7 +126,13 @@ pub(crate) fn pack_into(
     path: &Path,
     env: Env<'_>,
 ) -> Result<PackReport> {
-    let tags: Vec<Tag> = store.chain(&options.tag)?.into_iter().map(|link| link.tag).collect();
+    let mut tags: Vec<Tag> = store.chain(&options.tag)?.into_iter().map(|link| link.tag).collect();
+    for (base_store, base) in options.bases.iter().filter(|(other, _)| other.root() == store.root()) {
+        if *base == options.tag {
+            return Err(Error::new(Kind::Usage, format!("'{base}' cannot be its own base")));
+        }
+        tags.extend(base_store.chain(base)?.into_iter().map(|link| link.tag));
+    }
     let _locks = store.lock_all(&tags, LockKind::Shared, env)?;
     let chain = store.chain(&options.tag)?;
     let inputs = open_inputs(&chain)?;

@@ -18,8 +18,6 @@ const KERNEL_PACKED: u64 = 4;
 
 /// All packs of a version, the one that every host reads first.
 pub(super) fn candidates(version: &Version, reference: &Reference, hub: &Location) -> Result<Vec<Candidate>> {
-    let malformed = Error::malformed(hub.to_string());
-    let artifacts = version.framed().map_err(malformed)?;
     let mut candidates = vec![Candidate {
         location: join(hub, reference, &version.url)?,
         sha256: Some(version.sha256),
@@ -29,7 +27,7 @@ pub(super) fn candidates(version: &Version, reference: &Reference, hub: &Locatio
         choice: None,
         bases: Vec::new(),
     }];
-    for Artifact { url, manifest_sha256, size_bytes, head_bytes, bases, format } in artifacts {
+    for Artifact { url, manifest_sha256, size_bytes, head_bytes, bases, format } in version.framed() {
         candidates.push(Candidate {
             location: join(hub, reference, &url)?,
             sha256: Some(manifest_sha256),
@@ -148,7 +146,7 @@ pub(super) fn order<'a>(pulling: &Pulling<'a>, candidates: Vec<Candidate>) -> Re
 /// Bytes of kernels that must come first; `None` where a snapshot that is needed is not here.
 fn missing_bases(candidate: &Candidate, files: &[LocalFile], cache: Option<&Cache>) -> Result<Option<u64>> {
     let mut bytes = 0;
-    for base in &candidate.bases {
+    for base in candidate.bases.iter().filter(|base| !base.is_unused()) {
         let here = |base: &Base| local::find_base(files, base).is_some();
         match base.kind {
             BaseKind::Snapshot if !here(base) => return Ok(None),

@@ -70,7 +70,8 @@ pub(super) fn pull(
     opened: OpenFramed<'_>,
 ) -> Result<Pulled> {
     let OpenFramed { head, validator, stream } = opened;
-    let partial = pulling.store.partial(&format!("pack-{}", &head.digest.to_string()[..32]))?;
+    let key = format!("pack-{}", &head.digest.to_string()[..32]);
+    let partial = pulling.store.partial(&key, pulling.env)?;
     let run = Run { pulling, location, name, head: &head, validator: &validator, partial: &partial };
     let outcome = run.pull(stream);
     super::settle(partial, outcome)
@@ -102,6 +103,12 @@ impl Run<'_> {
             let body = self.pulling.remote.get(&self.location.join(file)?, env.cancel)?.body;
             Ok(Box::new(Counted { body, moved: self.pulling.moved.clone() }) as Box<dyn Read + Send>)
         };
+        let journal = Journal::open(self)?;
+        let landed = journal.landed()?;
+        if landed.is_empty() {
+            // Whatever else lies there, nothing says that it is of this pack.
+            self.partial.clear_but(JOURNAL)?;
+        }
         let bases = open_bases(
             store,
             head,
@@ -115,11 +122,13 @@ impl Run<'_> {
         let origin = Origin { source, sidecar: &mut beside, trust_manifest: false, count_content: false };
         let unpacking =
             Unpacking::new(store, manifest, self.partial.path(), &outcomes, &origin, options, env)?;
-        let journal = Journal::open(self)?;
         let note = |id: usize| journal.note(id);
         let framed = Framed::new(head, &unpacking, Some(&note))?;
         let done = Done::new(head, &outcomes, &unpacking);
-        pulled.resumed = self.check_landed(&journal.landed()?, &framed, &done)?;
+        pulled.resumed = self.check_landed(&landed, &framed, &done)?;
+        if !landed.is_empty() {
+            self.clear_rest(&framed, &done)?;
+        }
         pulled.reused = self.reuse(&framed, &done)?;
         let done = done.0.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         let ranges = ranges(head, &done);
@@ -140,7 +149,10 @@ impl Run<'_> {
         env.progress.finish();
         outcome?;
         framed.finish();
-        publish(store, &unpacking, &tags, &origin, env)?;
+        // What is replaced comes to lie here in its place, and may be in use: it is not gone on with.
+        let replaces = outcomes.contains(&Outcome::Replaced);
+        let before = || if replaces { journal.end() } else { Ok(()) };
+        publish(store, &unpacking, &tags, &origin, before, env)?;
         Ok(pulled)
     }
 
@@ -214,6 +226,22 @@ impl Run<'_> {
         Ok(bytes.into_inner())
     }
 
+    /// What has not landed must be zero where it will not be written: zeros are not.
+    fn clear_rest(&self, framed: &Framed<'_>, done: &Done) -> Result<()> {
+        let mut raw = vec![0; FRAME_SIZE];
+        for (file, table) in self.head.index.files.iter().enumerate() {
+            for number in 0..table.frames.len() {
+                if self.head.id(file, number).is_some_and(|id| done.has(id)) {
+                    continue;
+                }
+                self.pulling.env.cancel.check()?;
+                let len = frame_len(table.size, number);
+                framed.clear(file, number as u64 * FRAME_SIZE as u64, &mut raw[..len])?;
+            }
+        }
+        Ok(())
+    }
+
     /// Takes frames from files of the store that hold the same bytes.
     fn reuse(&self, framed: &Framed<'_>, done: &Done) -> Result<BTreeMap<Tag, u64>> {
         let files = local::files(self.pulling.store)?;
@@ -226,8 +254,9 @@ impl Run<'_> {
             for (local, block) in blocks.places(self.head.stored(id).sum) {
                 let local = &files[*local];
                 let offset = block * FRAME_SIZE as u64;
+                let Some(opened) = local.open() else { continue };
                 if frame_len(local.recorded.size, *block as usize) != len
-                    || crate::sparse::read_data(&local.file, offset, &mut raw[..len]).is_err()
+                    || crate::sparse::read_data(opened, offset, &mut raw[..len]).is_err()
                     || !self.is_frame(id, pages, &raw[..len])
                 {
                     continue;
@@ -374,6 +403,11 @@ impl Journal {
         ids.sort_unstable();
         ids.dedup();
         Ok(ids)
+    }
+
+    /// What lies here now is of no use to anyone.
+    fn end(&self) -> Result<()> {
+        self.disk.set_len(&self.file, &self.path, 0).map_err(Error::io("write", &self.path))
     }
 
     fn note(&self, id: usize) -> Result<()> {

@@ -18,14 +18,17 @@ pub(super) struct Known {
 
 impl Known {
     fn path(pulling: &Pulling<'_>, location: &Location) -> Option<PathBuf> {
-        let root = pulling.options.unpack.cache.as_ref()?.root();
+        let answers = pulling.options.unpack.cache.as_ref()?.answers();
         let name = Digest::of(location.url().as_str().as_bytes());
-        Some(root.join("answers").join(format!("{name}.json")))
+        Some(answers.join(format!("{name}.json")))
     }
 
     /// What is known of a URL. A note that cannot be read counts as none.
     pub(super) fn load(pulling: &Pulling<'_>, location: &Location) -> Option<Self> {
-        let bytes = std::fs::read(Self::path(pulling, location)?).ok()?;
+        let path = Self::path(pulling, location)?;
+        let bytes = std::fs::read(&path).ok()?;
+        // What is asked for again is not swept.
+        let _ = std::fs::File::open(&path).and_then(|file| file.set_modified(std::time::SystemTime::now()));
         serde_json::from_slice(&bytes).ok().filter(|known: &Self| !known.validator.is_empty())
     }
 

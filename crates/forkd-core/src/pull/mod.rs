@@ -72,8 +72,8 @@ pub struct PullReport {
 /// What a pull would do.
 #[derive(Debug, Clone)]
 pub struct PullPlan {
-    /// Whether all of it is here.
-    pub here: bool,
+    /// The tag under which all of it is here.
+    pub here: Option<Tag>,
     /// The pack that would be taken.
     pub location: Option<Location>,
     /// Its format.
@@ -246,7 +246,8 @@ impl<'a> Pulling<'a> {
         let _lock = self.store.lock_name(&format!("pull-{key}"), &what, LockKind::Exclusive, self.env)?;
         let digests: Vec<Digest> = candidates.iter().filter_map(|candidate| candidate.sha256).collect();
         if let Some(here) = already_here(self.store, &digests, &self.options.unpack)? {
-            return Ok(self.nothing_moved(digests.first().copied(), here));
+            let (digest, here) = here;
+            return Ok(self.nothing_moved(Some(digest), here));
         }
         // Each may turn out not to serve: then the next.
         let mut ordered = choose::order(self, candidates)?;
@@ -297,21 +298,30 @@ impl<'a> Pulling<'a> {
             _ if location.url().scheme() == "file" => None,
             _ => {
                 let key = chosen.sha256.unwrap_or(url_key).to_string();
-                Some(self.store.partial(&format!("stream-{}", &key[..32]))?)
+                Some(self.store.partial(&format!("stream-{}", &key[..32]), self.env)?)
             }
         };
         let kept = partial.as_ref().map(stream::Kept::open).transpose()?;
+        let mut resumed = 0;
         let opened = match kept {
             Some(kept) if kept.len > 0 || chosen.format == 1 => {
-                stream::resume(self, location, expected, kept)
-                    .map(|incoming| (Opened::Stream(incoming, Validator::default(), None), None))
+                resumed = kept.len;
+                match stream::resume(self, location, expected.clone(), kept) {
+                    // Its beginning was kept before its version was known; what is gone on with there is its frames.
+                    Ok((incoming, _)) if incoming.manifest().version == 3 => {
+                        drop(incoming);
+                        open(self, location, expected, chosen.head_bytes, None, None)
+                    }
+                    resumed => resumed.map(|(incoming, copy)| Opened::Stream(Box::new(incoming), copy, None)),
+                }
+                .map(|opened| (opened, None))
             }
             kept => {
                 let known =
                     Known::load(self, location).filter(|_| chosen.format == 0 && !self.options.unpack.force);
                 let here = match known.as_ref().and_then(|known| known.body.parse().ok()) {
                     Some(digest) if chosen.sha256.is_none() => {
-                        already_here(self.store, &[digest], &self.options.unpack)?.map(|here| (digest, here))
+                        already_here(self.store, &[digest], &self.options.unpack)?
                     }
                     _ => None,
                 };
@@ -330,7 +340,8 @@ impl<'a> Pulling<'a> {
                 Ok(self.nothing_moved(Some(digest), here))
             }
             Opened::Stream(incoming, validator, _) => {
-                self.take_stream(name, chosen, partial, incoming, &validator)
+                let report = self.take_stream(name, chosen, partial, *incoming, &validator)?;
+                Ok(PullReport { resumed, ..report })
             }
             Opened::Framed(opened) => {
                 self.settle_option(partial, Ok(()))?;
@@ -342,13 +353,7 @@ impl<'a> Pulling<'a> {
     fn take_framed(&self, name: &str, chosen: &Candidate, opened: open::Framed<'a>) -> Result<PullReport> {
         let location = &chosen.location;
         let digest = opened.head.digest;
-        if let Some(pinned) = chosen.sha256.filter(|pinned| *pinned != digest) {
-            let message = format!(
-                "{location}: the manifest has sha256 {digest}; expected {pinned}. (A pack of version 3 is named by its manifest: \
-`forkd inspect` shows it.)"
-            );
-            return Err(Error::new(Kind::Integrity, message));
-        }
+        check_pin(chosen, digest)?;
         let validator = opened.validator.clone();
         let pulled = framed::pull(self, location, name, opened)?;
         if chosen.format == 0 {
@@ -404,14 +409,14 @@ impl<'a> Pulling<'a> {
         let (_, candidates) = self.candidates()?;
         let digests: Vec<Digest> = candidates.iter().filter_map(|candidate| candidate.sha256).collect();
         let mut plan = PullPlan {
-            here: already_here(self.store, &digests, &self.options.unpack)?.is_some(),
+            here: already_here(self.store, &digests, &self.options.unpack)?.map(|(_, here)| here.head),
             location: None,
             format: None,
             choice: None,
             fetch_bytes: Some(0),
             reused: BTreeMap::new(),
         };
-        if plan.here {
+        if plan.here.is_some() {
             return Ok(plan);
         }
         let Chosen { candidate: chosen, .. } = choose::order(self, candidates)?.remove(0);
@@ -429,6 +434,7 @@ impl<'a> Pulling<'a> {
                 plan.fetch_bytes = size;
             }
             Opened::Framed(opened) => {
+                check_pin(&chosen, opened.head.digest)?;
                 let files = crate::local::files(self.store)?;
                 let blocks = crate::local::LocalBlocks::of(&files);
                 let needs = framed::needs(&opened.head, &files, &blocks);
@@ -441,10 +447,26 @@ impl<'a> Pulling<'a> {
     }
 }
 
+/// Holds the digest of a version 3 pack's manifest against the one that it must have.
+fn check_pin(chosen: &Candidate, digest: Digest) -> Result<()> {
+    match chosen.sha256.filter(|pinned| *pinned != digest) {
+        None => Ok(()),
+        Some(pinned) => {
+            let message = format!(
+                "{}: the manifest has sha256 {digest}; expected {pinned}. (A pack of version 3 is named by its manifest: `forkd \
+inspect` shows it.)",
+                chosen.location
+            );
+            Err(Error::new(Kind::Integrity, message))
+        }
+    }
+}
+
 /// What is to become of what has landed: it goes once the pull is done, or where the pack was refused; else the next run goes on with it.
 fn settle<T>(partial: Partial, outcome: Result<T>) -> Result<T> {
     let worthless = match &outcome {
         Ok(_) => true,
+        Err(Error::Changed { .. }) => true,
         Err(error) => error.kind() == Kind::Integrity || partial.is_empty(),
     };
     if worthless {
@@ -460,16 +482,19 @@ fn source_of(name: &str, sha256: Option<Digest>) -> Source {
 
 /// The snapshots that a pack of one of these digests was unpacked to, where they are all still here under the tags that a pull would give
 /// them now. Untouched files are believed; `read` has them read again.
-fn already_here(store: &Store, digests: &[Digest], options: &UnpackOptions) -> Result<Option<UnpackReport>> {
+fn already_here(
+    store: &Store,
+    digests: &[Digest],
+    options: &UnpackOptions,
+) -> Result<Option<(Digest, UnpackReport)>> {
     if digests.is_empty() {
         return Ok(None);
     }
     for tag in store.tags()? {
         let Ok(stored) = store.load(&tag) else { continue };
         let Some(source) = stored.record.as_ref().and_then(|record| record.source.as_ref()) else { continue };
-        if !source.sha256.is_some_and(|sha256| digests.contains(&sha256))
-            || options.tag.as_ref().or(source.head.as_ref()) != Some(&tag)
-        {
+        let Some(found) = source.sha256.filter(|sha256| digests.contains(sha256)) else { continue };
+        if options.tag.as_ref().or(source.head.as_ref()) != Some(&tag) {
             continue;
         }
         let Ok(chain) = store.chain(&tag) else { continue };
@@ -487,12 +512,9 @@ fn already_here(store: &Store, digests: &[Digest], options: &UnpackOptions) -> R
         });
         let unpacked_size =
             chain.iter().filter_map(|link| link.record.as_ref()).flat_map(|r| &r.files).map(|f| f.size).sum();
-        return Ok(Some(UnpackReport {
-            links: links.collect(),
-            chain: chain.len() > 1,
-            head: tag,
-            unpacked_size,
-        }));
+        let report =
+            UnpackReport { links: links.collect(), chain: chain.len() > 1, head: tag, unpacked_size };
+        return Ok(Some((found, report)));
     }
     Ok(None)
 }

@@ -15,12 +15,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// A range that is asked for while it is not known how much is needed is no longer.
 const LONGEST_GUESS: u64 = 8 << 20;
 
+/// What a registry may say that a head has, in bytes; what is beyond these is asked for all the same, in other steps.
+const LEAST: u64 = 1 << 10;
+const MOST: u64 = 32 << 20;
+
 /// A pack whose manifest was read.
 pub(super) enum Opened<'a> {
     /// The server still has the copy that is known.
     NotModified,
     /// Versions 1 and 2; which copy it is, and its size.
-    Stream(Incoming<CheckedBody<'a>>, Validator, Option<u64>),
+    Stream(Box<Incoming<CheckedBody<'a>>>, Validator, Option<u64>),
     /// Version 3.
     Framed(Box<Framed<'a>>),
 }
@@ -42,7 +46,7 @@ pub(super) fn open<'a>(
     unless: Option<Validator>,
     keep: Option<Kept>,
 ) -> Result<Opened<'a>> {
-    let first = head.unwrap_or(HEAD_GUESS);
+    let first = head.map_or(HEAD_GUESS, |head| head.clamp(LEAST, MOST));
     let request = Request { end: Some(first), unless, ..Request::default() };
     let answer = pulling.remote.request(location, &request, pulling.env.cancel)?;
     let (download, ranged) = match answer {
@@ -66,10 +70,11 @@ pub(super) fn open<'a>(
     } else {
         body
     };
+    let keeping = Arc::new(AtomicBool::new(true));
     let body: Box<dyn Read + Send + 'a> = match keep {
         Some(mut keep) => {
             keep.begin(pulling, &validator)?;
-            Box::new(Tee::new(pulling, keep, body))
+            Box::new(Tee::new(pulling, keep, body, Arc::clone(&keeping)))
         }
         None => Box::new(Counted { body, moved: pulling.moved.clone() }),
     };
@@ -77,8 +82,10 @@ pub(super) fn open<'a>(
     let incoming = Incoming::open(body, &name, pulling.env)?;
     if incoming.manifest().version != 3 {
         whole.store(true, Ordering::Relaxed);
-        return Ok(Opened::Stream(incoming, validator, size));
+        return Ok(Opened::Stream(Box::new(incoming), validator, size));
     }
+    // Its frames are kept, not its bytes.
+    keeping.store(false, Ordering::Relaxed);
     let (head, rest) = Head::read(incoming, &name)?;
     if let Some(size) = size {
         head.check_size(size, &name)?;
@@ -124,7 +131,7 @@ impl Read for Growing<'_> {
                     return Err(std::io::Error::other(Error::Changed { location }));
                 }
             }
-            self.next *= 2;
+            self.next = LONGEST_GUESS.min(self.next.saturating_mul(2));
         }
     }
 }

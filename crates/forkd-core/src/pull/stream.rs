@@ -14,6 +14,8 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const PACK: &str = "pack";
 const NOTE: &str = "pack.json";
@@ -23,7 +25,7 @@ pub(super) struct Kept {
     file: File,
     path: PathBuf,
     pub(super) len: u64,
-    validator: Validator,
+    pub(super) validator: Validator,
 }
 
 impl Kept {
@@ -42,24 +44,28 @@ impl Kept {
         let note = self.path.with_file_name(NOTE);
         let text = serde_json::to_vec(validator).map_err(|e| Error::new(Kind::General, e.to_string()))?;
         std::fs::write(&note, text).map_err(Error::io("write", &note))?;
+        self.validator = validator.clone();
         self.len = 0;
         Ok(())
     }
 }
 
-/// Opens a pack of version 1 or 2, going on behind what is here of it.
+/// Opens a pack of version 1 or 2, going on behind what is here of it; says of which copy it is.
 pub(super) fn resume<'a>(
     pulling: &Pulling<'a>,
     location: &Location,
     expected: Expected,
     mut kept: Kept,
-) -> Result<Incoming<CheckedBody<'a>>> {
+) -> Result<(Incoming<CheckedBody<'a>>, Validator)> {
     let name = location.to_string();
     // Without a digest or a validator nothing would show that the rest is of another copy.
     let start = if expected.sha256.is_none() && kept.validator.is_empty() { 0 } else { kept.len };
     let complete = start > 0 && expected.size == Some(start);
     let mut body: Box<dyn Read + Send> = Box::new(std::io::empty());
     if !complete {
+        // All of it may be here already, and no server gives a range behind the end: the last byte comes again.
+        let start = start.saturating_sub(1);
+        kept.len = start;
         let only_of = Some(kept.validator.clone()).filter(|_| start > 0);
         let request = Request { start, end: None, only_of, unless: None };
         let download = match pulling.remote.request(location, &request, pulling.env.cancel)? {
@@ -83,9 +89,10 @@ pub(super) fn resume<'a>(
         pulling.env.progress.note(&format!("going on after the {} bytes that are here of {name}", kept.len));
         pulling.env.progress.start("pulling", expected.size);
     }
-    let body = Tee::new(pulling, kept, body);
+    let copy = kept.validator.clone();
+    let body = Tee::new(pulling, kept, body, Arc::new(AtomicBool::new(true)));
     let body = CheckedBody::new(Box::new(body), &name, expected, pulling.env.progress, pulling.env.cancel);
-    Incoming::open(body, &name, pulling.env)
+    Ok((Incoming::open(body, &name, pulling.env)?, copy))
 }
 
 /// First the bytes that are here, then those that come, which are kept too.
@@ -95,11 +102,18 @@ pub(super) struct Tee<'a> {
     body: Box<dyn Read + Send + 'a>,
     disk: Disk,
     moved: super::Moved,
+    /// Whether what comes is still kept.
+    keeping: Arc<AtomicBool>,
 }
 
 impl<'a> Tee<'a> {
-    pub(super) fn new(pulling: &Pulling<'_>, kept: Kept, body: Box<dyn Read + Send + 'a>) -> Self {
-        Self { kept, at: 0, body, disk: pulling.store.disk().clone(), moved: pulling.moved.clone() }
+    pub(super) fn new(
+        pulling: &Pulling<'_>,
+        kept: Kept,
+        body: Box<dyn Read + Send + 'a>,
+        keeping: Arc<AtomicBool>,
+    ) -> Self {
+        Self { kept, at: 0, body, disk: pulling.store.disk().clone(), moved: pulling.moved.clone(), keeping }
     }
 }
 
@@ -112,10 +126,12 @@ impl Read for Tee<'_> {
             return Ok(read);
         }
         let read = self.body.read(buffer)?;
-        let Kept { file, path, .. } = &self.kept;
-        self.disk.write_at(file, path, &buffer[..read], self.at).map_err(|source| {
-            std::io::Error::other(Error::Io { action: "write", path: path.clone(), source })
-        })?;
+        if self.keeping.load(Ordering::Relaxed) {
+            let Kept { file, path, .. } = &self.kept;
+            let full =
+                |source| std::io::Error::other(Error::Io { action: "write", path: path.clone(), source });
+            self.disk.write_at(file, path, &buffer[..read], self.at).map_err(full)?;
+        }
         self.at += read as u64;
         self.moved.add(read as u64);
         Ok(read)

@@ -11,6 +11,7 @@ pub use lock::{LockKind, TagLock};
 pub(crate) use partial::Partial;
 pub(crate) use record::{HashedFile, check_file, check_untouched, modified_ns};
 pub use record::{Record, RecordedFile, Source};
+pub use staging::Scratch;
 pub(crate) use staging::Staging;
 
 use crate::{Error, Kind, Progress, Result};

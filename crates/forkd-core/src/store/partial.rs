@@ -1,7 +1,7 @@
 //! Downloads that outlive the run that began them: `partial/<key>/`, gone on with by the next pull of the same.
 
-use super::Store;
-use crate::{Error, Result};
+use super::{Store, TagLock};
+use crate::{Env, Error, Result};
 use forkd_sys::LockKind;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 pub(crate) struct Partial {
     path: PathBuf,
     store: Store,
+    // Against gc, then against another pull of the same.
     _lock: File,
+    _turn: TagLock,
 }
 
 impl Store {
@@ -19,19 +21,23 @@ impl Store {
         self.root.join("partial")
     }
 
-    /// Opens the folder of a download, or makes it. The caller holds the lock that keeps others from the same download.
-    pub(crate) fn partial(&self, key: &str) -> Result<Partial> {
+    /// Opens the folder of a download, or makes it. Whoever is at the same one, under whatever name, is waited for.
+    pub(crate) fn partial(&self, key: &str, env: Env<'_>) -> Result<Partial> {
+        let turn = self.lock_name(key, "a download of the same pack", LockKind::Exclusive, env)?;
         let parent = self.partial_root();
         let mut tries = 0;
         loop {
             match self.try_partial(&parent, key) {
                 Err(Error::Io { source, .. }) if super::is_taken_away(&source) && tries < 100 => tries += 1,
-                other => return other,
+                other => {
+                    let (path, lock) = other?;
+                    return Ok(Partial { path, store: self.clone(), _lock: lock, _turn: turn });
+                }
             }
         }
     }
 
-    fn try_partial(&self, parent: &Path, key: &str) -> Result<Partial> {
+    fn try_partial(&self, parent: &Path, key: &str) -> Result<(PathBuf, File)> {
         self.disk.make_dirs(parent).map_err(Error::io("create", parent))?;
         // Nobody sweeps while it is opened but not locked yet.
         let guard = File::open(parent).map_err(Error::io("open", parent))?;
@@ -47,7 +53,7 @@ impl Store {
             let (resource, holder) = (path.display().to_string(), "another process".to_owned());
             return Err(Error::Locked { resource, holder });
         }
-        Ok(Partial { path, store: self.clone(), _lock: lock })
+        Ok((path, lock))
     }
 
     /// Deletes downloads that nobody is at. Says how many.
@@ -96,6 +102,20 @@ impl Partial {
     pub(crate) fn is_empty(&self) -> bool {
         let landed = |name: &str| self.path.join(name).metadata().is_ok_and(|found| found.len() > 0);
         !landed("journal") && !landed("pack")
+    }
+
+    /// Deletes all but one of its files.
+    pub(crate) fn clear_but(&self, kept: &str) -> Result<()> {
+        for entry in fs::read_dir(&self.path).map_err(Error::io("read", &self.path))? {
+            let entry = entry.map_err(Error::io("read", &self.path))?;
+            let (path, disk) = (entry.path(), &self.store.disk);
+            if entry.file_type().map_err(Error::io("read", &path))?.is_dir() {
+                disk.remove_tree(&path).map_err(Error::io("remove", &path))?;
+            } else if entry.file_name() != kept {
+                disk.remove_file(&path).map_err(Error::io("remove", &path))?;
+            }
+        }
+        Ok(())
     }
 
     /// It is done with, or worth nothing.

@@ -62,6 +62,33 @@ impl Drop for Staging {
     }
 }
 
+/// A store for a while, in the staging folder of another: it goes with this value, or is swept when its owner is gone.
+#[derive(Debug)]
+pub struct Scratch {
+    store: Store,
+    _staging: Staging,
+}
+
+impl Scratch {
+    /// Its store.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+}
+
+impl Store {
+    /// Makes a store for a while on the same disk.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn scratch(&self, env: crate::Env<'_>) -> Result<Scratch> {
+        let staging = self.stage(env)?;
+        let store = Store { root: staging.path().join("scratch"), ..self.clone() };
+        Ok(Scratch { store, _staging: staging })
+    }
+}
+
 fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }

@@ -42,21 +42,23 @@ pub(super) fn unpack_file(
     env.progress.finish();
     outcome?;
     if !report.nothing_new() {
-        publish(store, &unpacking, &tags, &origin, env)?;
+        publish(store, &unpacking, &tags, &origin, || Ok(()), env)?;
     }
     Ok(report)
 }
 
-/// Seals what was staged and makes its tags appear, root first.
+/// Seals what was staged and makes its tags appear, root first. `before` is what must be done between the two.
 pub(crate) fn publish(
     store: &Store,
     unpacking: &Unpacking<'_>,
     tags: &[Tag],
     origin: &Origin<'_>,
+    before: impl FnOnce() -> Result<()>,
     env: Env<'_>,
 ) -> Result<()> {
     let staged = unpacking.seal(tags, origin)?;
     env.cancel.check()?;
+    before()?;
     for (dir, tag) in staged.iter().zip(tags).filter_map(|(dir, tag)| dir.as_ref().map(|dir| (dir, tag))) {
         store.publish(dir, tag)?;
     }
@@ -180,11 +182,13 @@ pub(crate) fn open_bases(
     head.manifest
         .bases
         .iter()
-        .map(|base| open_base(&files, base, name, staging, options, beside, env))
+        .map(|base| open_base(store, &files, base, name, staging, options, beside, env))
         .collect()
 }
 
+#[allow(clippy::too_many_arguments, reason = "one step of its caller")]
 fn open_base(
+    store: &Store,
     files: &[LocalFile],
     base: &Base,
     name: &str,
@@ -193,11 +197,18 @@ fn open_base(
     beside: Beside<'_>,
     env: Env<'_>,
 ) -> Result<SourceFile> {
-    if let Some(found) = local::find_base(files, base) {
-        return found.as_source();
+    // None of its pages is needed; a frame that names one all the same is refused.
+    if base.is_unused() {
+        return Ok(SourceFile { file: None, path: base.path.clone().into(), size: 0 });
+    }
+    if let Some(found) = local::find_base(files, base).and_then(LocalFile::as_source) {
+        return Ok(found);
     }
     if base.kind == BaseKind::Kernel {
         return super::kernel::open(base, staging, options.cache.as_ref(), beside, env);
+    }
+    if let Some(found) = local::find_unrecorded(store, base, env)? {
+        return Ok(found);
     }
     let message = format!(
         "{name} is packed against '{}': a {} of {} bytes with sha256 {} is needed, and no snapshot in the store has it under any \
@@ -280,6 +291,11 @@ impl<'a> Framed<'a> {
     /// Reads what is in a file so far; false where that is a description.
     pub(crate) fn read(&self, file: usize, offset: u64, buffer: &mut [u8]) -> Result<bool> {
         self.unpacking.read_staged(self.ids[file], offset, buffer)
+    }
+
+    /// Makes zero what an earlier run left in the way: only what is not zero is written.
+    pub(crate) fn clear(&self, file: usize, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.unpacking.clear(self.ids[file], offset, buffer)
     }
 
     /// All frames are there: notes their checksums for the record.

@@ -186,7 +186,7 @@ pub(crate) fn unpack<R: Read>(
     if let Some(rootfs) = &manifest.rootfs {
         unpacking.take_sidecar(rootfs, (origin.sidecar)(&rootfs.file_name())?, env)?;
     }
-    framed::publish(store, &unpacking, &tags, origin, env)?;
+    framed::publish(store, &unpacking, &tags, origin, || Ok(()), env)?;
     Ok(report)
 }
 

@@ -8,8 +8,10 @@ use crate::{Env, Error, Kind, Result, Store};
 use forkd_format::manifest::{FileEntry, Link, ROOTFS, RootfsSidecar, SNAPSHOT_JSON};
 use forkd_format::reader::FileId;
 use forkd_format::{Digest, Manifest, PAGE_SIZE, Snapshot, Tag};
+use forkd_sys::Disk;
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -51,7 +53,7 @@ impl<'a> Unpacking<'a> {
             .enumerate()
             .map(|(i, outcome)| match outcome {
                 Outcome::Kept => Ok(None),
-                _ => make_dir(store, root.join(i.to_string())).map(Some),
+                _ => make_dir(store, root.join(i.to_string()), &manifest.links[i]).map(Some),
             })
             .collect::<Result<_>>()?;
         Ok(Self {
@@ -96,11 +98,16 @@ impl<'a> Unpacking<'a> {
             return Ok(());
         };
         let path = dir.join(&entry.path);
-        let staged = match File::options().read(true).write(true).open(&path) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => self.create(dir, &entry.path)?,
+        let disk = self.store.disk();
+        let open = || File::options().read(true).write(true).open(&path);
+        let staged = match open() {
+            Err(e) if e.kind() == ErrorKind::NotFound => self.create(dir, &entry.path)?,
+            Err(e) if e.kind() == ErrorKind::PermissionDenied => {
+                unseal(disk, &path).map_err(Error::io("unseal", &path))?;
+                Staged { file: open().map_err(Error::io("open", &path))?, path }
+            }
             file => Staged { file: file.map_err(Error::io("open", &path))?, path },
         };
-        let disk = self.store.disk();
         disk.set_len(&staged.file, &staged.path, entry.size).map_err(Error::io("write", &staged.path))?;
         let _ = self.files[id.link][id.file].set(staged);
         Ok(())
@@ -123,6 +130,15 @@ impl<'a> Unpacking<'a> {
         let Some(Staged { path, file }) = self.files[id.link][id.file].get() else { return Ok(false) };
         crate::sparse::read_data(file, offset, buffer).map_err(Error::io("read", path))?;
         Ok(true)
+    }
+
+    /// Makes a stretch of a staged file zero, where it is not.
+    pub(super) fn clear(&self, id: FileId, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        if !self.read_staged(id, offset, buffer)? || forkd_sys::is_zero(buffer) {
+            return Ok(());
+        }
+        buffer.fill(0);
+        self.write_run(id, offset, buffer)
     }
 
     /// The link of a file, counted over the pack.
@@ -287,11 +303,27 @@ impl<'a> Unpacking<'a> {
     }
 }
 
-fn make_dir(store: &Store, path: PathBuf) -> Result<PathBuf> {
+/// Makes the folder of a link. Of what an earlier run left there, only the files that frames fill are gone on with.
+fn make_dir(store: &Store, path: PathBuf, link: &Link) -> Result<PathBuf> {
+    let disk = store.disk();
     if !path.is_dir() {
-        store.disk().make_dir(&path).map_err(Error::io("create", &path))?;
+        disk.make_dir(&path).map_err(Error::io("create", &path))?;
+    }
+    for entry in std::fs::read_dir(&path).map_err(Error::io("read", &path))? {
+        let entry = entry.map_err(Error::io("read", &path))?;
+        let name = entry.file_name();
+        let filled = |file: &FileEntry| file.path != SNAPSHOT_JSON && name == *file.path;
+        if !link.files.iter().any(filled) {
+            disk.remove_file(&entry.path()).map_err(Error::io("remove", &entry.path()))?;
+        }
     }
     Ok(path)
+}
+
+/// Lets its owner write to a file again that a run sealed which then did not come to publish it.
+fn unseal(disk: &Disk, path: &Path) -> std::io::Result<()> {
+    let file = File::open(path)?;
+    disk.set_mode(&file, path, file.metadata()?.mode() & 0o777 | 0o200)
 }
 
 impl Sink for Unpacking<'_> {

@@ -162,7 +162,7 @@ impl<'a> Assembly<'a> {
         let (stored, len) = (self.head.stored(id), self.len(id));
         let body = parse_data_frame(&frame.bytes).map_err(|e| self.explain(id, Error::malformed("")(e)))?;
         decode(body, (&frame.plan, frame.plan_len), stored, len, self.sources, scratch, pages)
-            .map_err(|e| self.explain(id, e))?;
+            .map_err(|e| self.explain(id, self.blame(&frame.plan, e)))?;
         let offset = number as u64 * FRAME_SIZE as u64;
         for (at, bytes) in pages.runs() {
             self.target.write(file, offset + at as u64, bytes)?;
@@ -174,6 +174,21 @@ impl<'a> Assembly<'a> {
     fn len(&self, id: usize) -> usize {
         let (file, number) = self.head.place(id);
         frame_len(self.head.index.files[file].size, number)
+    }
+
+    /// A frame that refers to a base may be right, and the base not what it was when it was recorded.
+    fn blame(&self, plan: &Plan, error: Error) -> Error {
+        let bases = &self.head.manifest.bases;
+        match (error, plan.references().find_map(|(run, _)| bases.get(run.source))) {
+            (Error::Malformed { file, source: FormatError::Frame(why) }, Some(base)) => {
+                let why = format!(
+                    "{why}; it refers to {} of '{}', which may be damaged here: `forkd verify` that too",
+                    base.path, base.name
+                );
+                Error::Malformed { file, source: FormatError::Frame(why) }
+            }
+            (error, _) => error,
+        }
     }
 
     fn refused(&self, id: usize, why: &str) -> Error {

@@ -5,6 +5,7 @@ use crate::{Error, Result};
 use forkd_format::frame::{FrameHeader, FrameScanner};
 use forkd_format::v3::{FRAME_SIZE, MAX_WINDOW, Plan, Run, RunKind, StoredFrame, frame_hash};
 use forkd_format::{FormatError, PAGE_SIZE};
+use xxhash_rust::xxh3::Xxh3Default;
 use zstd::zstd_safe::DCtx;
 
 /// The pages of a frame that are not zero, one after another.
@@ -38,14 +39,35 @@ impl Pages {
         bitmap
     }
 
+    /// XXH3-64 of the frame, zeros included.
+    fn sum(&self, len: usize) -> u64 {
+        static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+        let mut hasher = Xxh3Default::new();
+        let mut at = 0;
+        let zeros = |hasher: &mut Xxh3Default, mut len: usize| {
+            while len > 0 {
+                let step = len.min(ZEROS.len());
+                hasher.update(&ZEROS[..step]);
+                len -= step;
+            }
+        };
+        for (offset, bytes) in self.runs() {
+            zeros(&mut hasher, offset - at);
+            hasher.update(bytes);
+            at = offset + bytes.len();
+        }
+        zeros(&mut hasher, len - at);
+        hasher.digest()
+    }
+
     /// Whether these pages, where the bitmap has them, make the frame.
     pub(crate) fn are(&self, frame: &StoredFrame, len: usize, bitmap: &[u8]) -> bool {
         frame_hash(len, bitmap, &self.bytes[..self.len]) == frame.hash
     }
 
     #[cfg(fuzzing)]
-    pub(super) fn hash(&self, len: usize, bitmap: &[u8]) -> forkd_format::v3::TreeHash {
-        frame_hash(len, bitmap, &self.bytes[..self.len])
+    pub(super) fn facts(&self, len: usize, bitmap: &[u8]) -> (forkd_format::v3::TreeHash, u64) {
+        (frame_hash(len, bitmap, &self.bytes[..self.len]), self.sum(len))
     }
 
     fn clear(&mut self) {
@@ -116,11 +138,17 @@ pub(crate) fn decode(
         }
         pages.push(offset, run_len);
     }
+    if pages.len == 0 {
+        return Err(refused("it stands for zeros, which are not stored"));
+    }
     if pages.bytes[..pages.len].chunks(PAGE_SIZE).any(forkd_sys::is_zero) {
         return Err(refused("a page of zeros that is not said to be one"));
     }
     if !pages.are(frame, len, &plan.bitmap(len)) {
         return Err(refused("it decodes to other bytes than the index says"));
+    }
+    if pages.sum(len) != frame.sum {
+        return Err(refused("its checksum in the index is not that of what it decodes to"));
     }
     Ok(())
 }

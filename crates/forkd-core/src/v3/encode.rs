@@ -131,7 +131,11 @@ impl Maker {
         let found = search.find(page, allowed, REFERENCES);
         let mut wanted = Vec::new();
         for reference in found {
-            if self.named.contains(&reference) {
+            if let Some(at) = self.named.iter().position(|named| *named == reference) {
+                if self.prefix[at * PAGE_SIZE..][..PAGE_SIZE] == *page {
+                    self.push(RunKind::Copy { source: reference.source, page: reference.page });
+                    return Ok(());
+                }
                 continue;
             }
             search.source(reference.source).read(reference.page, buffer)?;

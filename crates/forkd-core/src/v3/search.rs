@@ -42,9 +42,67 @@ pub(crate) struct Search<'a> {
     sources: &'a [SourceFile],
     /// The number of each source's first page.
     first: Vec<u64>,
-    /// Half of a hash, and a page's number plus one; 0 is free.
+    /// Frames of each source that are not all zero.
+    frames: Vec<usize>,
+    table: Table,
+}
+
+/// A hash table that grows with what is put into it, and so does not depend on how the files' holes lie.
+struct Table {
+    /// A piece's tag, and a page's number plus one; 0 is free.
     slots: Vec<u64>,
-    mask: u64,
+    /// Buckets, as a power of two.
+    bits: u32,
+    used: usize,
+}
+
+impl Table {
+    fn new(bits: u32) -> Self {
+        Self { slots: vec![0; BUCKET << bits], bits, used: 0 }
+    }
+
+    fn bucket(&self, tag: u32) -> std::ops::Range<usize> {
+        let at = (tag.wrapping_mul(0x9E37_79B1) >> (32 - self.bits)) as usize * BUCKET;
+        at..at + BUCKET
+    }
+
+    fn insert(&mut self, tag: u32, page: u64) {
+        if self.used * 4 > self.slots.len() * 3 && self.bits < 31 {
+            let mut larger = Self::new(self.bits + 1);
+            for slot in self.slots.iter().filter(|slot| **slot != 0) {
+                larger.put((slot >> 32) as u32, *slot);
+            }
+            *self = larger;
+        }
+        self.put(tag, u64::from(tag) << 32 | (page + 1));
+    }
+
+    fn put(&mut self, tag: u32, entry: u64) {
+        let mut alike = 0;
+        let bucket = self.bucket(tag);
+        for slot in &mut self.slots[bucket] {
+            if *slot == 0 {
+                *slot = entry;
+                self.used += 1;
+                return;
+            }
+            alike += usize::from((*slot >> 32) as u32 == tag);
+            if alike == MOST_ALIKE {
+                return;
+            }
+        }
+    }
+
+    /// Pages that hold a piece, and by chance others.
+    fn pages(&self, tag: u32) -> impl Iterator<Item = u64> + '_ {
+        let used = self.slots[self.bucket(tag)].iter().take_while(|slot| **slot != 0);
+        used.filter(move |slot| (**slot >> 32) as u32 == tag).map(|slot| (slot & u64::from(u32::MAX)) - 1)
+    }
+}
+
+/// Half of a hash: what a piece is known by.
+fn tag(hash: u64) -> u32 {
+    (hash >> 32) as u32
 }
 
 /// A page of a source.
@@ -101,31 +159,26 @@ fn mix(hash: u64) -> u64 {
 }
 
 impl<'a> Search<'a> {
-    /// Reads all pages of some sources that are not in holes. Memory: at most an eighth of their bytes.
+    /// Reads all pages of some sources that are not in holes. Memory: at most a sixth of their bytes, and for a moment half as much again.
     pub(crate) fn build(sources: &'a [SourceFile], env: Env<'_>) -> Result<Self> {
-        let pages: u64 = sources.iter().map(|source| source.data_bytes() / PAGE_SIZE as u64).sum();
-        let expected = pages * (PAGE_SIZE as u64 >> SAMPLE_BITS);
-        let buckets = (expected.div_ceil(BUCKET as u64) * 5 / 4).next_power_of_two().max(64);
         let mut first = Vec::with_capacity(sources.len());
         let mut next = 0;
         for source in sources {
             first.push(next);
             next += source.pages();
         }
-        let mut search =
-            Self { sources, first, slots: vec![0; buckets as usize * BUCKET], mask: buckets - 1 };
-        let slots = Mutex::new(std::mem::take(&mut search.slots));
+        let found = Mutex::new((Table::new(10), vec![0; sources.len()]));
         let buffers = Buffers::new(2 * env.jobs + 2, FRAME_SIZE);
         let kinds = [LaneKind::Ordered, LaneKind::Parallel];
         lanes::run(env.jobs, &kinds, env.cancel, |lanes| {
-            let (search, slots) = (&search, &slots);
+            let (first, found) = (&first, &found);
             let mut number = 0;
             for (s, source) in sources.iter().enumerate() {
                 let Some(file) = &source.file else { continue };
-                let (mut at, end) = (0, source.pages() * PAGE_SIZE as u64);
-                while let Some(data) = next_data(source, file, at, end)? {
+                let mut at = 0;
+                while let Some(data) = next_data(source, file, at)? {
                     let start = data - data % FRAME_SIZE as u64;
-                    let len = (end - start).min(FRAME_SIZE as u64) as usize;
+                    let len = (source.size - start).min(FRAME_SIZE as u64) as usize;
                     at = start + len as u64;
                     let Ok(mut buffer) = buffers.take(usize::MAX, env.cancel, || lanes.failed()) else {
                         return env.cancel.check();
@@ -133,21 +186,20 @@ impl<'a> Search<'a> {
                     lanes.submit(1, move |lanes| {
                         crate::sparse::read_data(file, start, &mut buffer[..len])
                             .map_err(Error::io("read", &source.path))?;
-                        let first = search.first[s] + start / PAGE_SIZE as u64;
+                        let first = first[s] + start / PAGE_SIZE as u64;
                         let features: Vec<(u64, Features)> = buffer[..len]
                             .chunks_exact(PAGE_SIZE)
                             .enumerate()
+                            .filter(|(_, page)| !forkd_sys::is_zero(page))
                             .map(|(i, page)| (first + i as u64, Features::of(page)))
-                            .filter(|(_, features)| features.count > 0)
                             .collect();
+                        let is_zero = features.is_empty() && forkd_sys::is_zero(&buffer[..len]);
                         drop(buffer);
                         lanes.submit_ordered(0, number, move |_| {
-                            let mut slots = super::lock(slots);
+                            let (table, frames) = &mut *super::lock(found);
+                            frames[s] += usize::from(!is_zero);
                             for (page, features) in &features {
-                                features
-                                    .hashes()
-                                    .iter()
-                                    .for_each(|hash| search.insert(&mut slots, *hash, *page));
+                                features.hashes().iter().for_each(|hash| table.insert(tag(*hash), *page));
                             }
                             Ok(())
                         });
@@ -158,29 +210,13 @@ impl<'a> Search<'a> {
             }
             Ok(())
         })?;
-        search.slots = slots.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-        Ok(search)
+        let (table, frames) = found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        Ok(Self { sources, first, frames, table })
     }
 
-    fn bucket(&self, hash: u64) -> std::ops::Range<usize> {
-        // The lowest bits are zero in nearly all hashes that are looked at.
-        let at = ((hash >> 8) & self.mask) as usize * BUCKET;
-        at..at + BUCKET
-    }
-
-    fn insert(&self, slots: &mut [u64], hash: u64, page: u64) {
-        let tag = hash & !u64::from(u32::MAX);
-        let mut alike = 0;
-        for slot in &mut slots[self.bucket(hash)] {
-            if *slot == 0 {
-                *slot = tag | (page + 1);
-                return;
-            }
-            alike += usize::from(*slot & !u64::from(u32::MAX) == tag);
-            if alike == MOST_ALIKE {
-                return;
-            }
-        }
+    /// Frames of a source that are not all zero.
+    pub(crate) fn frames(&self, source: usize) -> usize {
+        self.frames[source]
     }
 
     fn place(&self, page: u64) -> PageRef {
@@ -193,15 +229,7 @@ impl<'a> Search<'a> {
         let features = Features::of(page);
         let mut votes: Vec<(u64, u128)> = Vec::with_capacity(32);
         for (bit, hash) in features.hashes().iter().enumerate() {
-            let tag = hash & !u64::from(u32::MAX);
-            for slot in &self.slots[self.bucket(*hash)] {
-                if *slot == 0 {
-                    break;
-                }
-                if slot & !u64::from(u32::MAX) != tag {
-                    continue;
-                }
-                let page = (slot & u64::from(u32::MAX)) - 1;
+            for page in self.table.pages(tag(*hash)) {
                 match votes.iter_mut().find(|(voted, _)| *voted == page) {
                     Some((_, bits)) => *bits |= 1u128 << bit,
                     None if allowed(self.place(page)) => votes.push((page, 1u128 << bit)),
@@ -227,10 +255,10 @@ impl<'a> Search<'a> {
     }
 }
 
-fn next_data(source: &SourceFile, file: &File, at: u64, end: u64) -> Result<Option<u64>> {
-    if at >= end {
+fn next_data(source: &SourceFile, file: &File, at: u64) -> Result<Option<u64>> {
+    if at >= source.size {
         return Ok(None);
     }
     let data = forkd_sys::next_data(file, at).map_err(Error::io("read", &source.path))?;
-    Ok(data.filter(|data| *data < end))
+    Ok(data.filter(|data| *data < source.size))
 }

@@ -29,10 +29,4 @@ impl SourceFile {
         }
         .map_err(Error::io("read", &self.path))
     }
-
-    /// Bytes of it that are not in holes, about.
-    pub(crate) fn data_bytes(&self) -> u64 {
-        let metadata = self.file.as_ref().and_then(|file| file.metadata().ok());
-        metadata.map_or(0, |metadata| forkd_sys::allocated(&metadata).min(self.size))
-    }
 }

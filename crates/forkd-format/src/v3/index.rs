@@ -115,7 +115,7 @@ impl Index {
             return Err(wrong("it does not begin like one"));
         }
         let header = le32(bytes, 8).ok_or_else(cut)? as usize;
-        if header < HEADER_LEN || header % 8 != 0 || header > bytes.len() {
+        if header < HEADER_LEN || !header.is_multiple_of(8) || header > bytes.len() {
             return Err(wrong(format!("its header has {header} bytes; expected {HEADER_LEN} or more")));
         }
         let incompatible = le64(bytes, 16).ok_or_else(cut)?;
@@ -141,7 +141,7 @@ impl Index {
             let frames = frame_count(*size);
             let bitmap = bytes.get(at..at + frames.div_ceil(8)).ok_or_else(cut)?;
             at += bitmap.len();
-            if frames % 8 != 0 && bitmap.last().is_some_and(|last| last >> (frames % 8) != 0) {
+            if !frames.is_multiple_of(8) && bitmap.last().is_some_and(|last| last >> (frames % 8) != 0) {
                 return Err(wrong("it marks frames behind the end of a file"));
             }
             let mut table = Vec::with_capacity(frames);

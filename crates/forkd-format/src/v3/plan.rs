@@ -146,7 +146,7 @@ impl Plan {
             };
             at += count;
             // A source gives whole pages only.
-            if matches!(kind, RunKind::Copy { .. }) && at == all && len % crate::PAGE_SIZE != 0 {
+            if matches!(kind, RunKind::Copy { .. }) && at == all && !len.is_multiple_of(crate::PAGE_SIZE) {
                 return Err(wrong("copies a page that is not whole"));
             }
             plan.runs.push(Run { kind, count });

@@ -235,12 +235,15 @@ fn frames_that_are_not_as_the_index_says_are_refused() {
     let mut short = second_frame();
     short.bytes.truncate(8);
     refused(&with_second(short), "are read");
+    let zeros = Frame::of(&vec![0; MIB], &plan(&[], &[Run::Zero(256)]), b"");
+    refused(&with_second(zeros), "not stored");
+    refused(&with_second(Frame { sum: 7, ..second_frame() }), "its checksum in the index");
     // Frames in another order than the index has them: each is the other's.
     let mut swapped = honest();
     let frames = &mut swapped.files[2].frames;
     let (a, b) = (frames[0].clone().unwrap(), frames[2].clone().unwrap());
-    frames[0] = Some(Frame { content: a.content, bytes: b.bytes });
-    frames[2] = Some(Frame { content: b.content, bytes: a.bytes });
+    frames[0] = Some(Frame { bytes: b.bytes.clone(), ..a.clone() });
+    frames[2] = Some(Frame { bytes: a.bytes, ..b });
     refused(&swapped.bytes(), "zstd frame");
 }
 
@@ -300,7 +303,7 @@ fn an_index_that_lies_is_refused() {
 fn base(name: &str, kind: &str, size: &str) -> String {
     let hash = "a".repeat(64);
     format!(
-        "\n[[bases]]\nkind = \"{kind}\"\nname = \"{name}\"\npath = \"memory.bin\"\nsize = {size}\nsha256 = \"{hash}\"\nroot = \"{hash}\"\n"
+        "\n[[bases]]\nkind = \"{kind}\"\nname = \"{name}\"\npath = \"memory.bin\"\nsize = {size}\nsha256 = \"{hash}\"\nroot = \"{hash}\"\ncopied_pages = 1\nsimilar_pages = 0\n"
     )
 }
 

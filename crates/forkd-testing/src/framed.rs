@@ -19,6 +19,8 @@ pub enum Run {
 pub struct Frame {
     /// What the index says that it decodes to.
     pub content: Vec<u8>,
+    /// What the index says that this has for a checksum.
+    pub sum: u64,
     /// Its bytes in the pack, header included.
     pub bytes: Vec<u8>,
 }
@@ -31,7 +33,7 @@ impl Frame {
         bytes.extend(((plan.len() + zstd.len()) as u32).to_le_bytes());
         bytes.extend(plan);
         bytes.extend(zstd);
-        Self { content: content.to_vec(), bytes }
+        Self { content: content.to_vec(), sum: xxhash_rust::xxh3::xxh3_64(content), bytes }
     }
 
     /// The frame that keeps every page as it is.
@@ -219,7 +221,7 @@ impl Framed {
             for (hash, frame) in file.hashes().iter().zip(&file.frames) {
                 let Some(frame) = frame else { continue };
                 out.extend(hash);
-                out.extend([7; 8]);
+                out.extend(frame.sum.to_le_bytes());
                 out.extend((frame.bytes.len() as u32).to_le_bytes());
             }
         }

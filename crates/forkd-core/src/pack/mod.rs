@@ -115,7 +115,7 @@ fn put_kernel(store: &Store, options: &PackOptions, base: &Base, dir: &Path, env
     disk.replace(temp.path(), &path).map_err(failed())?;
     // Its first name is gone: there is nothing to delete.
     let _ = temp.keep();
-    Ok(())
+    disk.sync_dir(dir).map_err(Error::io("sync", dir))
 }
 
 /// Packs into an open, empty file.

@@ -14,6 +14,8 @@ pub(super) struct Known {
     pub(super) validator: Validator,
     /// The registry's text, or the digest that names the pack.
     pub(super) body: String,
+    /// SHA-256 of the body: a note that was damaged since is none.
+    digest: Digest,
 }
 
 impl Known {
@@ -29,13 +31,16 @@ impl Known {
         let bytes = std::fs::read(&path).ok()?;
         // What is asked for again is not swept.
         let _ = std::fs::File::open(&path).and_then(|file| file.set_modified(std::time::SystemTime::now()));
-        serde_json::from_slice(&bytes).ok().filter(|known: &Self| !known.validator.is_empty())
+        serde_json::from_slice(&bytes).ok().filter(|known: &Self| {
+            !known.validator.is_empty() && known.digest == Digest::of(known.body.as_bytes())
+        })
     }
 
     /// Notes an answer. That it cannot be noted costs only a transfer.
     pub(super) fn save(pulling: &Pulling<'_>, location: &Location, validator: &Validator, body: &str) {
         let Some(path) = Self::path(pulling, location).filter(|_| !validator.is_empty()) else { return };
-        let known = Self { validator: validator.clone(), body: body.to_owned() };
+        let known =
+            Self { validator: validator.clone(), body: body.to_owned(), digest: Digest::of(body.as_bytes()) };
         let save = || -> Option<()> {
             let dir = path.parent()?;
             std::fs::create_dir_all(dir).ok()?;

@@ -66,8 +66,8 @@ impl Pages {
     }
 
     #[cfg(fuzzing)]
-    pub(super) fn hash(&self, len: usize, bitmap: &[u8]) -> forkd_format::v3::TreeHash {
-        frame_hash(len, bitmap, &self.bytes[..self.len])
+    pub(super) fn facts(&self, len: usize, bitmap: &[u8]) -> (forkd_format::v3::TreeHash, u64) {
+        (frame_hash(len, bitmap, &self.bytes[..self.len]), self.sum(len))
     }
 
     fn clear(&mut self) {

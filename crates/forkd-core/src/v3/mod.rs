@@ -34,7 +34,7 @@ pub fn fuzz_frame(body: &[u8], len: usize, files: &[std::fs::File]) -> Option<Ve
         decode::decode(body, (&plan, plan_len), frame, len, &sources, &mut scratch, pages).is_ok()
     };
     let _ = run(&frame, &mut pages);
-    frame.hash = pages.hash(len, &plan.bitmap(len));
+    (frame.hash, frame.sum) = pages.facts(len, &plan.bitmap(len));
     let accepted = run(&frame, &mut pages);
     accepted.then(|| pages.runs().map(|(at, bytes)| (at, bytes.to_vec())).collect())
 }

@@ -2,6 +2,7 @@
 
 mod choose;
 mod framed;
+mod here;
 mod known;
 mod open;
 mod stream;
@@ -9,12 +10,12 @@ mod stream;
 use crate::check::Expected;
 use crate::remote::{Location, Remote, Validator, get_small};
 use crate::store::{LockKind, Partial, Source};
-use crate::unpack::{LinkReport, Outcome};
 use crate::{Env, Error, Kind, Result, Store, UnpackOptions, UnpackReport};
 use choose::Chosen;
 use forkd_format::manifest::Base;
 use forkd_format::registry::{MAX_REGISTRY, Missing, Version};
 use forkd_format::{Digest, Reference, Registry, Tag};
+use here::already_here;
 use known::{Known, get_text};
 use open::{Opened, open};
 use std::collections::BTreeMap;
@@ -478,57 +479,4 @@ fn settle<T>(partial: Partial, outcome: Result<T>) -> Result<T> {
 
 fn source_of(name: &str, sha256: Option<Digest>) -> Source {
     Source { name: name.to_owned(), head: None, sha256 }
-}
-
-/// The snapshots that a pack of one of these digests was unpacked to, where they are all still here under the tags that a pull would give
-/// them now. Untouched files are believed; `read` has them read again.
-fn already_here(
-    store: &Store,
-    digests: &[Digest],
-    options: &UnpackOptions,
-) -> Result<Option<(Digest, UnpackReport)>> {
-    if digests.is_empty() {
-        return Ok(None);
-    }
-    for tag in store.tags()? {
-        let Ok(stored) = store.load(&tag) else { continue };
-        let Some(source) = stored.record.as_ref().and_then(|record| record.source.as_ref()) else { continue };
-        let Some(found) = source.sha256.filter(|sha256| digests.contains(sha256)) else { continue };
-        if options.tag.as_ref().or(source.head.as_ref()) != Some(&tag) {
-            continue;
-        }
-        let Ok(chain) = store.chain(&tag) else { continue };
-        // A chain keeps its tags: another one for its head is refused when the pack is read.
-        let renamed = chain.len() > 1 && options.tag.is_some();
-        if renamed || !chain.iter().all(|link| is_untouched(link, options.force)) {
-            continue;
-        }
-        let links = chain.iter().map(|link| LinkReport {
-            tag: link.tag.clone(),
-            local_tag: link.tag.clone(),
-            path: link.dir.clone(),
-            parent: crate::store::parent_of(Some(link)).ok().flatten(),
-            outcome: Outcome::Kept,
-        });
-        let unpacked_size =
-            chain.iter().filter_map(|link| link.record.as_ref()).flat_map(|r| &r.files).map(|f| f.size).sum();
-        let report =
-            UnpackReport { links: links.collect(), chain: chain.len() > 1, head: tag, unpacked_size };
-        return Ok(Some((found, report)));
-    }
-    Ok(None)
-}
-
-/// Whether every recorded file is as it was recorded: by its size and time, or, where `read` is set, by its bytes.
-fn is_untouched(stored: &crate::store::Stored, read: bool) -> bool {
-    let untouched = |file: &crate::store::RecordedFile| {
-        let path = stored.dir.join(&file.path);
-        let size = path.metadata().map(|metadata| metadata.len());
-        size.is_ok_and(|size| size == file.size)
-            && match file.root.filter(|_| file.declared) {
-                Some(root) => stored.root(&file.path, &path, read).is_ok_and(|found| found == root),
-                None => stored.digest(&file.path, &path, read).is_ok_and(|found| found == file.sha256),
-            }
-    };
-    stored.record.as_ref().is_some_and(|record| record.files.iter().all(untouched))
 }

@@ -1,15 +1,13 @@
 //! The guest's kernel as a base: kept in the cache under its SHA-256, the same file for all snapshots that were baked with it.
 
+use super::beside::decode;
 use super::framed::Beside;
 use crate::cache::{Cache, CacheKind, Slot};
 use crate::store::HashedFile;
 use crate::v3::SourceFile;
 use crate::{Env, Error, Kind, Result};
-use forkd_format::Hasher;
-use forkd_format::frame::MAX_WINDOW_LOG;
 use forkd_format::manifest::Base;
 use std::fs::{File, OpenOptions};
-use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -86,32 +84,6 @@ fn take(
     write: &mut dyn FnMut(&[u8], u64) -> Result<()>,
 ) -> Result<()> {
     let name = base.file_name();
-    let failed = |e: std::io::Error| super::sidecar_error(&name, e);
-    let mut decoder = zstd::stream::read::Decoder::new(beside(&name)?).map_err(failed)?;
-    decoder.window_log_max(MAX_WINDOW_LOG).map_err(failed)?;
-    let mut buffer = vec![0; 1 << 20];
-    let (mut hasher, mut at) = (Hasher::default(), 0);
-    loop {
-        env.cancel.check()?;
-        let read = decoder.read(&mut buffer).map_err(failed)?;
-        if read == 0 {
-            break;
-        }
-        if at + read as u64 > base.size {
-            let message = format!("{name}: more than the {} bytes that the manifest declares", base.size);
-            return Err(Error::new(Kind::Integrity, message));
-        }
-        hasher.update(&buffer[..read]);
-        write(&buffer[..read], at)?;
-        at += read as u64;
-    }
-    let found = hasher.finish();
-    if at != base.size || found != base.sha256 {
-        let message = format!(
-            "{name}: {at} bytes with sha256 {found}; the manifest declares {} bytes with {}",
-            base.size, base.sha256
-        );
-        return Err(Error::new(Kind::Integrity, message));
-    }
-    Ok(())
+    let input = beside(&name)?;
+    decode(&name, (base.size, base.sha256), input, env, &mut |at, bytes| write(bytes, at))
 }

@@ -1,5 +1,6 @@
 //! From a pack to snapshots in the store.
 
+mod beside;
 pub(crate) mod framed;
 pub(crate) mod kernel;
 pub(crate) mod writing;
@@ -8,6 +9,7 @@ use crate::cache::Cache;
 use crate::receive::Incoming;
 use crate::store::{LockKind, Source, Stored};
 use crate::{Env, Error, Kind, Result, Store};
+pub(crate) use beside::{open_beside, read_sidecar};
 use forkd_format::manifest::{Link, MEMORY, ROOTFS, RootfsSidecar, SNAPSHOT_JSON};
 use forkd_format::{Digest, Manifest, Snapshot, Tag};
 use std::fs::File;
@@ -135,27 +137,6 @@ pub(crate) fn open_pack(file: &Path) -> Result<File> {
         ));
     }
     File::open(file).map_err(Error::io("open", file))
-}
-
-/// A file that belongs to a pack file and lies beside it: its root disk, or a kernel.
-pub(crate) fn open_beside(pack: &Path, name: &str) -> Result<Box<dyn Read + Send>> {
-    let path = pack.with_file_name(name);
-    match path.metadata() {
-        Ok(metadata) if !metadata.is_file() => Err(Error::new(
-            Kind::Integrity,
-            format!("{} is not a regular file; expected what belongs to the pack", path.display()),
-        )),
-        Ok(_) => File::open(&path).map(|file| Box::new(file) as _).map_err(Error::io("open", &path)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(Error::new(
-            Kind::NotFound,
-            format!(
-                "{} is missing, which belongs to the pack; expected it beside {}",
-                path.display(),
-                pack.display()
-            ),
-        )),
-        Err(e) => Err(Error::io("open", &path)(e)),
-    }
 }
 
 /// Unpacks a stream whose manifest was read. `check` is given the input after its last byte, before anything is published; it may
@@ -346,57 +327,6 @@ pub(crate) fn parse_description(link: &Link, bytes: &[u8]) -> Result<Snapshot> {
         return Err(Error::new(Kind::Integrity, message));
     }
     Ok(snapshot)
-}
-
-/// Reads the root disk beside a pack, handing on its bytes and where they belong; gives its block sums once its size and
-/// digest hold.
-pub(crate) fn read_sidecar(
-    rootfs: &RootfsSidecar,
-    input: Box<dyn Read + Send>,
-    env: Env<'_>,
-    each: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
-) -> Result<String> {
-    let name = rootfs.file_name();
-    let failed = |e: std::io::Error| sidecar_error(&name, e);
-    let mut decoder = zstd::stream::read::Decoder::new(input).map_err(failed)?;
-    decoder.window_log_max(forkd_format::frame::MAX_WINDOW_LOG).map_err(failed)?;
-    let mut buffer = vec![0; 1 << 20];
-    let (mut hasher, mut sums) = (forkd_format::Hasher::default(), crate::blocks::BlockSums::default());
-    let mut at = 0;
-    loop {
-        env.cancel.check()?;
-        let read = decoder.read(&mut buffer).map_err(failed)?;
-        if read == 0 {
-            break;
-        }
-        if at + read as u64 > rootfs.size {
-            let message = format!("{name}: more than the {} bytes that the manifest declares", rootfs.size);
-            return Err(Error::new(Kind::Integrity, message));
-        }
-        hasher.update(&buffer[..read]);
-        sums.update(&buffer[..read]);
-        each(at, &buffer[..read])?;
-        at += read as u64;
-    }
-    let found = hasher.finish();
-    if at != rootfs.size || found != rootfs.sha256 {
-        let message = format!(
-            "{name}: {at} bytes with sha256 {found}; the manifest declares {} bytes with {}",
-            rootfs.size, rootfs.sha256
-        );
-        return Err(Error::new(Kind::Integrity, message));
-    }
-    Ok(sums.finish())
-}
-
-/// A decoder says in words of its own that its input is damaged; everything else is the disk's or the network's.
-fn sidecar_error(name: &str, error: std::io::Error) -> Error {
-    if error.raw_os_error().is_none()
-        && !error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Error>)
-    {
-        return Error::new(Kind::Integrity, format!("{name}: {error}"));
-    }
-    crate::frames::read_error(name, error)
 }
 
 /// Puts bytes of a `snapshot.json`, at most a MiB by the manifest's rules, at their place.

@@ -137,7 +137,9 @@ fn run(command: &Command, context: &commands::Context<'_>) -> anyhow::Result<()>
 /// Does what a command line says, as if it were typed.
 fn run_line(words: &[&str], context: &commands::Context<'_>) -> anyhow::Result<()> {
     let cli = Cli::try_parse_from([&["forkd"], words].concat())?;
-    run(&cli.command, context)
+    let mut context = context.printing_to(context.output);
+    context.pack_format = cli.format.iter().find_map(|format| format.pack());
+    run(&cli.command, &context)
 }
 
 /// The exit code of an error, from its kind.

@@ -165,9 +165,9 @@ fn describe(pack: &Path, framed: &Path, context: &Context<'_>) -> Result<Vec<u8>
         size += len;
     }
     let inspection = forkd_core::inspect_file(framed, context.env())?;
-    let facts = inspection.framed.as_ref();
+    let wrong = || Error::new(Kind::General, format!("{} is no pack of format 3", framed.display()));
     let mut artifact =
-        facts.map(|facts| super::inspect::artifact(facts, inspection.pack_size)).unwrap_or_default();
+        super::inspect::artifact(inspection.framed.as_ref().ok_or_else(wrong)?, inspection.pack_size);
     artifact["url"] = FRAMED.into();
     let entry = json!({
         "url": PACK,

@@ -119,7 +119,6 @@ fn gc_leaves_a_running_pull_alone() {
 
 #[test]
 fn killed_at_a_hundred_moments() {
-    const KILLS: usize = 100;
     let shop = shop();
     let registry = shop.hub.url("registry.json");
     // Two packs of one tag, so that a forced pull or unpack has an old and a new.
@@ -141,7 +140,7 @@ fn killed_at_a_hundred_moments() {
         &["gc"],
     ];
     let mut random = pseudo_random(42);
-    for n in 0..KILLS {
+    for n in 0..forkd_testing::often(100, 1000) {
         let operation = operations[n % operations.len()];
         let child = spawn(&user, operation);
         std::thread::sleep(Duration::from_micros(random() % 60_000));

@@ -185,10 +185,13 @@ pub(crate) fn get_small(
     limit: u64,
     cancel: &Cancel,
 ) -> Result<Vec<u8>> {
-    let download = remote.get(location, cancel)?;
+    read_small(remote.get(location, cancel)?, &location.to_string(), limit)
+}
+
+/// Reads what an answer holds, which must be small.
+pub(crate) fn read_small(download: Download, name: &str, limit: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let name = location.to_string();
-    download.body.take(limit + 1).read_to_end(&mut bytes).map_err(|e| crate::frames::read_error(&name, e))?;
+    download.body.take(limit + 1).read_to_end(&mut bytes).map_err(|e| crate::frames::read_error(name, e))?;
     if bytes.len() as u64 > limit {
         return Err(Error::new(Kind::Integrity, format!("{name}: more than {limit} bytes")));
     }

@@ -1,11 +1,11 @@
 //! What servers answered before, and which copy that was: asked again, they need not send it again.
 
 use super::Pulling;
-use crate::remote::{Answer, Location, Request, Validator};
+use crate::remote::{Answer, Location, Request, Validator, read_small};
 use crate::{Error, Kind, Result};
 use forkd_format::Digest;
 use serde::{Deserialize, Serialize};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::PathBuf;
 
 /// An answer in the cache: `answers/<sha256 of the URL>.json`.
@@ -65,14 +65,10 @@ pub(super) fn get_text(pulling: &Pulling<'_>, location: &Location, limit: u64) -
         }
         Answer::Part(download) | Answer::Whole(download) => download,
     };
-    let mut text = Vec::new();
-    let name = location.to_string();
-    download.body.take(limit + 1).read_to_end(&mut text).map_err(|e| crate::frames::read_error(&name, e))?;
-    if text.len() as u64 > limit {
-        return Err(Error::new(Kind::Integrity, format!("{name}: more than {limit} bytes")));
-    }
+    let (name, validator) = (location.to_string(), download.validator.clone());
+    let text = read_small(download, &name, limit)?;
     let text = String::from_utf8(text)
         .map_err(|_| Error::new(Kind::Integrity, format!("{name}: expected a registry; it is not UTF-8")))?;
-    Known::save(pulling, location, &download.validator, &text);
+    Known::save(pulling, location, &validator, &text);
     Ok(text)
 }

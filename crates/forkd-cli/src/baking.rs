@@ -5,9 +5,8 @@ use crate::config;
 use crate::machines::{Machines, unnamed, with_guest_words};
 use crate::output::{mib, seconds};
 use anyhow::Result;
-use forkd_core::engine::{Accel, Machine, Network};
-use forkd_core::guest::Guest;
-use forkd_core::{BakeOptions, Error, Kind, SetUpOptions, Store};
+use forkd_core::machine::{Accel, BakeOptions, Guest, Machine, Network, SetUpOptions};
+use forkd_core::{Error, Kind, Store};
 use forkd_engine::{Kernel, initramfs};
 use forkd_format::Tag;
 use serde_json::{Value, json};
@@ -100,7 +99,7 @@ impl<'a> Baker<'a> {
         context.output.line(&format!("==> baking snapshot '{tag}' ({memory} of memory, {accel})"));
         let (engine, runtime) = (&self.machines.engine, &self.machines.runtime);
         let baked = with_guest_words(context, |output| {
-            forkd_core::bake(store, engine, runtime, options, context.env(), output, trial)
+            forkd_core::machine::bake(store, engine, runtime, options, context.env(), output, trial)
         })?;
         context.output.line(&format!(
             "✓ snapshot '{tag}' at {}/ in {} (boot {}, warm {}, trial fork {:.2}s)",
@@ -145,7 +144,7 @@ impl<'a> Baker<'a> {
         };
         let (engine, runtime) = (&self.machines.engine, &self.machines.runtime);
         with_guest_words(context, |output| {
-            forkd_core::set_up(engine, runtime, &options, context.env(), output)
+            forkd_core::machine::set_up(engine, runtime, &options, context.env(), output)
         })?;
         context.output.line(&format!("✓ set up in {}", seconds(begun.elapsed())));
         Ok(())

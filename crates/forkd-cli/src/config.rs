@@ -1,6 +1,6 @@
 //! What the environment says.
 
-use forkd_core::remote::Location;
+use forkd_core::hub::Location;
 use forkd_core::{Error, Kind, Result, Store};
 use std::env;
 use std::path::{Path, PathBuf};

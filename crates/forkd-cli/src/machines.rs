@@ -4,9 +4,8 @@ use crate::commands::Context;
 use crate::config;
 use crate::output::printable;
 use anyhow::Result;
-use forkd_core::guest::{Guest, Output as Stream};
-use forkd_core::runtime::{Child, Runtime};
-use forkd_core::{Error, Exit, Kind};
+use forkd_core::machine::{Child, Exit, Guest, Output as Stream, Runtime};
+use forkd_core::{Error, Kind};
 use forkd_engine::Qemu;
 use serde_json::Value;
 use std::fs::File;
@@ -40,7 +39,8 @@ impl Machines {
     /// A conversation with a child.
     #[allow(clippy::unused_self, reason = "what is talked to are machines")]
     pub(crate) fn talk(&self, child: &Child, context: &Context<'_>) -> Result<Guest> {
-        forkd_core::talk(child, Duration::from_secs(30), context.env()).map_err(|e| explain(child, &e).into())
+        forkd_core::machine::talk(child, Duration::from_secs(30), context.env())
+            .map_err(|e| explain(child, &e).into())
     }
 }
 
@@ -51,10 +51,10 @@ pub(crate) fn explain(child: &Child, error: &Error) -> Error {
     }
     // A machine that is just ending closes its sockets first.
     std::thread::sleep(Duration::from_millis(100));
-    if forkd_core::runtime::is_held(&child.run.join(forkd_core::runtime::ALIVE)) {
+    if forkd_core::machine::is_held(&child.run.join(forkd_core::machine::ALIVE)) {
         return Error::new(error.kind(), format!("child {}: {error}", child.id));
     }
-    let console = forkd_core::engine::console(&child.run).unwrap_or_else(|| "nothing".into());
+    let console = forkd_core::machine::console(&child.run).unwrap_or_else(|| "nothing".into());
     let message = format!("child {} has ended; its console ends with:\n  {console}", child.id);
     Error::new(Kind::General, message)
 }

@@ -6,10 +6,8 @@ mod common;
 
 use common::User;
 use common::shop::{Shop, kill, noise, spawn, until};
-use forkd_core::remote::Location;
-use forkd_core::{
-    Cancel, Dependents, Env, PullOptions, PullReport, Result, Silent, Store, Target, UnpackOptions,
-};
+use forkd_core::hub::{Location, Target};
+use forkd_core::{Cancel, Dependents, Env, PullOptions, PullReport, Result, Silent, Store, UnpackOptions};
 use forkd_format::Tag;
 use forkd_remote::{AnyRemote, HttpOptions};
 use forkd_sys::{Call, Disk};
@@ -18,9 +16,8 @@ use std::io::{Read, Seek};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 
 static REMOTE: LazyLock<AnyRemote> = LazyLock::new(|| AnyRemote::new(&HttpOptions::default()).unwrap());
 static NEVER: LazyLock<Cancel> = LazyLock::new(Cancel::default);

@@ -1,5 +1,6 @@
-use crate::store::{Stored, parent_of};
-use crate::{Result, Store};
+use crate::error::Result;
+use crate::store::root::Store;
+use crate::store::stored::{Stored, parent_of};
 use forkd_format::Tag;
 use forkd_format::manifest::MEMORY;
 use std::path::PathBuf;
@@ -31,7 +32,7 @@ pub struct Image {
 /// Lists the store. Snapshots that cannot be read are passed over.
 ///
 /// # Errors
-/// [`crate::Error::Io`] where the store's folder cannot be read.
+/// [`crate::error::Error::Io`] where the store's folder cannot be read.
 pub fn images(store: &Store) -> Result<Vec<Image>> {
     let tags = store.tags()?;
     Ok(tags.iter().filter_map(|tag| store.load(tag).ok()).map(|stored| image(store, stored)).collect())

@@ -1,7 +1,10 @@
-use crate::receive::Incoming;
-use crate::store::{Source, parent_of};
-use crate::v3::{Head, read_exact};
-use crate::{Env, Error, Result, Store};
+use crate::env::Env;
+use crate::error::{Error, Result};
+use crate::pack::paged::head::{Head, read_exact};
+use crate::pack::stream::read::Incoming;
+use crate::store::record::Source;
+use crate::store::root::Store;
+use crate::store::stored::parent_of;
 use forkd_format::manifest::{Base, RootfsSidecar, SNAPSHOT_JSON};
 use forkd_format::v3::{Plan, RunKind, frame_len, parse_data_frame};
 use forkd_format::{Digest, Manifest, PAGE_SIZE, Tag};
@@ -94,9 +97,9 @@ pub struct FileFacts {
 /// Reads the manifest of a pack file and, of version 3, the index and the plans of its frames; nothing else behind it.
 ///
 /// # Errors
-/// [`crate::Kind::NotFound`], [`crate::Kind::Integrity`].
+/// [`crate::error::Kind::NotFound`], [`crate::error::Kind::Integrity`].
 pub fn inspect_file(file: &Path, env: Env<'_>) -> Result<Inspection> {
-    let input = crate::unpack::open_pack(file)?;
+    let input = crate::pack::pack_file::open_pack(file)?;
     let size = input.metadata().map_err(Error::io("open", file))?.len();
     let name = file.display().to_string();
     let incoming = Incoming::open(input, &name, env)?;
@@ -177,7 +180,7 @@ fn of_manifest(manifest: &Manifest, pack_size: Option<u64>) -> Inspection {
 /// Tells what the store knows of a snapshot and its ancestors, without reading their bytes.
 ///
 /// # Errors
-/// [`crate::Kind::NotFound`], [`crate::Kind::Integrity`].
+/// [`crate::error::Kind::NotFound`], [`crate::error::Kind::Integrity`].
 pub fn inspect_tag(store: &Store, tag: &Tag) -> Result<Inspection> {
     let chain = store.chain(tag)?;
     let mut links = Vec::new();

@@ -1,7 +1,9 @@
 //! For benches: parts of forkd by themselves.
 
-use crate::v3::{PageRef, Search, SourceFile};
-use crate::{Env, Error, Result};
+use crate::env::Env;
+use crate::error::{Error, Result};
+use crate::pack::paged::page_source::SourceFile;
+use crate::pack::paged::search::{PageRef, Search};
 use forkd_format::PAGE_SIZE;
 use std::fs::File;
 use std::path::Path;

@@ -1,6 +1,10 @@
-use crate::pack::{PackOptions, PackReport, pack_into};
-use crate::remote::{Location, Remote};
-use crate::{Env, Error, Result, Store};
+use crate::env::Env;
+use crate::error::{Error, Result};
+use crate::hub::remote::{Location, Remote};
+use crate::pack::options::{PackOptions, PackReport};
+use crate::pack::pack_into;
+use crate::store::root::Store;
+use crate::store::workdir::sweep_files;
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -30,7 +34,7 @@ pub fn push(
     env: Env<'_>,
     packed: &mut dyn FnMut(&PackReport, Duration),
 ) -> Result<PushReport> {
-    sweep(temp, "forkd-push-");
+    sweep_files(temp, "forkd-push-");
     let path = temp_path(temp, options);
     let file = store.disk().create(&path, 0o600).map_err(Error::io("create", &path))?;
     let _removed = RemoveOnDrop(&path);
@@ -59,25 +63,5 @@ struct RemoveOnDrop<'a>(&'a Path);
 impl Drop for RemoveOnDrop<'_> {
     fn drop(&mut self) {
         let _ = fs::remove_file(self.0);
-    }
-}
-
-/// Removes temporary packs whose owner is gone: those that nobody holds a lock on.
-pub(crate) fn sweep(temp: &Path, prefix: &str) {
-    for entry in fs::read_dir(temp).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let ours = name.to_str().is_some_and(|name| name.starts_with(prefix));
-        // A link is never followed: the folder may be one that all users share.
-        if !ours || !entry.file_type().is_ok_and(|kind| kind.is_file()) {
-            continue;
-        }
-        let old = entry
-            .metadata()
-            .and_then(|m| m.modified())
-            .is_ok_and(|at| at.elapsed().unwrap_or_default() > Duration::from_secs(2));
-        let Ok(file) = fs::File::open(entry.path()) else { continue };
-        if old && forkd_sys::try_lock(&file, forkd_sys::LockKind::Exclusive).unwrap_or(false) {
-            let _ = fs::remove_file(entry.path());
-        }
     }
 }

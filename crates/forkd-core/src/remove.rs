@@ -1,5 +1,7 @@
-use crate::store::LockKind;
-use crate::{Env, Error, Kind, Result, Store};
+use crate::env::Env;
+use crate::error::{Error, Kind, Result};
+use crate::store::lock::LockKind;
+use crate::store::root::Store;
 use forkd_format::Tag;
 use std::collections::HashMap;
 use std::fs::Metadata;

@@ -1,5 +1,9 @@
-use crate::store::{HashedFile, LockKind, Record, write_sealed};
-use crate::{Env, Error, Kind, Result, Store};
+use crate::env::Env;
+use crate::error::{Error, Kind, Result};
+use crate::store::lock::LockKind;
+use crate::store::record::{HashedFile, Record};
+use crate::store::root::Store;
+use crate::store::staged::write_sealed;
 use forkd_format::Tag;
 use forkd_format::manifest::{ROOTFS, SNAPSHOT_JSON};
 use std::path::PathBuf;

@@ -1,9 +1,16 @@
-use crate::blocks::differing;
 use crate::cache::Cache;
-use crate::receive::{Incoming, Sink};
-use crate::store::{HashedFile, LockKind, Stored};
-use crate::unpack::{memory_digest, open_beside, open_pack, parse_description, put, read_sidecar};
-use crate::{Env, Error, Kind, Result, Store, UnpackOptions};
+use crate::digest::block_sums::differing;
+use crate::env::Env;
+use crate::error::{Error, Kind, Result};
+use crate::pack::description::{memory_digest, parse_description, put};
+use crate::pack::pack_file::open_pack;
+use crate::pack::sidecar::{open_beside, read_sidecar};
+use crate::pack::stream::read::{Incoming, Sink};
+use crate::store::lock::LockKind;
+use crate::store::record::HashedFile;
+use crate::store::root::Store;
+use crate::store::stored::Stored;
+use crate::unpack::plan::UnpackOptions;
 use forkd_format::manifest::SNAPSHOT_JSON;
 use forkd_format::reader::FileId;
 use forkd_format::{Digest, Manifest, Tag};
@@ -191,7 +198,7 @@ pub fn verify_file(store: &Store, file: &Path, cache: Option<&Cache>, env: Env<'
     env.progress.start("verifying", Some(manifest.unpacked_size()));
     if manifest.version == 3 {
         let options = UnpackOptions { cache: cache.cloned(), ..UnpackOptions::default() };
-        let verified = crate::unpack::framed::verify_file(store, file, incoming, &options, env);
+        let verified = crate::unpack::paged::verify_file(store, file, incoming, &options, env);
         env.progress.finish();
         verified?;
         return Ok(VerifyReport {

@@ -1,4 +1,4 @@
-//! Virtual machines behind `forkd_core::engine::Engine`: QEMU, and the kernel and initramfs that they boot. The recipe and its
+//! Virtual machines behind `forkd_core::machine::Engine`: QEMU, and the kernel and initramfs that they boot. The recipe and its
 //! reasons are in docs/engine.md.
 #![forbid(unsafe_code)]
 

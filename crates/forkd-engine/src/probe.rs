@@ -1,8 +1,7 @@
 //! Whether KVM runs a guest here. That `/dev/kvm` can be opened says little; a guest that boots says it.
 
 use crate::qemu::{Qemu, open_kvm};
-use forkd_core::engine::{Accel, Machine, Network};
-use forkd_core::runtime::Runtime;
+use forkd_core::machine::{Accel, Machine, Network, Runtime};
 use forkd_core::{Env, Kind, Result};
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -69,6 +68,6 @@ impl Qemu {
         };
         let run = runtime.create(self)?;
         let mut vm = self.boot_bare(&machine, run.path())?;
-        forkd_core::greet(vm.as_mut(), &run, LIMIT, env).map(drop)
+        forkd_core::machine::greet(vm.as_mut(), &run, LIMIT, env).map(drop)
     }
 }

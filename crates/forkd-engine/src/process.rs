@@ -1,6 +1,6 @@
 //! A QEMU process that never outlives the value that stands for it, unless it was let go.
 
-use forkd_core::engine::tail;
+use forkd_core::machine::tail;
 use forkd_core::{Cancel, Error, Kind, Result};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};

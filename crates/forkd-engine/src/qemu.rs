@@ -3,10 +3,11 @@
 use crate::process::Process;
 use crate::qmp::Qmp;
 use crate::vm::QemuVm;
-use forkd_core::engine::{Accel, Engine, Files, Limits, Machine, Network, PORTS, Vm};
-use forkd_core::runtime::{ALIVE, is_held};
+use forkd_core::machine::{
+    ALIVE, Accel, Engine, Files, Limits, Machine, Network, PORTS, PROTOCOL, Vm, is_held,
+};
 use forkd_core::store::Stored;
-use forkd_core::{Env, Error, Kind, PROTOCOL, Result};
+use forkd_core::{Env, Error, Kind, Result};
 use forkd_format::manifest::VMSTATE;
 use forkd_format::{Digest, Snapshot};
 use forkd_sys::LockKind;

@@ -2,7 +2,7 @@
 
 use crate::process::Process;
 use crate::qmp::Qmp;
-use forkd_core::engine::Vm;
+use forkd_core::machine::Vm;
 use forkd_core::{Env, Error, Kind, Result};
 use serde_json::json;
 use std::fs::File;

@@ -2,8 +2,7 @@
 
 use forkd_core::cache::CacheEntry;
 use forkd_core::{Error, Kind, Result};
-use forkd_format::Digest;
-use forkd_format::Hasher;
+use forkd_format::{Digest, Hasher};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;

@@ -1,6 +1,6 @@
 //! `file:` URLs: a hub that is a folder.
 
-use forkd_core::remote::{Answer, Download, Location, Request, Validator};
+use forkd_core::hub::{Answer, Download, Location, Request, Validator};
 use forkd_core::{Cancel, Error, Kind, Progress, Result};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};

@@ -10,7 +10,7 @@ mod wait;
 
 use ask::{Fetcher, Reply, beyond, validator};
 use body::{Body, Pump, channel};
-use forkd_core::remote::{Answer, Download, Location, Request};
+use forkd_core::hub::{Answer, Download, Location, Request};
 use forkd_core::{Cancel, Error, Kind, Result};
 use limit::Limiter;
 use reqwest::redirect::Policy;

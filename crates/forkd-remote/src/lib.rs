@@ -4,7 +4,7 @@
 mod folder;
 mod http;
 
-use forkd_core::remote::{Answer, Location, Remote, Request};
+use forkd_core::hub::{Answer, Location, Remote, Request};
 use forkd_core::{Cancel, Progress, Result};
 use std::path::Path;
 

@@ -2,7 +2,7 @@ use super::Context;
 use crate::config;
 use crate::machines::unnamed;
 use anyhow::Result;
-use forkd_core::runtime::Runtime;
+use forkd_core::machine::Runtime;
 use forkd_engine::{Kernel, Qemu, initramfs, memory_limits};
 use serde_json::json;
 

@@ -1,14 +1,13 @@
 use super::Context;
 use crate::machines::{Machines, exit_code, explain, pass_on};
 use anyhow::Result;
-use forkd_core::guest::{Control, Guest, Output as Stream, Streams};
-use forkd_core::{Error, Exec, Exit, Kind};
+use forkd_core::machine::{Control, Exec, Exit, Guest, Output as Stream, Streams};
+use forkd_core::{Error, Kind};
 use rustix::termios::{self, OptionalActions, Termios};
 use serde_json::json;
 use std::io::Read;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
 /// Run a program in a child
 #[derive(Debug, clap::Args)]

@@ -3,9 +3,8 @@ use crate::config;
 use crate::machines::{Machines, Prefixed, eval, exit_code, pass_on};
 use crate::output::printable;
 use anyhow::Result;
-use forkd_core::engine::Limits;
-use forkd_core::guest::{Guest, Output as Stream, Streams};
-use forkd_core::{Error, Exec, ForkOptions, Forked, Kind};
+use forkd_core::machine::{Exec, ForkOptions, Forked, Guest, Limits, Output as Stream, Streams};
+use forkd_core::{Error, Kind};
 use forkd_format::Tag;
 use serde_json::{Value, json};
 use std::sync::{Mutex, PoisonError};
@@ -64,12 +63,18 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
         results.lock().unwrap_or_else(PoisonError::into_inner).push(result);
         Ok(())
     };
-    let mut children =
-        forkd_core::fork(&store, &machines.engine, &machines.runtime, &options, context.env(), &work)
-            .map_err(|e| match e.kind() {
-                Kind::Interrupted => Error::new(Kind::Interrupted, "interrupted; no child is left"),
-                _ => e,
-            })?;
+    let mut children = forkd_core::machine::fork(
+        &store,
+        &machines.engine,
+        &machines.runtime,
+        &options,
+        context.env(),
+        &work,
+    )
+    .map_err(|e| match e.kind() {
+        Kind::Interrupted => Error::new(Kind::Interrupted, "interrupted; no child is left"),
+        _ => e,
+    })?;
     let time = begun.elapsed().as_secs_f64();
     let until = Instant::now() + Duration::from_secs(args.settle_secs.into());
     while Instant::now() < until {

@@ -2,7 +2,8 @@ use super::Context;
 use crate::config;
 use crate::output::{mib, printable};
 use anyhow::Result;
-use forkd_core::{Error, FramedFacts, Inspection, Kind, Store, Target};
+use forkd_core::hub::Target;
+use forkd_core::{Error, FramedFacts, Inspection, Kind, Store};
 use forkd_format::Tag;
 use forkd_format::manifest::BaseKind;
 use forkd_remote::AnyRemote;
@@ -74,7 +75,7 @@ fn registry(args: &Args, context: &Context<'_>) -> Result<()> {
         return Err(nowhere(&args.what).into());
     };
     let remote = AnyRemote::new(&config::http()?)?;
-    let (location, version) = forkd_core::resolve(&remote, &reference, &hub, context.env())?;
+    let (location, version) = forkd_core::hub::resolve(&remote, &reference, &hub, context.env())?;
     let mut lines = vec![
         reference.to_string(),
         format!("  url         {location}"),

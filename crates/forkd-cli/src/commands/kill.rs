@@ -1,7 +1,7 @@
 use super::Context;
 use crate::machines::Machines;
 use anyhow::Result;
-use forkd_core::runtime::{self, Child};
+use forkd_core::machine::{self, Child};
 use serde_json::json;
 
 /// End children that run detached
@@ -36,7 +36,7 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
         context.output.line("no children are running");
     }
     for child in &children {
-        runtime::kill(&machines.engine, child)?;
+        machine::kill(&machines.engine, child)?;
         context.output.answer(&child.id);
     }
     if let Some(failure) = failure {

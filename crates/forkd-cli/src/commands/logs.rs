@@ -2,7 +2,7 @@ use super::Context;
 use crate::machines::{Machines, pass_on};
 use anyhow::Result;
 use forkd_core::Error;
-use forkd_core::guest::Output as Stream;
+use forkd_core::machine::Output as Stream;
 use std::io::Read;
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
             }
         } else if args.follow
             && child.run.exists()
-            && forkd_core::runtime::is_held(&child.run.join(forkd_core::runtime::ALIVE))
+            && forkd_core::machine::is_held(&child.run.join(forkd_core::machine::ALIVE))
         {
             context.env().cancel.check()?;
             std::thread::sleep(Duration::from_millis(100));

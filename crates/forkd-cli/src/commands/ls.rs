@@ -2,7 +2,7 @@ use super::Context;
 use crate::machines::Machines;
 use crate::output::mib;
 use anyhow::Result;
-use forkd_core::runtime::Child;
+use forkd_core::machine::Child;
 use serde_json::json;
 use std::time::{Duration, SystemTime};
 

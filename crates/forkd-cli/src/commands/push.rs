@@ -3,7 +3,7 @@ use super::pack::Content;
 use crate::config;
 use crate::output::{mib, ratio, seconds};
 use anyhow::Result;
-use forkd_core::remote::Location;
+use forkd_core::hub::Location;
 use forkd_core::{Error, Kind};
 use forkd_remote::AnyRemote;
 use serde_json::json;

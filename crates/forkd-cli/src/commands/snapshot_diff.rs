@@ -3,7 +3,7 @@ use crate::config;
 use crate::machines::{Machines, with_guest_words};
 use crate::output::{mib, seconds};
 use anyhow::Result;
-use forkd_core::DiffOptions;
+use forkd_core::machine::DiffOptions;
 use forkd_format::{PAGE_SIZE, Tag};
 use serde_json::json;
 use std::time::Instant;
@@ -39,7 +39,7 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
     context.output.line(&format!("==> baking link '{}' on top of '{}'", args.tag, args.from));
     let (engine, runtime) = (&machines.engine, &machines.runtime);
     let report = with_guest_words(context, |output| {
-        forkd_core::snapshot_diff(&store, engine, runtime, &options, context.env(), output)
+        forkd_core::machine::snapshot_diff(&store, engine, runtime, &options, context.env(), output)
     })?;
     if !report.link {
         let note =

@@ -2,7 +2,7 @@ use super::Context;
 use crate::config;
 use anyhow::Result;
 use forkd_core::cache::Cache;
-use forkd_core::engine::Engine;
+use forkd_core::machine::Engine;
 use forkd_core::{Examine, LinkReport, Outcome, UnpackOptions, UnpackReport};
 use forkd_engine::Qemu;
 use forkd_format::{Snapshot, Tag};

@@ -1,8 +1,10 @@
-use super::link::earliest;
-use super::pieces::{self, extents};
-use crate::store::{Stored, check_file};
-use crate::unpack::memory_digest;
-use crate::{Env, Error, Kind, Result};
+use crate::chain::link::earliest;
+use crate::chain::pieces::{self, extents};
+use crate::env::Env;
+use crate::error::{Error, Kind, Result};
+use crate::pack::description::memory_digest;
+use crate::store::stored::Stored;
+use crate::store::stored::check_file;
 use forkd_format::manifest::MEMORY;
 use forkd_format::{Digest, PAGE_SIZE, Tag};
 use forkd_sys::{Disk, is_zero};

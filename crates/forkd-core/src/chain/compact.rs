@@ -1,7 +1,10 @@
-use crate::store::{
-    HashedFile, LockKind, Record, RecordedFile, Stored, TagLock, check_untouched, modified_ns, write_sealed,
-};
-use crate::{Env, Error, Kind, Result, Store};
+use crate::env::Env;
+use crate::error::{Error, Kind, Result};
+use crate::store::lock::{LockKind, TagLock};
+use crate::store::record::{HashedFile, Record, RecordedFile, modified_ns};
+use crate::store::root::Store;
+use crate::store::staged::write_sealed;
+use crate::store::stored::{Stored, check_untouched};
 use forkd_format::Tag;
 use forkd_format::manifest::{MEMORY, ROOTFS, SNAPSHOT_JSON};
 use std::path::{Path, PathBuf};

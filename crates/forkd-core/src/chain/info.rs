@@ -1,6 +1,7 @@
-use super::link::stored_pages;
-use crate::store::{Stored, parent_of};
-use crate::{Error, Result, Store};
+use crate::chain::link::stored_pages;
+use crate::error::{Error, Result};
+use crate::store::root::Store;
+use crate::store::stored::{Stored, parent_of};
 use forkd_format::Tag;
 use forkd_format::manifest::MEMORY;
 use serde_json::Value;
@@ -55,7 +56,7 @@ pub struct LinkInfo {
 /// Tells what the store knows of a chain, without reading its bytes.
 ///
 /// # Errors
-/// [`crate::Kind::NotFound`], [`crate::Kind::Integrity`].
+/// [`crate::error::Kind::NotFound`], [`crate::error::Kind::Integrity`].
 pub fn chain_info(store: &Store, tag: &Tag) -> Result<ChainInfo> {
     let chain = store.chain(tag)?;
     let links = chain.iter().map(link).collect::<Result<Vec<_>>>()?;

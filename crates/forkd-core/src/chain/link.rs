@@ -1,5 +1,6 @@
-use super::pieces::{self, extents};
-use crate::{Env, Error, Kind, Result};
+use crate::chain::pieces::{self, extents};
+use crate::env::Env;
+use crate::error::{Error, Kind, Result};
 use forkd_format::{Digest, PAGE_SIZE};
 use forkd_sys::{Disk, is_zero, next_data};
 use std::fs::File;
@@ -77,7 +78,7 @@ pub(crate) fn write_link(
 }
 
 /// The first byte at or after `at` that any of the files holds as data.
-pub(super) fn earliest(files: &[&File], at: u64) -> io::Result<Option<u64>> {
+pub(crate) fn earliest(files: &[&File], at: u64) -> io::Result<Option<u64>> {
     let mut found: Option<u64> = None;
     for file in files {
         found = match (found, next_data(file, at)?) {
@@ -104,7 +105,7 @@ fn joined(mut runs: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
 }
 
 /// Pages that a file holds as data, zeros that are written out included.
-pub(super) fn stored_pages(file: &File, size: u64) -> io::Result<u64> {
+pub(crate) fn stored_pages(file: &File, size: u64) -> io::Result<u64> {
     let pages = |extent: std::ops::Range<u64>| (extent.end - extent.start).div_ceil(PAGE_SIZE as u64);
     Ok(extents(file, 0, size)?.into_iter().map(pages).sum())
 }

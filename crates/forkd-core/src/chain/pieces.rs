@@ -1,8 +1,9 @@
 //! One pass over a memory image in pieces: made on all cores, hashed in order.
 
-use crate::buffers::Buffers;
-use crate::lanes::{self, LaneKind};
-use crate::{Env, Result};
+use crate::env::Env;
+use crate::error::Result;
+use crate::pipeline::buffers::Buffers;
+use crate::pipeline::lanes::{self, LaneKind};
 use forkd_format::{Digest, Hasher, PAGE_SIZE};
 use forkd_sys::{Disk, next_data, next_hole};
 use std::fs::File;
@@ -13,20 +14,24 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 /// Small enough that many workers have one each and two pools of them stay under 64 MiB.
-pub(super) const PIECE: usize = 1 << 20;
+pub(crate) const PIECE: usize = 1 << 20;
+
 const PIECES_IN_FLIGHT: usize = 32;
+
 const MOST_WORKERS: usize = 24;
+
 /// Zeros that are hashed in one go: a stop is seen between two.
 const ZEROS: u64 = 64 << 20;
 
 const HASH: usize = 0;
+
 const MAKE: usize = 1;
 
 /// Makes a piece, with a buffer of the same length to work in; the number is the piece's offset.
-pub(super) type Work<'a> = dyn Fn(&mut [u8], &mut [u8], u64) -> Result<()> + Sync + 'a;
+pub(crate) type Work<'a> = dyn Fn(&mut [u8], &mut [u8], u64) -> Result<()> + Sync + 'a;
 
 /// Makes `size` bytes piece by piece and gives their digest. Where `next` finds no data, the bytes are zero and no piece is made.
-pub(super) fn run(
+pub(crate) fn run(
     size: u64,
     next: &dyn Fn(u64) -> Result<Option<u64>>,
     work: &Work<'_>,
@@ -79,7 +84,7 @@ pub(super) fn run(
 }
 
 /// The parts of `from..to` that may hold data, grown to whole pages.
-pub(super) fn extents(file: &File, from: u64, to: u64) -> io::Result<Vec<Range<u64>>> {
+pub(crate) fn extents(file: &File, from: u64, to: u64) -> io::Result<Vec<Range<u64>>> {
     let page = PAGE_SIZE as u64;
     let mut found: Vec<Range<u64>> = Vec::new();
     let mut at = from;
@@ -93,7 +98,7 @@ pub(super) fn extents(file: &File, from: u64, to: u64) -> io::Result<Vec<Range<u
 }
 
 /// Reads a range. Holes are not read.
-pub(super) fn read(file: &File, buffer: &mut [u8], at: u64) -> io::Result<()> {
+pub(crate) fn read(file: &File, buffer: &mut [u8], at: u64) -> io::Result<()> {
     let mut done = 0;
     for extent in extents(file, at, at + buffer.len() as u64)? {
         let (start, end) = ((extent.start - at) as usize, (extent.end - at) as usize);
@@ -106,7 +111,7 @@ pub(super) fn read(file: &File, buffer: &mut [u8], at: u64) -> io::Result<()> {
 }
 
 /// Writes the pages for which `wanted` says so, neighbours in one go.
-pub(super) fn write_pages(
+pub(crate) fn write_pages(
     (disk, file, path): (&Disk, &File, &Path),
     bytes: &[u8],
     at: u64,

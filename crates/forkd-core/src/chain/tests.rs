@@ -1,7 +1,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
 use super::link::{LinkPages, write_link};
-use crate::store::{LockKind, adopt_assembled};
+use crate::store::LockKind;
+use crate::store::chain_memory::adopt_assembled;
 use crate::{Cancel, Env, Kind, Silent, Store};
 use forkd_format::{Digest, PAGE_SIZE, Tag};
 use forkd_sys::Disk;

@@ -1,27 +1,27 @@
 //! The files to be packed, cut into aligned pieces with their holes.
 
-use crate::store::Stored;
-use crate::{Error, Result};
+use crate::error::{Error, Result};
+use crate::store::stored::Stored;
 use forkd_format::layout::padding;
 use forkd_format::manifest::SNAPSHOT_JSON;
 use std::fs::File;
 use std::path::PathBuf;
 
 /// One file to be packed.
-pub(super) struct Input {
-    pub(super) link: usize,
-    pub(super) index: usize,
-    pub(super) path: PathBuf,
-    pub(super) size: u64,
-    pub(super) body: Body,
+pub(crate) struct Input {
+    pub(crate) link: usize,
+    pub(crate) index: usize,
+    pub(crate) path: PathBuf,
+    pub(crate) size: u64,
+    pub(crate) body: Body,
 }
 
-pub(super) enum Body {
+pub(crate) enum Body {
     Bytes(Vec<u8>),
     File(File),
 }
 
-pub(super) fn open_inputs(chain: &[Stored]) -> Result<Vec<Input>> {
+pub(crate) fn open_inputs(chain: &[Stored]) -> Result<Vec<Input>> {
     let mut inputs = Vec::new();
     for (link, stored) in chain.iter().enumerate() {
         let portable = stored.snapshot.relocated("", None).to_bytes();
@@ -38,18 +38,18 @@ pub(super) fn open_inputs(chain: &[Stored]) -> Result<Vec<Input>> {
 
 /// A part of one file: which bytes, how much padding follows, and whether it is known to be a hole.
 #[derive(Clone, Copy)]
-pub(super) struct Part {
-    pub(super) input: usize,
-    pub(super) offset: u64,
-    pub(super) len: usize,
-    pub(super) pad: usize,
-    pub(super) hole: bool,
+pub(crate) struct Part {
+    pub(crate) input: usize,
+    pub(crate) offset: u64,
+    pub(crate) len: usize,
+    pub(crate) pad: usize,
+    pub(crate) hole: bool,
 }
 
 /// The aligned pieces of a file, of `step` bytes each, with its holes.
-pub(super) struct Parts<'a> {
-    pub(super) index: usize,
-    pub(super) input: &'a Input,
+pub(crate) struct Parts<'a> {
+    pub(crate) index: usize,
+    pub(crate) input: &'a Input,
     at: u64,
     /// The first byte at or after `at` that is not in a hole.
     data: u64,
@@ -57,11 +57,11 @@ pub(super) struct Parts<'a> {
 }
 
 impl<'a> Parts<'a> {
-    pub(super) fn new(index: usize, input: &'a Input, step: usize) -> Self {
+    pub(crate) fn new(index: usize, input: &'a Input, step: usize) -> Self {
         Self { index, input, at: 0, data: 0, step }
     }
 
-    pub(super) fn next(&mut self) -> std::io::Result<Option<Part>> {
+    pub(crate) fn next(&mut self) -> std::io::Result<Option<Part>> {
         let left = self.input.size - self.at;
         if left == 0 {
             return Ok(None);

@@ -1,9 +1,11 @@
 //! What all pack writers do: append to the pack, and hash files in order while others compress them.
 
-use super::input::{Body, Input, Part};
-use super::lock;
-use crate::sparse::read_data;
-use crate::{Env, Error, Result, Store};
+use crate::digest::sparse::read_data;
+use crate::env::Env;
+use crate::error::{Error, Result};
+use crate::pack::input::{Body, Input, Part};
+use crate::pipeline::mutex::lock;
+use crate::store::root::Store;
 use forkd_format::{Digest, Hasher};
 use std::fs::File;
 use std::path::Path;
@@ -13,27 +15,27 @@ use std::sync::Mutex;
 const WRITEBACK_STEP: u64 = 8 << 20;
 
 /// The pack, written from its front to its end.
-pub(super) struct Output<'e> {
+pub(crate) struct Output<'e> {
     store: &'e Store,
     file: &'e File,
     path: &'e Path,
-    pub(super) at: u64,
+    pub(crate) at: u64,
     /// How far the kernel was asked to begin writing to the disk.
     begun: u64,
 }
 
 impl<'e> Output<'e> {
     /// Goes on after so many bytes.
-    pub(super) fn new(store: &'e Store, file: &'e File, path: &'e Path, at: u64) -> Self {
+    pub(crate) fn new(store: &'e Store, file: &'e File, path: &'e Path, at: u64) -> Self {
         Self { store, file, path, at, begun: 0 }
     }
 
     /// Fills the room at the front.
-    pub(super) fn write_front(&self, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn write_front(&self, bytes: &[u8]) -> Result<()> {
         self.store.disk().write_at(self.file, self.path, bytes, 0).map_err(Error::io("write", self.path))
     }
 
-    pub(super) fn append(&mut self, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn append(&mut self, bytes: &[u8]) -> Result<()> {
         self.store
             .disk()
             .write_at(self.file, self.path, bytes, self.at)
@@ -48,19 +50,19 @@ impl<'e> Output<'e> {
 }
 
 /// The SHA-256 of each input, as its bytes come in order.
-pub(super) struct Hashes<'e> {
+pub(crate) struct Hashes<'e> {
     inputs: &'e [Input],
     states: Mutex<Vec<(Hasher, Option<Digest>)>>,
     env: Env<'e>,
 }
 
 impl<'e> Hashes<'e> {
-    pub(super) fn new(inputs: &'e [Input], env: Env<'e>) -> Self {
+    pub(crate) fn new(inputs: &'e [Input], env: Env<'e>) -> Self {
         Self { inputs, states: Mutex::new(inputs.iter().map(|_| (Hasher::default(), None)).collect()), env }
     }
 
     /// Adds a part; `None` for zeros.
-    pub(super) fn add(&self, part: Part, bytes: Option<&[u8]>) -> Result<()> {
+    pub(crate) fn add(&self, part: Part, bytes: Option<&[u8]>) -> Result<()> {
         let mut states = lock(&self.states);
         let (hasher, done) = &mut states[part.input];
         match bytes {
@@ -76,7 +78,7 @@ impl<'e> Hashes<'e> {
     }
 
     /// All of them. An empty file has no parts and so was never finished.
-    pub(super) fn finish(self) -> Vec<Digest> {
+    pub(crate) fn finish(self) -> Vec<Digest> {
         let states = self.states.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         states.into_iter().map(|(hasher, done)| done.unwrap_or_else(|| hasher.finish())).collect()
     }
@@ -84,7 +86,7 @@ impl<'e> Hashes<'e> {
 
 impl Input {
     /// Reads a part: what is in a hole becomes zero without being read.
-    pub(super) fn read(&self, part: Part, buffer: &mut [u8]) -> Result<()> {
+    pub(crate) fn read(&self, part: Part, buffer: &mut [u8]) -> Result<()> {
         let buffer = &mut buffer[..part.len];
         match &self.body {
             Body::Bytes(bytes) => {

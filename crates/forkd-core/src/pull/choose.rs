@@ -1,14 +1,15 @@
 //! Which of the packs of a version to take: the one of which fewest bytes must come.
 
-use super::framed::needs;
-use super::open::{Framed, Opened, open};
-use super::{Candidate, Pulling, join};
 use crate::cache::Cache;
-use crate::check::Expected;
-use crate::local::{self, LocalBlocks, LocalFile};
-use crate::remote::Location;
-use crate::unpack::kernel;
-use crate::{Error, Kind, Result};
+use crate::digest::checked_reader::Expected;
+use crate::error::{Error, Kind, Result};
+use crate::hub::offer::Candidate;
+use crate::hub::registry::join;
+use crate::hub::remote::Location;
+use crate::pull::context::Pulling;
+use crate::pull::probe::{Framed, Opened, open};
+use crate::pull::ranges::needs;
+use crate::store::by_content::{self, LocalBlocks, LocalFile};
 use forkd_format::manifest::{Base, BaseKind};
 use forkd_format::registry::{Artifact, Version};
 use forkd_format::{Digest, Reference};
@@ -17,7 +18,7 @@ use forkd_format::{Digest, Reference};
 const KERNEL_PACKED: u64 = 4;
 
 /// All packs of a version, the one that every host reads first.
-pub(super) fn candidates(version: &Version, reference: &Reference, hub: &Location) -> Result<Vec<Candidate>> {
+pub(crate) fn candidates(version: &Version, reference: &Reference, hub: &Location) -> Result<Vec<Candidate>> {
     let mut candidates = vec![Candidate {
         location: join(hub, reference, &version.url)?,
         sha256: Some(version.sha256),
@@ -67,9 +68,9 @@ fn pin(
 }
 
 /// A candidate, and its head where that was looked at.
-pub(super) struct Chosen<'a> {
-    pub(super) candidate: Candidate,
-    pub(super) opened: Option<Box<Framed<'a>>>,
+pub(crate) struct Chosen<'a> {
+    pub(crate) candidate: Candidate,
+    pub(crate) opened: Option<Box<Framed<'a>>>,
 }
 
 /// What a candidate would cost.
@@ -81,11 +82,11 @@ struct Cost<'a> {
 }
 
 /// The candidates that can be used here, the cheapest first, each with the reason.
-pub(super) fn order<'a>(pulling: &Pulling<'a>, candidates: Vec<Candidate>) -> Result<Vec<Chosen<'a>>> {
+pub(crate) fn order<'a>(pulling: &Pulling<'a>, candidates: Vec<Candidate>) -> Result<Vec<Chosen<'a>>> {
     if candidates.len() == 1 {
         return Ok(candidates.into_iter().map(|candidate| Chosen { candidate, opened: None }).collect());
     }
-    let files = local::files(pulling.store)?;
+    let files = by_content::files(pulling.store)?;
     let blocks = LocalBlocks::of(&files);
     let cache = pulling.options.unpack.cache.as_ref();
     let mut costs = Vec::new();
@@ -147,10 +148,10 @@ pub(super) fn order<'a>(pulling: &Pulling<'a>, candidates: Vec<Candidate>) -> Re
 fn missing_bases(candidate: &Candidate, files: &[LocalFile], cache: Option<&Cache>) -> Result<Option<u64>> {
     let mut bytes = 0;
     for base in candidate.bases.iter().filter(|base| !base.is_unused()) {
-        let here = |base: &Base| local::find_base(files, base).is_some();
+        let here = |base: &Base| by_content::find_base(files, base).is_some();
         match base.kind {
             BaseKind::Snapshot if !here(base) => return Ok(None),
-            BaseKind::Kernel if !kernel::is_here(base, cache)? && !here(base) => {
+            BaseKind::Kernel if !crate::pack::paged::kernel::is_here(base, cache)? && !here(base) => {
                 bytes += base.size / KERNEL_PACKED
             }
             _ => {}

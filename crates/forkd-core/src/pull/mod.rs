@@ -1,55 +1,35 @@
 //! From a hub to the store: the cheapest of the packs that a version has, and of that only what is not here.
 
-mod choose;
-mod framed;
-mod here;
-mod known;
-mod open;
-mod stream;
+pub(crate) mod choose;
+pub(crate) mod context;
+pub(crate) mod journal;
+pub(crate) mod paged;
+pub(crate) mod probe;
+pub(crate) mod ranges;
+pub(crate) mod stream;
 
-use crate::check::Expected;
-use crate::remote::{Location, Remote, Validator, get_small};
-use crate::store::{LockKind, Partial, Source};
-use crate::{Env, Error, Kind, Result, Store, UnpackOptions, UnpackReport};
-use choose::Chosen;
-use forkd_format::manifest::Base;
-use forkd_format::registry::{MAX_REGISTRY, Missing, Version};
-use forkd_format::{Digest, Reference, Registry, Tag};
-use here::already_here;
-use known::{Known, get_text};
-use open::{Opened, open};
+use crate::cache::answers::{Known, get_text};
+use crate::digest::checked_reader::Expected;
+use crate::env::Env;
+use crate::error::{Error, Kind, Result};
+use crate::hub::offer::{Candidate, check_pin};
+use crate::hub::registry::{Target, look_up};
+use crate::hub::remote::{Location, Remote, Validator};
+use crate::pull::choose::Chosen;
+use crate::pull::context::{Moved, PullOptions, Pulling, settle};
+use crate::pull::probe::{Opened, open};
+use crate::store::by_source::already_here;
+use crate::store::lock::LockKind;
+use crate::store::partial::Partial;
+use crate::store::root::Store;
+use crate::unpack::plan::UnpackReport;
+use forkd_format::registry::MAX_REGISTRY;
+use forkd_format::{Digest, Tag};
 use std::collections::BTreeMap;
-use std::io::Read;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 /// How often a pull begins again where the server's copy changes under it.
 const RESTARTS: usize = 3;
-
-/// What to pull.
-#[derive(Debug, Clone)]
-pub enum Target {
-    /// A pack at a URL.
-    Url(Location),
-    /// A name in a registry.
-    Reference {
-        /// The name.
-        reference: Reference,
-        /// The registry.
-        hub: Location,
-    },
-}
-
-/// How to pull.
-#[derive(Debug, Clone)]
-pub struct PullOptions {
-    /// What.
-    pub target: Target,
-    /// Tag and force.
-    pub unpack: UnpackOptions,
-    /// Connections at a time, 1 to 16.
-    pub connections: usize,
-}
 
 /// What was pulled.
 #[derive(Debug, Clone)]
@@ -87,105 +67,10 @@ pub struct PullPlan {
     pub reused: BTreeMap<Tag, u64>,
 }
 
-/// What all parts of one pull share.
-#[derive(Clone)]
-struct Pulling<'a> {
-    store: &'a Store,
-    remote: &'a dyn Remote,
-    options: &'a PullOptions,
-    env: Env<'a>,
-    moved: Moved,
-}
-
-/// Bytes that came.
-#[derive(Debug, Clone, Default)]
-struct Moved(Arc<AtomicU64>);
-
-impl Moved {
-    fn add(&self, bytes: u64) {
-        self.0.fetch_add(bytes, Ordering::Relaxed);
-    }
-}
-
-/// A stream whose bytes are counted.
-struct Counted<R> {
-    body: R,
-    moved: Moved,
-}
-
-impl<R: Read> Read for Counted<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let read = self.body.read(buffer)?;
-        self.moved.add(read as u64);
-        Ok(read)
-    }
-}
-
-/// A pack that may be taken.
-#[derive(Debug, Clone)]
-struct Candidate {
-    location: Location,
-    /// Of version 3, the digest of its manifest; else that of the pack.
-    sha256: Option<Digest>,
-    size: Option<u64>,
-    /// 3 where that is known; 0 where it may be any.
-    format: u32,
-    head_bytes: Option<u64>,
-    choice: Option<String>,
-    bases: Vec<Base>,
-}
-
-/// Looks a name up in a registry.
-///
-/// # Errors
-/// [`Kind::NotFound`] with what is there instead; [`Kind::Integrity`] where the registry is malformed.
-pub fn resolve(
-    remote: &dyn Remote,
-    reference: &Reference,
-    hub: &Location,
-    env: Env<'_>,
-) -> Result<(Location, Version)> {
-    let bytes = get_small(remote, hub, MAX_REGISTRY, env.cancel)?;
-    let version = look_up(&bytes, reference, hub)?;
-    Ok((join(hub, reference, &version.url)?, version))
-}
-
-fn look_up(bytes: &[u8], reference: &Reference, hub: &Location) -> Result<Version> {
-    let registry = Registry::parse(bytes).map_err(Error::malformed(hub.to_string()))?;
-    let version = registry.resolve(reference).map_err(|missing| {
-        let message = match missing {
-            Missing::Package(similar) if similar.is_empty() => format!("no '{}' in {hub}", reference.package),
-            Missing::Package(similar) => {
-                format!("no '{}' in {hub}; similar: {}", reference.package, similar.join(", "))
-            }
-            Missing::Version(there) => {
-                format!(
-                    "'{}' has no version '{}' in {hub}; there are: {}",
-                    reference.package,
-                    reference.version,
-                    there.join(", ")
-                )
-            }
-        };
-        Error::new(Kind::NotFound, message)
-    })?;
-    Ok(version.clone())
-}
-
-/// Where a registry says that a pack lies.
-fn join(hub: &Location, reference: &Reference, url: &str) -> Result<Location> {
-    let wrong = |why: String| Error::new(Kind::Integrity, format!("{hub}: '{}': {why}", reference.package));
-    let location = hub.join(url).map_err(|e| wrong(e.to_string()))?;
-    if location.url().scheme() == "file" && hub.url().scheme() != "file" {
-        return Err(wrong("its url names a file of this host, which a registry elsewhere may not".into()));
-    }
-    Ok(location)
-}
-
 /// Pulls: nothing is visible before every digest holds, and what has come of a pull that fails is gone on with by the next.
 ///
 /// # Errors
-/// As [`resolve`], [`Remote::request`] and [`crate::unpack_file`].
+/// As [`resolve`], [`Remote::request`] and [`crate::unpack::unpack_file`].
 pub fn pull(store: &Store, remote: &dyn Remote, options: &PullOptions, env: Env<'_>) -> Result<PullReport> {
     let pulling = Pulling { store, remote, options, env, moved: Moved::default() };
     let mut restarts = 0;
@@ -282,7 +167,7 @@ impl<'a> Pulling<'a> {
         &self,
         name: &str,
         chosen: &Candidate,
-        opened: Option<Box<open::Framed<'a>>>,
+        opened: Option<Box<probe::Framed<'a>>>,
     ) -> Result<PullReport> {
         let location = &chosen.location;
         if let Some(opened) = opened {
@@ -351,12 +236,12 @@ impl<'a> Pulling<'a> {
         }
     }
 
-    fn take_framed(&self, name: &str, chosen: &Candidate, opened: open::Framed<'a>) -> Result<PullReport> {
+    fn take_framed(&self, name: &str, chosen: &Candidate, opened: probe::Framed<'a>) -> Result<PullReport> {
         let location = &chosen.location;
         let digest = opened.head.digest;
         check_pin(chosen, digest)?;
         let validator = opened.validator.clone();
-        let pulled = framed::pull(self, location, name, opened)?;
+        let pulled = paged::pull(self, location, name, opened)?;
         if chosen.format == 0 {
             Known::save(self, location, &validator, &digest.to_string());
         }
@@ -376,7 +261,7 @@ impl<'a> Pulling<'a> {
         name: &str,
         chosen: &Candidate,
         partial: Option<Partial>,
-        incoming: crate::receive::Incoming<crate::check::CheckedBody<'a>>,
+        incoming: crate::pack::stream::read::Incoming<crate::digest::checked_reader::CheckedBody<'a>>,
         validator: &Validator,
     ) -> Result<PullReport> {
         let location = &chosen.location;
@@ -436,9 +321,9 @@ impl<'a> Pulling<'a> {
             }
             Opened::Framed(opened) => {
                 check_pin(&chosen, opened.head.digest)?;
-                let files = crate::local::files(self.store)?;
-                let blocks = crate::local::LocalBlocks::of(&files);
-                let needs = framed::needs(&opened.head, &files, &blocks);
+                let files = crate::store::by_content::files(self.store)?;
+                let blocks = crate::store::by_content::LocalBlocks::of(&files);
+                let needs = crate::pull::ranges::needs(&opened.head, &files, &blocks);
                 plan.format = Some(3);
                 plan.fetch_bytes = Some(needs.fetch_bytes);
                 plan.reused = needs.reused;
@@ -446,37 +331,4 @@ impl<'a> Pulling<'a> {
         }
         Ok(plan)
     }
-}
-
-/// Holds the digest of a version 3 pack's manifest against the one that it must have.
-fn check_pin(chosen: &Candidate, digest: Digest) -> Result<()> {
-    match chosen.sha256.filter(|pinned| *pinned != digest) {
-        None => Ok(()),
-        Some(pinned) => {
-            let message = format!(
-                "{}: the manifest has sha256 {digest}; expected {pinned}. (A pack of version 3 is named by its manifest: `forkd \
-inspect` shows it.)",
-                chosen.location
-            );
-            Err(Error::new(Kind::Integrity, message))
-        }
-    }
-}
-
-/// What is to become of what has landed: it goes once the pull is done, or where the pack was refused; else the next run goes on with it.
-fn settle<T>(partial: Partial, outcome: Result<T>) -> Result<T> {
-    let worthless = match &outcome {
-        Ok(_) => true,
-        Err(Error::Changed { .. }) => true,
-        Err(error) => error.kind() == Kind::Integrity || partial.is_empty(),
-    };
-    if worthless {
-        let removed = partial.remove();
-        return outcome.and_then(|value| removed.map(|()| value));
-    }
-    outcome
-}
-
-fn source_of(name: &str, sha256: Option<Digest>) -> Source {
-    Source { name: name.to_owned(), head: None, sha256 }
 }

@@ -1,13 +1,15 @@
 //! Versions 1 and 2: one stream, unpacked as it comes and kept until that is done, so that a cut or killed pull goes on where it
 //! stopped.
 
-use super::{Pulling, source_of};
-use crate::check::{CheckedBody, Expected};
-use crate::receive::Incoming;
-use crate::remote::{Answer, Location, Request, Validator};
-use crate::store::Partial;
-use crate::unpack::{Origin, unpack};
-use crate::{Error, Kind, Result, UnpackReport};
+use crate::digest::checked_reader::{CheckedBody, Expected};
+use crate::error::{Error, Kind, Result};
+use crate::hub::remote::{Answer, Location, Request, Validator};
+use crate::pack::stream::read::Incoming;
+use crate::pull::context::{Pulling, source_of};
+use crate::store::partial::Partial;
+use crate::unpack::origin::Origin;
+use crate::unpack::plan::UnpackReport;
+use crate::unpack::unpack;
 use forkd_format::Digest;
 use forkd_sys::Disk;
 use std::fs::File;
@@ -18,18 +20,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 const PACK: &str = "pack";
+
 const NOTE: &str = "pack.json";
 
 /// What an earlier run has of a pack.
-pub(super) struct Kept {
+pub(crate) struct Kept {
     file: File,
     path: PathBuf,
-    pub(super) len: u64,
-    pub(super) validator: Validator,
+    pub(crate) len: u64,
+    pub(crate) validator: Validator,
 }
 
 impl Kept {
-    pub(super) fn open(partial: &Partial) -> Result<Self> {
+    pub(crate) fn open(partial: &Partial) -> Result<Self> {
         let (path, file) = partial.file(PACK)?;
         let len = file.metadata().map_err(Error::io("read", &path))?.len();
         let note = std::fs::read(partial.path().join(NOTE)).ok();
@@ -38,7 +41,7 @@ impl Kept {
     }
 
     /// Notes which copy the bytes will be of.
-    pub(super) fn begin(&mut self, pulling: &Pulling<'_>, validator: &Validator) -> Result<()> {
+    pub(crate) fn begin(&mut self, pulling: &Pulling<'_>, validator: &Validator) -> Result<()> {
         let disk = pulling.store.disk();
         disk.set_len(&self.file, &self.path, 0).map_err(Error::io("write", &self.path))?;
         let note = self.path.with_file_name(NOTE);
@@ -51,7 +54,7 @@ impl Kept {
 }
 
 /// Opens a pack of version 1 or 2, going on behind what is here of it; says of which copy it is.
-pub(super) fn resume<'a>(
+pub(crate) fn resume<'a>(
     pulling: &Pulling<'a>,
     location: &Location,
     expected: Expected,
@@ -96,18 +99,18 @@ pub(super) fn resume<'a>(
 }
 
 /// First the bytes that are here, then those that come, which are kept too.
-pub(super) struct Tee<'a> {
+pub(crate) struct Tee<'a> {
     kept: Kept,
     at: u64,
     body: Box<dyn Read + Send + 'a>,
     disk: Disk,
-    moved: super::Moved,
+    moved: crate::pull::context::Moved,
     /// Whether what comes is still kept.
     keeping: Arc<AtomicBool>,
 }
 
 impl<'a> Tee<'a> {
-    pub(super) fn new(
+    pub(crate) fn new(
         pulling: &Pulling<'_>,
         kept: Kept,
         body: Box<dyn Read + Send + 'a>,
@@ -139,7 +142,7 @@ impl Read for Tee<'_> {
 }
 
 /// Unpacks a stream; gives the digest of the pack too.
-pub(super) fn receive(
+pub(crate) fn receive(
     pulling: &Pulling<'_>,
     location: &Location,
     name: &str,

@@ -1,11 +1,38 @@
-use super::Store;
-use crate::{Env, Error, Result};
+use crate::env::Env;
+use crate::error::{Error, Result};
+use crate::store::root::Store;
+use forkd_format::Tag;
 pub use forkd_sys::LockKind;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+impl Store {
+    /// Locks a tag, waiting as long as the store's timeout says.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] after the timeout; [`Error::Interrupted`].
+    pub fn lock(&self, tag: &Tag, kind: LockKind, env: Env<'_>) -> Result<TagLock> {
+        self.lock_name(tag.as_str(), &format!("snapshot '{tag}'"), kind, env)
+    }
+
+    /// Locks several tags in their order, so that two who do so never wait for each other.
+    ///
+    /// # Errors
+    /// As [`Store::lock`].
+    pub fn lock_all(&self, tags: &[Tag], kind: LockKind, env: Env<'_>) -> Result<Vec<TagLock>> {
+        let mut sorted: Vec<&Tag> = tags.iter().collect();
+        sorted.sort();
+        sorted.dedup();
+        sorted.into_iter().map(|tag| self.lock(tag, kind, env)).collect()
+    }
+
+    pub(crate) fn lock_name(&self, name: &str, what: &str, kind: LockKind, env: Env<'_>) -> Result<TagLock> {
+        acquire(self, name, what, kind, env)
+    }
+}
 
 const RETRY: Duration = Duration::from_millis(40);
 
@@ -29,7 +56,7 @@ impl Drop for TagLock {
     }
 }
 
-pub(super) fn acquire(
+pub(crate) fn acquire(
     store: &Store,
     name: &str,
     what: &str,
@@ -77,14 +104,14 @@ fn open(dir: &Path, path: &Path) -> io::Result<File> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).custom_flags(forkd_sys::NO_FOLLOW);
         match fs::create_dir_all(dir).and_then(|()| options.open(path)) {
-            Err(e) if super::is_taken_away(&e) && tries < 100 => tries += 1,
+            Err(e) if crate::store::root::is_taken_away(&e) && tries < 100 => tries += 1,
             other => return other,
         }
     }
 }
 
 /// Deletes the lock files that killed runs left. Says how many.
-pub(super) fn sweep(store: &Store) -> u64 {
+pub(crate) fn sweep(store: &Store) -> u64 {
     let dir = store.root.join("locks");
     let mut count = 0;
     for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {

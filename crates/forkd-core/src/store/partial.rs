@@ -1,7 +1,9 @@
 //! Downloads that outlive the run that began them: `partial/<key>/`, gone on with by the next pull of the same.
 
-use super::{Store, TagLock};
-use crate::{Env, Error, Result};
+use crate::env::Env;
+use crate::error::{Error, Result};
+use crate::store::lock::TagLock;
+use crate::store::root::Store;
 use forkd_sys::LockKind;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -28,7 +30,11 @@ impl Store {
         let mut tries = 0;
         loop {
             match self.try_partial(&parent, key) {
-                Err(Error::Io { source, .. }) if super::is_taken_away(&source) && tries < 100 => tries += 1,
+                Err(Error::Io { source, .. })
+                    if crate::store::root::is_taken_away(&source) && tries < 100 =>
+                {
+                    tries += 1
+                }
                 other => {
                     let (path, lock) = other?;
                     return Ok(Partial { path, store: self.clone(), _lock: lock, _turn: turn });
@@ -57,7 +63,7 @@ impl Store {
     }
 
     /// Deletes downloads that nobody is at. Says how many.
-    pub(super) fn sweep_partial(&self) -> Result<u64> {
+    pub(crate) fn sweep_partial(&self) -> Result<u64> {
         let parent = self.partial_root();
         if !parent.symlink_metadata().is_ok_and(|found| found.is_dir()) {
             return Ok(0);

@@ -1,8 +1,6 @@
-use super::Stored;
-use crate::blocks::BlockSums;
-use crate::tree::TreeBuilder;
-use crate::{Error, Kind, Result};
-use forkd_format::manifest::SNAPSHOT_JSON;
+use crate::digest::block_sums::BlockSums;
+use crate::digest::file_root::TreeBuilder;
+use crate::error::{Error, Kind, Result};
 use forkd_format::v3::TreeHash;
 use forkd_format::{Digest, Hasher, PAGE_SIZE, PIECE_SIZE, Tag};
 use serde::{Deserialize, Serialize};
@@ -71,14 +69,14 @@ impl Record {
     pub(crate) const NAME: &str = "forkd.json";
 
     /// Reads a folder's record; `None` where there is none.
-    pub(super) fn load(dir: &Path) -> Result<Option<Self>> {
+    pub(crate) fn load(dir: &Path) -> Result<Option<Self>> {
         let path = dir.join(Self::NAME);
         if path.symlink_metadata().is_err() {
             return Ok(None);
         }
         let wrong = |message: String| Error::new(Kind::Integrity, format!("{}: {message}", path.display()));
-        let record: Self =
-            serde_json::from_slice(&super::read_small(&path, 64 << 20)?).map_err(|e| wrong(e.to_string()))?;
+        let record: Self = serde_json::from_slice(&crate::store::stored::read_small(&path, 64 << 20)?)
+            .map_err(|e| wrong(e.to_string()))?;
         match record.record_version {
             1 => Ok(Some(record)),
             other => Err(wrong(format!("record_version is {other}; this forkd reads 1"))),
@@ -90,58 +88,6 @@ impl Record {
     pub fn file(&self, path: &str) -> Option<&RecordedFile> {
         self.files.iter().find(|file| file.path == path)
     }
-}
-
-impl Stored {
-    /// The digest of one of its files: from the record where the file is untouched since, else by reading it. `read` makes it
-    /// read the file whatever the record says.
-    pub(crate) fn digest(&self, name: &str, path: &Path, read: bool) -> Result<Digest> {
-        let metadata = path.metadata().map_err(Error::io("read", path))?;
-        match self.untouched(name, &metadata).filter(|file| !read && !file.declared) {
-            Some(file) => Ok(file.sha256),
-            None => Ok(HashedFile::read(path, &mut |_| Ok(()))?.sha256),
-        }
-    }
-
-    /// The same for its root.
-    pub(crate) fn root(&self, name: &str, path: &Path, read: bool) -> Result<TreeHash> {
-        let metadata = path.metadata().map_err(Error::io("read", path))?;
-        match self.untouched(name, &metadata).filter(|_| !read).and_then(|file| file.root) {
-            Some(root) => Ok(root),
-            None => Ok(HashedFile::read(path, &mut |_| Ok(()))?.root),
-        }
-    }
-
-    /// What was recorded of a file, where its size and time are still those.
-    pub(crate) fn untouched(&self, name: &str, metadata: &Metadata) -> Option<&RecordedFile> {
-        let recorded = self.record.as_ref().and_then(|record| record.file(name));
-        recorded.filter(|file| file.size == metadata.len() && file.mtime_ns == modified_ns(metadata))
-    }
-}
-
-/// Checks that no file of a snapshot was altered since it was stored: by size and time and, where these differ, by digest. A machine
-/// that is given another memory or disk than it was frozen with misbehaves silently.
-///
-/// # Errors
-/// [`Kind::Integrity`] naming the file.
-pub(crate) fn check_untouched(stored: &Stored) -> Result<()> {
-    check_file(stored, SNAPSHOT_JSON, &stored.dir.join(SNAPSHOT_JSON))?;
-    stored.bodies().iter().try_for_each(|(name, path)| check_file(stored, name, path))
-}
-
-/// The same for one of its files.
-pub(crate) fn check_file(stored: &Stored, name: &str, path: &Path) -> Result<()> {
-    let metadata = path.metadata().map_err(Error::io("read", path))?;
-    let Some(recorded) = stored.record.as_ref().and_then(|record| record.file(name)) else { return Ok(()) };
-    if stored.untouched(name, &metadata).is_none() && !HashedFile::read(path, &mut |_| Ok(()))?.is(recorded) {
-        let message = format!(
-            "{}: altered since it was stored; `forkd verify {}` shows where",
-            path.display(),
-            stored.tag
-        );
-        return Err(Error::new(Kind::Integrity, message));
-    }
-    Ok(())
 }
 
 pub(crate) fn modified_ns(metadata: &Metadata) -> i64 {

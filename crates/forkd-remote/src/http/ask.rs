@@ -4,7 +4,7 @@ use super::errors::{Failed, network, refusal, stalled, unexpected};
 use super::limit::Limiter;
 use super::wait::{Stop, Tries, Waited, watch};
 use super::{HttpOptions, download_client};
-use forkd_core::remote::{Location, Request, Validator};
+use forkd_core::hub::{Location, Request, Validator};
 use forkd_core::{Error, Kind, Result};
 use reqwest::header::{
     ACCEPT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, IF_MODIFIED_SINCE,

@@ -3,7 +3,7 @@
 use super::ask::{Fetcher, Reply, same_copy, validator};
 use super::errors::{Failed, changed, network, stalled};
 use super::wait::{Stop, Tries, Waited, watch};
-use forkd_core::remote::{Location, Request, Validator};
+use forkd_core::hub::{Location, Request, Validator};
 use forkd_core::{Cancel, Error, Kind, Result};
 use futures_util::StreamExt;
 use reqwest::Response;

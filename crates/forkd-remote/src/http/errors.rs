@@ -1,7 +1,7 @@
 //! What went wrong, in words that hold no secret.
 
 use super::wait::retry_after;
-use forkd_core::remote::Location;
+use forkd_core::hub::Location;
 use forkd_core::{Error, Kind};
 use reqwest::header::LOCATION;
 use reqwest::{Response, StatusCode};

@@ -4,7 +4,7 @@ use super::errors::{Failed, network, refusal, stalled};
 use super::limit::Limiter;
 use super::wait::{Stop, Tries, Waited, watch};
 use super::{Http, HttpOptions};
-use forkd_core::remote::Location;
+use forkd_core::hub::Location;
 use forkd_core::{Cancel, Error, Kind, Progress, Result};
 use reqwest::header::{CONTENT_LENGTH, LOCATION};
 use reqwest::{Body, RequestBuilder, Response, StatusCode};

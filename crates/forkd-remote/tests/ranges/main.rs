@@ -5,7 +5,7 @@ mod canned;
 mod limits;
 mod resume;
 
-use forkd_core::remote::{Answer, Download, Location, Remote, Request, Validator};
+use forkd_core::hub::{Answer, Download, Location, Remote, Request, Validator};
 use forkd_core::{Cancel, Error, Kind, Result};
 use forkd_remote::{AnyRemote, HttpOptions};
 use forkd_testing::{Asked, Hub, pseudo_random};

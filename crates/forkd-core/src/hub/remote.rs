@@ -1,0 +1,229 @@
+//! The port to where packs lie: transports implement it, operations use it.
+
+use crate::env::{Cancel, Progress};
+use crate::error::{Error, Kind, Result};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::io::Read;
+use std::path::Path;
+use url::Url;
+
+/// A URL that can be printed: user information, query and fragment never appear in text made from it, because a presigned
+/// query is a secret.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Location(Url);
+
+impl Location {
+    /// Parses an `http:`, `https:` or `file:` URL.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`]; the message does not repeat the text, which may hold a secret.
+    pub fn parse(text: &str) -> Result<Self> {
+        let url = Url::parse(text).map_err(|e| {
+            Error::new(Kind::Usage, format!("not a URL ({e}); expected http:, https: or file:"))
+        })?;
+        match url.scheme() {
+            "http" | "https" | "file" => Ok(Self(url)),
+            other => Err(Error::new(
+                Kind::Usage,
+                format!("'{other}:' URLs are not supported; expected http:, https: or file:"),
+            )),
+        }
+    }
+
+    /// The URL itself, for the transport only.
+    #[must_use]
+    pub fn url(&self) -> &Url {
+        &self.0
+    }
+
+    /// The digest in a `#sha256=…` fragment.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] where the fragment is there but holds no digest.
+    pub fn pinned_digest(&self) -> Result<Option<forkd_format::Digest>> {
+        // A misspelt pin must not pass for none.
+        let Some(fragment) = self.0.fragment() else { return Ok(None) };
+        let wrong =
+            |why: &str| Error::new(Kind::Usage, format!("the URL's fragment: {why}; expected #sha256=<hex>"));
+        let hex = fragment.strip_prefix("sha256=").ok_or_else(|| wrong("not a digest"))?;
+        hex.to_ascii_lowercase()
+            .parse()
+            .map(Some)
+            .map_err(|e: forkd_format::FormatError| wrong(&e.to_string()))
+    }
+
+    /// A URL relative to this one; an absolute one stands for itself. The query is not carried over.
+    ///
+    /// # Errors
+    /// As [`Location::parse`].
+    pub fn join(&self, relative: &str) -> Result<Self> {
+        let joined = self.0.join(relative).map_err(|e| Error::new(Kind::Usage, format!("not a URL: {e}")))?;
+        Self::parse(joined.as_str())
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://", self.0.scheme())?;
+        if let Some(host) = self.0.host_str() {
+            f.write_str(host)?;
+        }
+        if let Some(port) = self.0.port() {
+            write!(f, ":{port}")?;
+        }
+        f.write_str(self.0.path())
+    }
+}
+
+impl fmt::Debug for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Which copy of an object a server has: told by the server, sent back to it to ask for the same copy (RFC 9110, 8.8).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Validator {
+    /// The entity tag, with its quotes; only a strong one is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etag: Option<String>,
+    /// When it was last changed, as the server wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_modified: Option<String>,
+}
+
+impl Validator {
+    /// Whether the server told nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.etag.is_none() && self.last_modified.is_none()
+    }
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    /// The first byte that is wanted.
+    pub start: u64,
+    /// The byte behind the last one that is wanted; `None` for all that there are.
+    pub end: Option<u64>,
+    /// The copy that the bytes must be of; where the server has another, the whole of that comes (`If-Range`).
+    pub only_of: Option<Validator>,
+    /// The copy that is known already: where the server still has it, nothing comes (`If-None-Match`, `If-Modified-Since`).
+    pub unless: Option<Validator>,
+}
+
+impl Request {
+    /// The bytes of a range.
+    #[must_use]
+    pub fn range(start: u64, end: u64) -> Self {
+        Self { start, end: Some(end), ..Self::default() }
+    }
+}
+
+/// What came.
+#[derive(Debug)]
+pub enum Answer {
+    /// The bytes that were asked for; `size` is that of the whole object.
+    Part(Download),
+    /// The whole object from its first byte: all was asked for, or the server gives no ranges, or it has another copy.
+    Whole(Download),
+    /// The server still has the copy that is known.
+    NotModified,
+}
+
+/// An object that is being read.
+pub struct Download {
+    /// The size of the whole object in bytes, where the server says so.
+    pub size: Option<u64>,
+    /// Which copy it is.
+    pub validator: Validator,
+    /// Its bytes. Where the connection breaks or stalls, the rest is asked for again, a few times without progress, before an
+    /// error comes. Errors of the transport come as [`std::io::Error`] around an [`Error`]; [`Error::Changed`] where the
+    /// server turned out to have another copy by then.
+    pub body: Box<dyn Read + Send>,
+}
+
+impl fmt::Debug for Download {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Download").field("size", &self.size).finish_non_exhaustive()
+    }
+}
+
+/// A transport.
+pub trait Remote: Send + Sync {
+    /// Opens an object, or a range of it, for reading, following redirects, trying again where that may help.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`], [`Kind::Unauthorised`], [`Kind::Transient`] or [`Kind::General`], naming the redacted URL.
+    fn request(&self, location: &Location, request: &Request, cancel: &Cancel) -> Result<Answer>;
+
+    /// Opens a whole object for reading.
+    ///
+    /// # Errors
+    /// As [`Remote::request`].
+    fn get(&self, location: &Location, cancel: &Cancel) -> Result<Download> {
+        match self.request(location, &Request::default(), cancel)? {
+            Answer::Part(download) | Answer::Whole(download) => Ok(download),
+            Answer::NotModified => {
+                Err(Error::new(Kind::General, format!("{location}: an answer to another question")))
+            }
+        }
+    }
+
+    /// Stores a file under a location, whole or not at all as far as the server can.
+    ///
+    /// # Errors
+    /// As [`Remote::request`].
+    fn put(&self, location: &Location, file: &Path, progress: &dyn Progress, cancel: &Cancel) -> Result<()>;
+}
+
+/// Reads a small object whole.
+pub(crate) fn get_small(
+    remote: &dyn Remote,
+    location: &Location,
+    limit: u64,
+    cancel: &Cancel,
+) -> Result<Vec<u8>> {
+    read_small(remote.get(location, cancel)?, &location.to_string(), limit)
+}
+
+/// Reads what an answer holds, which must be small.
+pub(crate) fn read_small(download: Download, name: &str, limit: u64) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    download
+        .body
+        .take(limit + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|e| crate::pack::stream::zstd_frames::read_error(name, e))?;
+    if bytes.len() as u64 > limit {
+        return Err(Error::new(Kind::Integrity, format!("{name}: more than {limit} bytes")));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_location_never_prints_its_secrets() {
+        let text = "https://user:pw@bucket.example:8443/p.tar.zst?X-Amz-Signature=abc#sha256=00";
+        let location = Location::parse(text).unwrap();
+        for shown in [location.to_string(), format!("{location:?}")] {
+            assert_eq!(shown, "https://bucket.example:8443/p.tar.zst");
+        }
+        assert!(location.pinned_digest().is_err());
+        assert_eq!(
+            location.join("x.zst").unwrap().url().as_str(),
+            "https://user:pw@bucket.example:8443/x.zst"
+        );
+        let error = Location::parse("ftp://user:pw@h/?sig=1").unwrap_err().to_string();
+        assert!(!error.contains("pw") && !error.contains("sig"), "{error}");
+        assert_eq!(
+            Location::parse("file:///tmp/hub/registry.json").unwrap().to_string(),
+            "file:///tmp/hub/registry.json"
+        );
+    }
+}

@@ -1,0 +1,148 @@
+//! From a booted machine to a snapshot in the store.
+
+use crate::digest::sparse::{copy_disk, punch_zero_pages};
+use crate::env::Env;
+use crate::error::{Error, Kind, Result};
+use crate::machine::engine::{Engine, Files, Machine};
+use crate::machine::guest::{Guest, Output, Streams};
+use crate::machine::run_dir::Runtime;
+use crate::machine::session::{explain, greet, rest};
+use crate::machine::shell::{require_shell, run_command, shell};
+use crate::machine::trial::prove;
+use crate::store::lock::LockKind;
+use crate::store::root::Store;
+use crate::store::staged::{free_target, seal};
+use forkd_agent::message::Exec;
+use forkd_format::manifest::{MEMORY, ROOTFS};
+use forkd_format::{Snapshot, Tag};
+use serde_json::{Map, Value};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// What to bake.
+#[derive(Debug, Clone)]
+pub struct BakeOptions {
+    /// The snapshot.
+    pub tag: Tag,
+    /// The machine.
+    pub machine: Machine,
+    /// The root disk: an ext4 image, which is copied.
+    pub rootfs: PathBuf,
+    /// How long the guest may take to boot, and how long until it is ready.
+    pub boot_wait: Duration,
+    /// Who runs the commands in the guest: a name or number; empty for the image's user.
+    pub user: String,
+    /// Run in the guest, by its shell, once it has booted.
+    pub warm: Option<String>,
+    /// Run again and again until it succeeds.
+    pub ready: Option<String>,
+    /// Where the root disk came from: fields for `snapshot.json`.
+    pub origin: Map<String, Value>,
+    /// RFC 3339, UTC.
+    pub created_at: String,
+}
+
+/// What was baked.
+#[derive(Debug, Clone)]
+pub struct BakeReport {
+    /// The snapshot's folder.
+    pub path: PathBuf,
+    /// From the start of the machine until the agent answered.
+    pub boot: Duration,
+    /// What the warm and ready commands took.
+    pub warm: Duration,
+    /// From the start of the trial fork until it was awake.
+    pub trial: Duration,
+}
+
+/// Boots, warms, freezes and seals a machine, and forks it once; once `trial` has succeeded in that child the tag appears.
+///
+/// # Errors
+/// [`Kind::General`] where the tag is taken, or the guest does not do what it should; what the engine and the disk say.
+pub fn bake(
+    store: &Store,
+    engine: &dyn Engine,
+    runtime: &Runtime,
+    options: &BakeOptions,
+    env: Env<'_>,
+    output: &mut dyn FnMut(Output, &[u8]) -> Result<()>,
+    trial: &mut dyn FnMut(&mut Guest) -> Result<()>,
+) -> Result<BakeReport> {
+    let tag = &options.tag;
+    let _lock = store.lock(tag, LockKind::Exclusive, env)?;
+    let target = free_target(store, tag)?;
+    let mut fields = engine.describe(&options.machine)?;
+    fields.extend(options.origin.clone());
+    let staging = store.stage(env)?;
+    let dir = staging.dir("bake")?;
+    let files = Files { memory: dir.join(MEMORY), rootfs: dir.join(ROOTFS), shared: true };
+    copy_disk(store.disk(), &options.rootfs, &files.rootfs)?;
+    // The guest touches all of its memory as it boots; that there is no room is better known now than in the middle.
+    let memory = store.disk().create(&files.memory, 0o644).map_err(Error::io("create", &files.memory))?;
+    forkd_sys::allocate(&memory, options.machine.memory)
+        .map_err(Error::io("make room for", &files.memory))?;
+    drop(memory);
+
+    let run = runtime.create(engine)?;
+    let begun = Instant::now();
+    let mut vm = engine.boot(&options.machine, &files, run.path(), env)?;
+    let mut guest = greet(vm.as_mut(), &run, options.boot_wait, env)?;
+    let boot = begun.elapsed();
+    let warmed = crate::machine::session::seed(&mut guest, false)
+        .and_then(|_| warm(&mut guest, options, env, output))
+        .map_err(|e| explain(e, vm.as_mut(), &run))?;
+    rest(vm.as_mut(), &run, guest, &dir, env)?;
+    drop((vm, run));
+
+    punch_zero_pages(&files.memory)?;
+    let sealed = seal(store, &dir, &target, &Snapshot::new(fields), None, &options.created_at, env)?;
+    let trial = prove(engine, runtime, &sealed, &files.memory, env, trial)?;
+    env.cancel.check()?;
+    store.publish(&dir, tag)?;
+    Ok(BakeReport { path: target, boot, warm: warmed, trial })
+}
+
+fn warm(
+    guest: &mut Guest,
+    options: &BakeOptions,
+    env: Env<'_>,
+    output: &mut dyn FnMut(Output, &[u8]) -> Result<()>,
+) -> Result<Duration> {
+    let begun = Instant::now();
+    if options.warm.is_some() || options.ready.is_some() {
+        require_shell(guest)?;
+    }
+    if let Some(command) = &options.warm {
+        run_command(guest, "warm", command, &options.user, output)?;
+    }
+    if let Some(command) = &options.ready {
+        let begun = Instant::now();
+        loop {
+            env.cancel.check()?;
+            let mut said = Vec::new();
+            let mut keep = |_, bytes: &[u8]| {
+                said.extend_from_slice(&bytes[..bytes.len().min(1 << 10)]);
+                Ok(())
+            };
+            let left = options.boot_wait.saturating_sub(begun.elapsed());
+            let exec =
+                Exec { limit_ms: left.as_millis() as u64 + 1, user: options.user.clone(), ..shell(command) };
+            let exit = guest.exec(&exec, &mut Streams { input: None, output: &mut keep, controls: None })?;
+            if exit.code == 0 {
+                break;
+            }
+            if begun.elapsed() >= options.boot_wait {
+                let said = String::from_utf8_lossy(&said);
+                let said = said.trim().lines().last().unwrap_or("nothing").to_owned();
+                let message = format!(
+                    "the guest is not ready after {} s: {command} ended with exit code {} and said: {said}",
+                    options.boot_wait.as_secs(),
+                    exit.code
+                );
+                return Err(Error::new(Kind::General, message));
+            }
+            std::thread::sleep(Duration::from_millis(250));
+        }
+    }
+    Ok(begun.elapsed())
+}

@@ -1,0 +1,276 @@
+//! From a snapshot to running children.
+
+use crate::env::Env;
+use crate::error::{Error, Kind, Result};
+use crate::machine::engine::{Engine, Files, Limits, Vm};
+use crate::machine::guest::Guest;
+use crate::machine::run_dir::{Child, RunDir, Runtime};
+use crate::machine::session::{WAKE_LIMIT, explain, greet, wake, with_console};
+use crate::store::lock::{LockKind, TagLock};
+use crate::store::root::Store;
+use crate::store::stored::Stored;
+use forkd_format::Tag;
+use forkd_format::manifest::{MEMORY, ROOTFS};
+use std::path::PathBuf;
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+/// What to fork.
+#[derive(Debug, Clone)]
+pub struct ForkOptions {
+    /// The snapshot.
+    pub tag: Tag,
+    /// How many children.
+    pub count: usize,
+    /// What they may have.
+    pub limits: Limits,
+}
+
+/// A child that is awake.
+#[derive(Debug)]
+pub struct Forked {
+    /// From 1.
+    pub number: usize,
+    /// Its name.
+    pub id: String,
+    /// From the start of its process until it was awake.
+    pub time: Duration,
+    /// What did not work in it but does no harm.
+    pub warnings: Vec<String>,
+    tag: Tag,
+    snapshot: PathBuf,
+    network: bool,
+    vm: Box<dyn Vm>,
+    run: RunDir,
+}
+
+impl Forked {
+    /// The last lines of its console.
+    #[must_use]
+    pub fn console(&self) -> Option<String> {
+        crate::machine::engine::console(self.run.path())
+    }
+
+    /// Its folder.
+    #[must_use]
+    pub fn run(&self) -> &std::path::Path {
+        self.run.path()
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.vm.pid()
+    }
+
+    /// Fails where it has stopped.
+    ///
+    /// # Errors
+    /// Why, with the end of its console.
+    pub fn check_alive(&mut self) -> Result<()> {
+        let number = self.number;
+        self.vm
+            .check_alive()
+            .map_err(|e| Error::new(e.kind(), format!("child {number}: {}", with_console(e, &self.run))))
+    }
+
+    /// Lets it live on. It must have been forked detached.
+    ///
+    /// # Errors
+    /// What the disk says; it ends then.
+    pub fn detach(mut self) -> Result<Child> {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let child = Child {
+            id: self.id.clone(),
+            tag: self.tag.clone(),
+            snapshot: self.snapshot.clone(),
+            pid: self.vm.pid(),
+            created: now.as_secs(),
+            network: self.network,
+            run: self.run.path().to_owned(),
+        };
+        self.run.detach(&child)?;
+        self.vm.release();
+        Ok(child)
+    }
+}
+
+/// A snapshot that may be forked: checked, locked, its memory assembled.
+#[derive(Debug)]
+pub(crate) struct Source {
+    pub(crate) stored: Stored,
+    pub(crate) files: Files,
+    _locks: Vec<TagLock>,
+}
+
+/// Checks what can be checked without reading memory: the engine's fields and the files' sizes. Then the files themselves, where
+/// they were touched since they were put there, and assembles a chain's memory.
+pub(crate) fn open(store: &Store, engine: &dyn Engine, tag: &Tag, env: Env<'_>) -> Result<Source> {
+    let head = store.load(tag)?;
+    check(engine, &head)?;
+    let tags: Vec<Tag> = store.chain(tag)?.into_iter().map(|link| link.tag).collect();
+    let locks = store.lock_all(&tags, LockKind::Shared, env)?;
+    let chain = store.chain(tag)?;
+    let Some(stored) = chain.last().cloned() else { return Err(Error::new(Kind::NotFound, tag.to_string())) };
+    check(engine, &stored)?;
+    crate::store::stored::check_untouched(&stored)?;
+    let memory = store.memory(&chain, env)?;
+    let Some(rootfs) = stored.rootfs() else {
+        return Err(Error::new(Kind::Incompatible, format!("'{tag}' has no {ROOTFS}")));
+    };
+    let files = Files { memory, rootfs, shared: false };
+    Ok(Source { stored, files, _locks: locks })
+}
+
+/// Says whether this host can fork a snapshot, from its description and its files' sizes only.
+///
+/// # Errors
+/// [`Kind::Incompatible`], [`Kind::Integrity`], naming what the snapshot needs and what is here.
+pub fn check(engine: &dyn Engine, stored: &Stored) -> Result<()> {
+    engine.check(&stored.snapshot).map_err(|e| Error::new(e.kind(), format!("'{}': {e}", stored.tag)))?;
+    for (key, path) in stored.bodies() {
+        let key = if key == MEMORY { "memory" } else { key.trim_end_matches(".ext4") };
+        let found = match stored.open(&path) {
+            Ok(file) => file.metadata().map_err(Error::io("read", &path))?.len(),
+            Err(e) if e.kind() == Kind::NotFound => {
+                let message = format!(
+                    "{} is missing; `forkd rmi {1}`, then pull or bake it again",
+                    path.display(),
+                    stored.tag
+                );
+                return Err(Error::new(Kind::Integrity, message));
+            }
+            Err(e) => return Err(e),
+        };
+        if let Some((bytes, _)) = stored.snapshot.frozen(key)
+            && bytes != found
+        {
+            let message =
+                format!("{}: {found} bytes; snapshot.json says that {bytes} were frozen", path.display());
+            return Err(Error::new(Kind::Integrity, message));
+        }
+    }
+    Ok(())
+}
+
+/// Lets so many children start at the same time: each wants a core to do so.
+struct Permits {
+    free: Mutex<usize>,
+    changed: Condvar,
+}
+
+impl Permits {
+    fn take(&self, env: Env<'_>) -> Result<()> {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        while *free == 0 {
+            env.cancel.check()?;
+            let wait = self.changed.wait_timeout(free, Duration::from_millis(50));
+            free = wait.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        *free -= 1;
+        Ok(())
+    }
+
+    fn give(&self) {
+        *self.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.changed.notify_one();
+    }
+}
+
+/// Forks children, copy-on-write. `work` is called for each as soon as it is awake, from a thread of its own. All live until the
+/// result is dropped; when one fails, all end.
+///
+/// # Errors
+/// [`Kind::NotFound`], [`Kind::Incompatible`], [`Kind::Integrity`] where a file was altered since it was put there; the first
+/// failure of a child or of `work`.
+pub fn fork(
+    store: &Store,
+    engine: &dyn Engine,
+    runtime: &Runtime,
+    options: &ForkOptions,
+    env: Env<'_>,
+    work: &(dyn Fn(&Forked, &mut Guest) -> Result<()> + Sync),
+) -> Result<Vec<Forked>> {
+    let source = open(store, engine, &options.tag, env)?;
+    let permits = Permits { free: Mutex::new((env.jobs * 2).max(2)), changed: Condvar::new() };
+    let outcomes: Mutex<Vec<Result<Forked>>> = Mutex::default();
+    // When one fails the others are stopped.
+    let stop = env.cancel.child();
+    let stopped = Env { cancel: &stop, ..env };
+    let started = std::thread::scope(|scope| {
+        for number in 1..=options.count {
+            if permits.take(stopped).is_err() {
+                break;
+            }
+            let begun = Instant::now();
+            let run = runtime.create(engine).inspect_err(|_| stop.cancel())?;
+            // From this thread: the machine ends with the thread that started it.
+            let vm = engine.restore(&source.stored, &source.files, options.limits, run.path());
+            let vm = vm.inspect_err(|_| stop.cancel())?;
+            let (tag, network) = (options.tag.clone(), options.limits.network);
+            let snapshot = source.stored.dir.clone();
+            let forked = Forked {
+                number,
+                id: run.id.clone(),
+                time: Duration::ZERO,
+                warnings: Vec::new(),
+                tag,
+                snapshot,
+                network,
+                vm,
+                run,
+            };
+            let (permits, outcomes, stop) = (&permits, &outcomes, &stop);
+            scope.spawn(move || {
+                let outcome = start(forked, begun, permits, stopped, work);
+                if outcome.is_err() {
+                    stop.cancel();
+                }
+                outcomes.lock().unwrap_or_else(PoisonError::into_inner).push(outcome);
+            });
+        }
+        Ok(())
+    });
+    started?;
+    env.cancel.check()?;
+    let (mut children, mut failures) = (Vec::new(), Vec::new());
+    for outcome in outcomes.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        match outcome {
+            Ok(child) => children.push(child),
+            Err(error) => failures.push(error),
+        }
+    }
+    // The first that failed; those that were stopped because of it say nothing of their own.
+    let cause = failures.iter().position(|error| error.kind() != Kind::Interrupted).unwrap_or(0);
+    if !failures.is_empty() {
+        return Err(failures.swap_remove(cause));
+    }
+    children.sort_by_key(|child: &Forked| child.number);
+    Ok(children)
+}
+
+fn start(
+    mut forked: Forked,
+    begun: Instant,
+    permits: &Permits,
+    env: Env<'_>,
+    work: &(dyn Fn(&Forked, &mut Guest) -> Result<()> + Sync),
+) -> Result<Forked> {
+    let number = forked.number;
+    let failed = |e: Error| match e.kind() {
+        Kind::Interrupted => e,
+        kind => Error::new(kind, format!("child {number}: {e}")),
+    };
+    let awake = (|| {
+        forked.vm.resume(env).map_err(|e| with_console(e, &forked.run))?;
+        let mut guest = greet(forked.vm.as_mut(), &forked.run, WAKE_LIMIT, env)?;
+        let woken = wake(&mut guest, &forked.id, forked.network).map_err(|e| with_console(e, &forked.run))?;
+        Ok((guest, woken))
+    })();
+    permits.give();
+    let (mut guest, woken) = awake.map_err(failed)?;
+    forked.time = begun.elapsed();
+    forked.warnings = woken.warnings;
+    work(&forked, &mut guest).map_err(|e| failed(explain(e, forked.vm.as_mut(), &forked.run)))?;
+    Ok(forked)
+}

@@ -1,0 +1,422 @@
+//! A conversation with the agent inside a guest (docs/agent.md).
+
+use crate::env::Cancel;
+use crate::error::{Error, Kind as Failure, Result};
+use forkd_agent::message::{Exec, Exit, Forked, Hello, INPUT_WINDOW, Kind, Malformed, PROTOCOL, Put, Woken};
+use forkd_agent::wire::{self, Decoder, Frame, MAX_PAYLOAD};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A guest that has said nothing for so long is asked whether it lives, and for so long more is waited for.
+const SILENCE: Duration = Duration::from_secs(10);
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long the host may sleep before it looks for a stop.
+const TICK: Duration = Duration::from_millis(50);
+
+/// A conversation with a guest's agent.
+#[derive(Debug)]
+pub struct Guest {
+    stream: UnixStream,
+    /// The same socket: a frame must not be written into the middle of another.
+    writer: Arc<Mutex<UnixStream>>,
+    decoder: Decoder,
+    next_id: u32,
+    cancel: Cancel,
+    /// When the guest last said something, and whether it was asked since.
+    heard: (Instant, bool),
+    /// Says that the port is taken.
+    lock: Option<std::fs::File>,
+    /// What the agent said of itself.
+    pub hello: Hello,
+}
+
+/// Which output of a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    /// Standard output.
+    Out,
+    /// Standard error.
+    Err,
+}
+
+/// What a running program is told apart from its input.
+#[derive(Debug, Clone, Copy)]
+pub enum Control {
+    /// A signal, by its number.
+    Signal(u8),
+    /// Its terminal has another size now: rows, columns.
+    Resize(u16, u16),
+}
+
+/// Where a program's input comes from and its output goes.
+pub struct Streams<'a> {
+    /// Its input; it is read by a thread that may outlive the call by one read.
+    pub input: Option<Box<dyn Read + Send>>,
+    /// Told each piece of output.
+    pub output: &'a mut dyn FnMut(Output, &[u8]) -> Result<()>,
+    /// Signals and sizes.
+    pub controls: Option<&'a Receiver<Control>>,
+}
+
+impl std::fmt::Debug for Streams<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Streams")
+    }
+}
+
+fn broken(e: &std::io::Error) -> Error {
+    Error::new(Failure::General, format!("the guest's agent does not answer: {e}"))
+}
+
+fn malformed(_: Malformed) -> Error {
+    Error::new(Failure::General, "the guest's agent sent a malformed answer")
+}
+
+impl Guest {
+    /// Greets the agent behind a connected port. `Ok(None)`: it did not answer in time.
+    ///
+    /// # Errors
+    /// [`Failure::Incompatible`] where it speaks another protocol.
+    pub fn greet(stream: UnixStream, limit: Duration, cancel: &Cancel) -> Result<Option<Self>> {
+        stream.set_read_timeout(Some(TICK)).map_err(|e| broken(&e))?;
+        let hello = Hello { protocol: 0, uptime_ns: 0, kernel: String::new() };
+        let writer = Arc::new(Mutex::new(stream.try_clone().map_err(|e| broken(&e))?));
+        let mut guest = Self {
+            stream,
+            writer,
+            decoder: Decoder::default(),
+            next_id: 0,
+            cancel: cancel.clone(),
+            heard: (Instant::now(), false),
+            lock: None,
+            hello,
+        };
+        // What an earlier conversation left in the port has other ids.
+        guest.next_id =
+            u32::from_le_bytes(crate::machine::run_dir::random(4)?.try_into().unwrap_or_default());
+        let id = guest.send(Kind::Hello, &[])?;
+        let deadline = Instant::now() + limit;
+        loop {
+            match guest.receive(Some(deadline))? {
+                None => return Ok(None),
+                Some(frame) if frame.id == id && frame.kind == Kind::Ok as u8 => {
+                    guest.hello = Hello::decode(&frame.payload).map_err(malformed)?;
+                    break;
+                }
+                Some(_) => {}
+            }
+        }
+        if guest.hello.protocol != PROTOCOL {
+            let message = format!(
+                "the guest's agent speaks protocol {}; this forkd speaks {PROTOCOL}",
+                guest.hello.protocol
+            );
+            return Err(Error::new(Failure::Incompatible, message));
+        }
+        Ok(Some(guest))
+    }
+
+    /// Keeps a lock for as long as the conversation goes on.
+    #[must_use]
+    pub(crate) fn holding(mut self, lock: std::fs::File) -> Self {
+        self.lock = Some(lock);
+        self
+    }
+
+    fn send(&mut self, kind: Kind, payload: &[u8]) -> Result<u32> {
+        if payload.len() > MAX_PAYLOAD {
+            let message = format!(
+                "{} bytes are too many for one message to the guest; at most {MAX_PAYLOAD}",
+                payload.len()
+            );
+            return Err(Error::new(Failure::Usage, message));
+        }
+        self.next_id = self.next_id.wrapping_add(1);
+        self.write(self.next_id, kind, payload)?;
+        Ok(self.next_id)
+    }
+
+    fn write(&self, id: u32, kind: Kind, payload: &[u8]) -> Result<()> {
+        write(&self.writer, id, kind, payload).map_err(|e| broken(&e))
+    }
+
+    /// The next frame; `None` at the deadline.
+    fn receive(&mut self, deadline: Option<Instant>) -> Result<Option<Frame>> {
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            if let Some(frame) = self.decoder.next_frame() {
+                return Ok(Some(frame));
+            }
+            self.cancel.check()?;
+            if deadline.is_some_and(|at| Instant::now() >= at) {
+                return Ok(None);
+            }
+            if !self.fill(&mut buffer)? && deadline.is_none() {
+                self.ask_for_life()?;
+            }
+        }
+    }
+
+    /// A guest whose processor stands still, or whose agent is gone, would be waited for without end.
+    fn ask_for_life(&mut self) -> Result<()> {
+        let (heard, asked) = self.heard;
+        if heard.elapsed() > SILENCE + PATIENCE && asked {
+            let silence = heard.elapsed().as_secs();
+            return Err(Error::new(Failure::General, format!("the guest has not answered for {silence} s")));
+        }
+        if heard.elapsed() > SILENCE && !asked {
+            self.heard.1 = true;
+            self.send(Kind::Ping, b"alive")?;
+        }
+        Ok(())
+    }
+
+    /// Takes what has come, waiting one tick at most; whether something has.
+    fn fill(&mut self, buffer: &mut [u8]) -> Result<bool> {
+        match self.stream.read(buffer) {
+            Ok(0) => Err(broken(&ErrorKind::UnexpectedEof.into())),
+            Ok(read) => {
+                self.heard = (Instant::now(), false);
+                self.decoder.push(&buffer[..read]);
+                Ok(true)
+            }
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+                ) =>
+            {
+                Ok(false)
+            }
+            Err(e) => Err(broken(&e)),
+        }
+    }
+
+    /// Waits for the answer to a request, handing out what comes before it.
+    fn answer(
+        &mut self,
+        id: u32,
+        limit: Option<Duration>,
+        part: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<Vec<u8>> {
+        let deadline = limit.map(|limit| Instant::now() + limit);
+        loop {
+            let Some(frame) = self.receive(deadline)? else {
+                let message = format!(
+                    "the guest's agent does not answer within {} s",
+                    limit.unwrap_or_default().as_secs()
+                );
+                return Err(Error::new(Failure::General, message));
+            };
+            match Kind::from_u8(frame.kind) {
+                _ if frame.id != id => {}
+                Some(Kind::Ok) => return Ok(frame.payload),
+                Some(Kind::Error) => return Err(refusal(&frame)),
+                Some(Kind::Stdout) => part(&frame.payload)?,
+                _ => {}
+            }
+        }
+    }
+
+    fn request(&mut self, kind: Kind, payload: &[u8], limit: Duration) -> Result<Vec<u8>> {
+        let id = self.send(kind, payload)?;
+        self.answer(id, Some(limit), &mut |_| Ok(()))
+    }
+
+    /// Asks for a sign of life; says how long it took.
+    ///
+    /// # Errors
+    /// Where none comes in time.
+    pub fn ping(&mut self, limit: Duration) -> Result<Duration> {
+        let begun = Instant::now();
+        self.request(Kind::Ping, b"ping", limit)?;
+        Ok(begun.elapsed())
+    }
+
+    /// Makes the guest ready to be frozen; it rests until [`Guest::forked`].
+    ///
+    /// # Errors
+    /// What the agent says.
+    pub fn prepare(mut self, limit: Duration) -> Result<()> {
+        self.request(Kind::Prepare, &[], limit).map(drop)
+    }
+
+    /// Ends all programs and lets go of the disk, as before a machine is switched off. Ends the conversation.
+    ///
+    /// # Errors
+    /// What the agent says.
+    pub fn halt(mut self, limit: Duration) -> Result<()> {
+        self.request(Kind::Halt, &[], limit).map(drop)
+    }
+
+    /// Makes a child itself: its clock, its entropy, its names.
+    ///
+    /// # Errors
+    /// What the agent says; what did not work but does no harm is in the answer.
+    pub fn forked(&mut self, forked: &Forked, limit: Duration) -> Result<Woken> {
+        let payload = self.request(Kind::Forked, &forked.encode(), limit)?;
+        Woken::decode(&payload).map_err(malformed)
+    }
+
+    /// Hands a line to the guest's eval endpoint; gives its line.
+    ///
+    /// # Errors
+    /// What the agent says, as that nothing listens.
+    pub fn eval(&mut self, line: &str, limit: Option<Duration>) -> Result<String> {
+        let id = self.send(Kind::Eval, line.as_bytes())?;
+        let mut answer = Vec::new();
+        self.answer(id, limit, &mut |part| {
+            answer.extend_from_slice(part);
+            if answer.len() > 64 << 20 {
+                return Err(Error::new(Failure::General, "the answer has more than 64 MiB"));
+            }
+            Ok(())
+        })?;
+        String::from_utf8(answer).map_err(|_| Error::new(Failure::General, "the answer is not UTF-8"))
+    }
+
+    /// Reads a file; gives its permission bits.
+    ///
+    /// # Errors
+    /// What the agent and `write` say.
+    pub fn get(&mut self, path: &str, write: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<u32> {
+        let id = self.send(Kind::Get, path.as_bytes())?;
+        let mode = self.answer(id, None, write)?;
+        Ok(u32::from_le_bytes(mode.try_into().map_err(|_| malformed(Malformed))?))
+    }
+
+    /// Writes a file, which appears whole or not at all.
+    ///
+    /// # Errors
+    /// What the agent and the reader say.
+    pub fn put(&mut self, path: &str, mode: u32, from: &mut dyn Read, name: &Path) -> Result<u64> {
+        let id = self.send(Kind::Put, &Put { path: path.to_owned(), mode }.encode())?;
+        let (mut sent, mut taken) = (0u64, 0u64);
+        let mut buffer = vec![0; MAX_PAYLOAD];
+        let mut ended = false;
+        loop {
+            while !ended && sent - taken <= (INPUT_WINDOW - MAX_PAYLOAD) as u64 {
+                let read = from.read(&mut buffer).map_err(Error::io("read", name))?;
+                self.write(id, Kind::Input, &buffer[..read])?;
+                sent += read as u64;
+                ended = read == 0;
+            }
+            let Some(frame) = self.receive(None)? else { continue };
+            match Kind::from_u8(frame.kind) {
+                _ if frame.id != id => {}
+                Some(Kind::Taken) => taken += u64::from(count(&frame)?),
+                Some(Kind::Ok) => return Ok(sent),
+                Some(Kind::Error) => return Err(refusal(&frame)),
+                _ => {}
+            }
+        }
+    }
+
+    /// Runs a program to its end.
+    ///
+    /// # Errors
+    /// What the agent says; where output cannot be handed on, or it is interrupted, the program is ended with the conversation.
+    pub fn exec(&mut self, exec: &Exec, streams: &mut Streams<'_>) -> Result<Exit> {
+        let input = streams.input.take();
+        let exec = Exec { input: input.is_some(), ..exec.clone() };
+        let id = self.send(Kind::Exec, &exec.encode())?;
+        let window = Arc::new(Window::default());
+        if let Some(input) = input {
+            let (writer, window) = (Arc::clone(&self.writer), Arc::clone(&window));
+            std::thread::spawn(move || pump(input, &writer, id, &window));
+        }
+        let outcome = self.follow(id, &window, streams);
+        window.close();
+        outcome
+    }
+
+    fn follow(&mut self, id: u32, window: &Window, streams: &mut Streams<'_>) -> Result<Exit> {
+        loop {
+            while let Some(control) = streams.controls.and_then(|controls| controls.try_recv().ok()) {
+                match control {
+                    Control::Signal(number) => self.write(id, Kind::Signal, &[number])?,
+                    Control::Resize(rows, columns) => {
+                        let size = [rows.to_le_bytes(), columns.to_le_bytes()].concat();
+                        self.write(id, Kind::Resize, &size)?;
+                    }
+                }
+            }
+            let Some(frame) = self.receive(Some(Instant::now() + TICK))? else {
+                self.ask_for_life()?;
+                continue;
+            };
+            match Kind::from_u8(frame.kind) {
+                _ if frame.id != id => {}
+                Some(Kind::Stdout) => (streams.output)(Output::Out, &frame.payload)?,
+                Some(Kind::Stderr) => (streams.output)(Output::Err, &frame.payload)?,
+                Some(Kind::Taken) => window.give(count(&frame)? as usize),
+                Some(Kind::Exit) => return Exit::decode(&frame.payload).map_err(malformed),
+                Some(Kind::Error) => return Err(refusal(&frame)),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn write(writer: &Mutex<UnixStream>, id: u32, kind: Kind, payload: &[u8]) -> std::io::Result<()> {
+    let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
+    writer.write_all(&wire::encode(id, kind as u8, payload))
+}
+
+fn count(frame: &Frame) -> Result<u32> {
+    Ok(u32::from_le_bytes(frame.payload.as_slice().try_into().map_err(|_| malformed(Malformed))?))
+}
+
+fn refusal(frame: &Frame) -> Error {
+    Error::new(Failure::General, format!("in the guest: {}", String::from_utf8_lossy(&frame.payload)))
+}
+
+/// Room for input on its way.
+#[derive(Default)]
+struct Window {
+    used: Mutex<(usize, bool)>,
+    changed: Condvar,
+}
+
+impl Window {
+    fn give(&self, bytes: usize) {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        used.0 = used.0.saturating_sub(bytes);
+        self.changed.notify_all();
+    }
+
+    fn close(&self) {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).1 = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits for room; false once the program has ended.
+    fn take(&self, bytes: usize) -> bool {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        while used.0 + bytes > INPUT_WINDOW && !used.1 {
+            used = self.changed.wait(used).unwrap_or_else(PoisonError::into_inner);
+        }
+        used.0 += bytes;
+        !used.1
+    }
+}
+
+/// Sends input until it or the program ends.
+fn pump(mut input: Box<dyn Read + Send>, writer: &Mutex<UnixStream>, id: u32, window: &Window) {
+    let mut buffer = vec![0; MAX_PAYLOAD / 2];
+    loop {
+        let read = match input.read(&mut buffer) {
+            Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+            read => read.unwrap_or(0),
+        };
+        if !window.take(read) || write(writer, id, Kind::Input, &buffer[..read]).is_err() || read == 0 {
+            return;
+        }
+    }
+}

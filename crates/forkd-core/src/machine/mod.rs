@@ -1,0 +1,22 @@
+//! Virtual machines and what is done with them: booted, warmed, frozen, forked. Engines run them; agents in them answer.
+
+pub(crate) mod bake;
+pub(crate) mod diff;
+pub(crate) mod engine;
+pub(crate) mod fork;
+pub(crate) mod guest;
+pub(crate) mod run_dir;
+pub(crate) mod session;
+pub(crate) mod set_up;
+pub(crate) mod shell;
+pub(crate) mod trial;
+
+pub use bake::{BakeOptions, BakeReport, bake};
+pub use diff::{DiffOptions, DiffReport, snapshot_diff};
+pub use engine::{Accel, Engine, Files, Limits, Machine, Network, PORTS, Vm, connect, console, tail};
+pub use fork::{ForkOptions, Forked, check, fork};
+pub use forkd_agent::message::{Exec, Exit, PROTOCOL};
+pub use guest::{Control, Guest, Output, Streams};
+pub use run_dir::{ALIVE, Child, RunDir, Runtime, is_held, kill};
+pub use session::{greet, talk};
+pub use set_up::{SetUpOptions, set_up};

@@ -1,0 +1,39 @@
+use crate::store::root::Store;
+use forkd_format::{Manifest, Tag};
+use std::path::PathBuf;
+
+/// How to pack.
+#[derive(Debug, Clone)]
+pub struct PackOptions {
+    /// The snapshot; with it go its ancestors.
+    pub tag: Tag,
+    /// For people; where none is given, what the snapshot came with.
+    pub description: Option<String>,
+    /// The container image behind the rootfs; where none is given, what the snapshot came with.
+    pub base_image: Option<String>,
+    /// zstd's level, 1 to 22.
+    pub level: i32,
+    /// RFC 3339, UTC.
+    pub created_at: String,
+    /// 1, 2 or 3; where none is named, 1 for a base and 2 for a chain.
+    pub format: Option<u32>,
+    /// Snapshots whose files frames may refer to, each in the store that holds it (version 3 only).
+    pub bases: Vec<(Store, Tag)>,
+    /// The guest's uncompressed kernel, and its release, that frames may refer to (version 3 only).
+    pub kernel: Option<(String, PathBuf)>,
+}
+
+/// What was packed.
+#[derive(Debug, Clone)]
+pub struct PackReport {
+    /// The pack.
+    pub path: PathBuf,
+    /// Its size in bytes.
+    pub size: u64,
+    /// The size of what is in it, in bytes.
+    pub unpacked_size: u64,
+    /// Links of the chain; 1 for a base.
+    pub links: usize,
+    /// What it says of itself.
+    pub manifest: Manifest,
+}

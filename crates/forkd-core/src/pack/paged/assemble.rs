@@ -1,0 +1,277 @@
+//! Makes files from frames that come in any order: each is decoded as soon as what it refers to is there, checked, and written in place.
+
+use crate::env::Env;
+use crate::error::{Error, Kind, Result};
+use crate::pack::paged::decode::{Pages, Scratch, decode};
+use crate::pack::paged::head::Head;
+use crate::pack::paged::page_source::SourceFile;
+use crate::pipeline::mutex::lock;
+use forkd_format::FormatError;
+use forkd_format::v3::{FRAME_PAGES, FRAME_SIZE, Plan, frame_len, parse_data_frame};
+use std::collections::BTreeMap;
+use std::sync::{Condvar, Mutex};
+use std::time::Duration;
+
+/// Frames that one feeder may have waiting: what it holds back for others never keeps them from going on.
+const WAITING: usize = 8;
+
+/// Where finished frames go.
+pub(crate) trait Target: Sync {
+    /// Bytes of a file that are not zero.
+    fn write(&self, file: usize, offset: u64, bytes: &[u8]) -> Result<()>;
+    /// All of a frame was written, so many bytes of the file.
+    fn landed(&self, id: usize, len: usize) -> Result<()>;
+}
+
+/// Frames on their way into files.
+pub(crate) struct Assembly<'a> {
+    head: &'a Head,
+    name: &'a str,
+    /// Bases, then the pack's own files.
+    sources: &'a [SourceFile],
+    target: &'a dyn Target,
+    state: Mutex<State>,
+    wake: Condvar,
+}
+
+struct State {
+    done: Vec<bool>,
+    waiting: BTreeMap<usize, Waiting>,
+    held: Vec<usize>,
+    feeding: usize,
+    running: usize,
+    failure: Option<Error>,
+}
+
+/// A frame that has come.
+struct Waiting {
+    bytes: Vec<u8>,
+    plan: Plan,
+    plan_len: usize,
+    /// Frames of the pack that must be there first.
+    needs: Vec<usize>,
+    feeder: usize,
+}
+
+/// What a feeder is given.
+pub(crate) struct Feed<'a, 'b> {
+    assembly: &'b Assembly<'a>,
+    feeder: usize,
+    env: Env<'b>,
+}
+
+/// Brings frames.
+pub(crate) type Feeder<'f> = Box<dyn FnOnce(&Feed<'_, '_>) -> Result<()> + Send + 'f>;
+
+impl<'a> Assembly<'a> {
+    /// `done` are the frames that are in the files already, or not wanted.
+    pub(crate) fn new(
+        head: &'a Head,
+        name: &'a str,
+        sources: &'a [SourceFile],
+        target: &'a dyn Target,
+        done: Vec<bool>,
+    ) -> Self {
+        let state =
+            State { done, waiting: BTreeMap::new(), held: Vec::new(), feeding: 0, running: 0, failure: None };
+        Self { head, name, sources, target, state: Mutex::new(state), wake: Condvar::new() }
+    }
+
+    /// Runs feeders until they have brought all that is missing.
+    pub(crate) fn run(&self, feeders: Vec<Feeder<'_>>, env: Env<'_>) -> Result<()> {
+        {
+            let mut state = lock(&self.state);
+            state.feeding = feeders.len();
+            state.held = vec![0; feeders.len()];
+        }
+        std::thread::scope(|scope| {
+            for _ in 0..env.jobs.max(1) {
+                scope.spawn(|| self.work(env));
+            }
+            for (feeder, feed) in feeders.into_iter().enumerate() {
+                scope.spawn(move || {
+                    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                        feed(&Feed { assembly: self, feeder, env })
+                    }));
+                    let mut state = lock(&self.state);
+                    state.feeding -= 1;
+                    match outcome {
+                        Ok(Ok(())) => {}
+                        Ok(Err(error)) => state.fail(error),
+                        Err(_) => state.fail(Error::new(Kind::General, "internal error: a reader panicked")),
+                    }
+                    drop(state);
+                    self.wake.notify_all();
+                });
+            }
+        });
+        let mut state = lock(&self.state);
+        if let Some(error) = state.failure.take() {
+            return Err(error);
+        }
+        match state.done.iter().position(|done| !done) {
+            None => Ok(()),
+            Some(id) => Err(self.refused(id, "it never came, or refers to frames that never came")),
+        }
+    }
+
+    fn work(&self, env: Env<'_>) {
+        let (mut scratch, mut pages) = (Scratch::new(), Pages::new());
+        loop {
+            let mut state = lock(&self.state);
+            let (id, frame) = loop {
+                if state.failure.is_some() {
+                    return;
+                }
+                let ready =
+                    state.waiting.iter().find(|(_, frame)| frame.needs.iter().all(|id| state.done[*id]));
+                if let Some(id) = ready.map(|(id, _)| *id)
+                    && let Some(frame) = state.waiting.remove(&id)
+                {
+                    state.running += 1;
+                    break (id, frame);
+                }
+                if state.feeding == 0 && state.running == 0 {
+                    return;
+                }
+                state = self.wait(state);
+            };
+            drop(state);
+            let outcome = env.cancel.check().and_then(|()| {
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                    self.finish(id, &frame, &mut scratch, &mut pages)
+                }))
+                .unwrap_or_else(|_| Err(Error::new(Kind::General, "internal error: a worker panicked")))
+            });
+            let mut state = lock(&self.state);
+            state.running -= 1;
+            state.held[frame.feeder] -= 1;
+            match outcome {
+                Ok(()) => state.done[id] = true,
+                Err(error) => state.fail(error),
+            }
+            drop(state);
+            self.wake.notify_all();
+        }
+    }
+
+    fn wait<'s>(&self, state: std::sync::MutexGuard<'s, State>) -> std::sync::MutexGuard<'s, State> {
+        let waited = self.wake.wait_timeout(state, Duration::from_millis(100));
+        waited.map_or_else(|e| e.into_inner().0, |(state, _)| state)
+    }
+
+    fn finish(&self, id: usize, frame: &Waiting, scratch: &mut Scratch, pages: &mut Pages) -> Result<()> {
+        let (file, number) = self.head.place(id);
+        let (stored, len) = (self.head.stored(id), self.len(id));
+        let body = parse_data_frame(&frame.bytes).map_err(|e| self.explain(id, Error::malformed("")(e)))?;
+        decode(body, (&frame.plan, frame.plan_len), stored, len, self.sources, scratch, pages)
+            .map_err(|e| self.explain(id, self.blame(&frame.plan, e)))?;
+        let offset = number as u64 * FRAME_SIZE as u64;
+        for (at, bytes) in pages.runs() {
+            self.target.write(file, offset + at as u64, bytes)?;
+        }
+        self.target.landed(id, len)
+    }
+
+    /// Bytes of its file that a frame covers.
+    fn len(&self, id: usize) -> usize {
+        let (file, number) = self.head.place(id);
+        frame_len(self.head.index.files[file].size, number)
+    }
+
+    /// A frame that refers to a base may be right, and the base not what it was when it was recorded.
+    fn blame(&self, plan: &Plan, error: Error) -> Error {
+        let bases = &self.head.manifest.bases;
+        match (error, plan.references().find_map(|(run, _)| bases.get(run.source))) {
+            (Error::Malformed { file, source: FormatError::Frame(why) }, Some(base)) => {
+                let why = format!(
+                    "{why}; it refers to {} of '{}', which may be damaged here: `forkd verify` that too",
+                    base.path, base.name
+                );
+                Error::Malformed { file, source: FormatError::Frame(why) }
+            }
+            (error, _) => error,
+        }
+    }
+
+    fn refused(&self, id: usize, why: &str) -> Error {
+        self.explain(id, Error::Malformed { file: String::new(), source: FormatError::Frame(why.into()) })
+    }
+
+    /// Says which bytes of which file a refused frame would have been.
+    fn explain(&self, id: usize, error: Error) -> Error {
+        let Error::Malformed { source, .. } = error else { return error };
+        let (file, number) = self.head.place(id);
+        let begin = number as u64 * FRAME_SIZE as u64;
+        let end = begin + self.len(id) as u64;
+        let member = self.head.member(file);
+        Error::Malformed { file: format!("{}: {member}, bytes {begin}..{end}", self.name), source }
+    }
+
+    /// Reads the plan of a frame that has come, and what it needs. A frame refers to earlier ones only, so that the first that is
+    /// missing never waits.
+    fn admit(&self, id: usize, bytes: Vec<u8>, feeder: usize) -> Result<Waiting> {
+        let (file, number) = self.head.place(id);
+        let len = self.len(id);
+        let body = parse_data_frame(&bytes).map_err(Error::malformed("frame"))?;
+        let own = self.sources.len() - self.head.index.files.len();
+        let pages = |source: usize| {
+            let known = self.sources.get(source)?.pages();
+            match source.checked_sub(own) {
+                Some(same) if same == file => Some(known.min((number * FRAME_PAGES) as u64)),
+                Some(later) if later > file => None,
+                _ => Some(known),
+            }
+        };
+        let (plan, plan_len) = Plan::parse(body, len, pages).map_err(Error::malformed("frame"))?;
+        let mut needs = Vec::new();
+        for (run, _) in plan.references() {
+            let Some(source) = run.source.checked_sub(own) else { continue };
+            let (from, to) =
+                (run.page / FRAME_PAGES as u64, (run.page + run.count as u64 - 1) / FRAME_PAGES as u64);
+            needs.extend((from..=to).filter_map(|number| self.head.id(source, number as usize)));
+        }
+        needs.sort_unstable();
+        needs.dedup();
+        Ok(Waiting { bytes, plan, plan_len, needs, feeder })
+    }
+}
+
+impl State {
+    fn fail(&mut self, error: Error) {
+        // What the user or another failure caused is told before what that caused in turn.
+        if self.failure.is_none() || error.kind() == Kind::Interrupted {
+            self.failure = Some(error);
+        }
+        self.waiting.clear();
+    }
+}
+
+impl Feed<'_, '_> {
+    /// Hands over a frame, header included; waits while too many of this feeder's are waiting. False where there is no use in
+    /// going on.
+    pub(crate) fn land(&self, id: usize, bytes: Vec<u8>) -> Result<bool> {
+        let assembly = self.assembly;
+        let waiting = assembly.admit(id, bytes, self.feeder).map_err(|e| assembly.explain(id, e))?;
+        let mut state = lock(&assembly.state);
+        loop {
+            self.env.cancel.check()?;
+            if state.failure.is_some() {
+                return Ok(false);
+            }
+            if state.held[self.feeder] < WAITING {
+                state.held[self.feeder] += 1;
+                state.waiting.insert(id, waiting);
+                drop(state);
+                assembly.wake.notify_all();
+                return Ok(true);
+            }
+            state = assembly.wait(state);
+        }
+    }
+
+    /// Whether another part has failed.
+    pub(crate) fn failed(&self) -> bool {
+        lock(&self.assembly.state).failure.is_some()
+    }
+}

@@ -1,0 +1,189 @@
+//! From a stretch of a file to a frame.
+
+use crate::error::{Error, Kind, Result};
+use crate::pack::paged::search::{PageRef, Search};
+use forkd_format::PAGE_SIZE;
+use forkd_format::v3::{
+    MAX_PREFIX_PAGES, Plan, RefRun, Run, RunKind, SKIPPABLE_HEADER, TreeHash, data_frame_header, frame_hash,
+};
+use zstd::zstd_safe::{CCtx, CParameter, compress_bound};
+
+/// Pages of references that one page may bring into the prefix.
+const REFERENCES: usize = 3;
+
+/// Up to this level zstd's tables are made for less than what a prefix and a frame have together.
+const SMALL_TABLES: i32 = 4;
+
+/// What a frame is made from.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    /// The number of the file as a source.
+    pub(crate) source: usize,
+    /// The first page of the frame in the file.
+    pub(crate) page: u64,
+}
+
+/// A frame, as it goes into the pack.
+pub(crate) struct Encoded {
+    pub(crate) hash: TreeHash,
+    pub(crate) sum: u64,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) plan: Plan,
+}
+
+/// Encodes the bytes of one frame; `None` where they are all zero. `own` is the source number of the pack's first file: of the pack
+/// itself only files before this one and earlier frames of this one may be referred to.
+pub(crate) fn encode(
+    raw: &[u8],
+    place: Place,
+    own: usize,
+    search: &Search<'_>,
+    level: i32,
+) -> Result<Option<Encoded>> {
+    let mut maker = Maker { plan: Plan::default(), prefix: Vec::new(), named: Vec::new(), data: Vec::new() };
+    let mut pages = Vec::new();
+    let allowed = |found: PageRef| {
+        found.source < own
+            || found.source < place.source
+            || (found.source == place.source && found.page < place.page)
+    };
+    let mut buffer = [0; PAGE_SIZE];
+    for page in raw.chunks(PAGE_SIZE) {
+        if forkd_sys::is_zero(page) {
+            maker.push(RunKind::Zero);
+            continue;
+        }
+        pages.push(page);
+        maker.page(page, search, allowed, &mut buffer)?;
+    }
+    if pages.is_empty() {
+        return Ok(None);
+    }
+    let Maker { plan, prefix, data, .. } = maker;
+    // Where every page is kept, the frame's own bytes are what is hashed and compressed.
+    let kept: Vec<u8>;
+    let stored = if pages.len() * PAGE_SIZE >= raw.len() {
+        raw
+    } else {
+        kept = pages.concat();
+        &kept
+    };
+    let hash = frame_hash(raw.len(), &plan.bitmap(raw.len()), stored);
+    let head = plan.to_bytes();
+    let mut bytes = vec![0; SKIPPABLE_HEADER];
+    bytes.extend_from_slice(&head);
+    if !data.is_empty() {
+        compress(&data, &prefix, level, &mut bytes)?;
+    }
+    let len = (bytes.len() - SKIPPABLE_HEADER) as u32;
+    bytes[..SKIPPABLE_HEADER].copy_from_slice(&data_frame_header(len));
+    Ok(Some(Encoded { hash, sum: xxhash_rust::xxh3::xxh3_64(raw), bytes, plan }))
+}
+
+struct Maker {
+    plan: Plan,
+    prefix: Vec<u8>,
+    named: Vec<PageRef>,
+    data: Vec<u8>,
+}
+
+impl Maker {
+    fn push(&mut self, kind: RunKind) {
+        if let Some(last) = self.plan.runs.last_mut() {
+            let goes_on = match (last.kind, kind) {
+                (RunKind::Copy { source, page }, RunKind::Copy { source: s, page: p }) => {
+                    source == s && page + last.count as u64 == p
+                }
+                (a, b) => a == b,
+            };
+            if goes_on {
+                last.count += 1;
+                return;
+            }
+        }
+        self.plan.runs.push(Run { kind, count: 1 });
+    }
+
+    /// Decides where a page that is not zero comes from.
+    fn page(
+        &mut self,
+        page: &[u8],
+        search: &Search<'_>,
+        allowed: impl Fn(PageRef) -> bool,
+        buffer: &mut [u8; PAGE_SIZE],
+    ) -> Result<()> {
+        if page.len() < PAGE_SIZE {
+            self.data.extend_from_slice(page);
+            self.push(RunKind::Data);
+            return Ok(());
+        }
+        // What follows the page that was copied last is likely to follow here too.
+        if let Some(Run { kind: RunKind::Copy { source, page: first }, count }) = self.plan.runs.last() {
+            let next = PageRef { source: *source, page: first + *count as u64 };
+            let file = search.source(next.source);
+            if next.page < file.pages() && allowed(next) {
+                file.read(next.page, buffer)?;
+                if buffer == page {
+                    self.push(RunKind::Copy { source: next.source, page: next.page });
+                    return Ok(());
+                }
+            }
+        }
+        let found = search.find(page, allowed, REFERENCES);
+        let mut wanted = Vec::new();
+        for reference in found {
+            if let Some(at) = self.named.iter().position(|named| *named == reference) {
+                if self.prefix[at * PAGE_SIZE..][..PAGE_SIZE] == *page {
+                    self.push(RunKind::Copy { source: reference.source, page: reference.page });
+                    return Ok(());
+                }
+                continue;
+            }
+            search.source(reference.source).read(reference.page, buffer)?;
+            if buffer == page {
+                self.push(RunKind::Copy { source: reference.source, page: reference.page });
+                return Ok(());
+            }
+            wanted.push((reference, *buffer));
+        }
+        for (reference, bytes) in wanted {
+            if self.named.len() < MAX_PREFIX_PAGES {
+                self.name(reference);
+                self.prefix.extend_from_slice(&bytes);
+            }
+        }
+        self.data.extend_from_slice(page);
+        self.push(RunKind::Data);
+        Ok(())
+    }
+
+    fn name(&mut self, reference: PageRef) {
+        self.named.push(reference);
+        let PageRef { source, page } = reference;
+        match self.plan.prefix.last_mut() {
+            Some(run) if run.source == source && run.page + run.count as u64 == page => run.count += 1,
+            _ => self.plan.prefix.push(RefRun { source, page, count: 1 }),
+        }
+    }
+}
+
+/// Appends the zstd part: one frame that says how long its content is, compressed with a raw prefix.
+fn compress(data: &[u8], prefix: &[u8], level: i32, out: &mut Vec<u8>) -> Result<()> {
+    let failed = |code| Error::new(Kind::General, format!("zstd: {}", zstd::zstd_safe::get_error_name(code)));
+    let mut context = CCtx::create();
+    let window = (data.len() + prefix.len()).next_power_of_two().trailing_zeros().clamp(10, 23);
+    context.set_parameter(CParameter::CompressionLevel(level)).map_err(failed)?;
+    if !prefix.is_empty() {
+        context.set_parameter(CParameter::WindowLog(window)).map_err(failed)?;
+        if level <= SMALL_TABLES {
+            context.set_parameter(CParameter::HashLog(window.min(20))).map_err(failed)?;
+            context.set_parameter(CParameter::ChainLog(window.min(20))).map_err(failed)?;
+        }
+        context.ref_prefix(prefix).map_err(failed)?;
+    }
+    let at = out.len();
+    out.resize(at + compress_bound(data.len()), 0);
+    let len = context.compress2(&mut out[at..], data).map_err(failed)?;
+    out.truncate(at + len);
+    Ok(())
+}

@@ -1,0 +1,5 @@
+//! Work on all cores in bounded memory.
+
+pub(crate) mod buffers;
+pub(crate) mod lanes;
+pub(crate) mod mutex;

@@ -1,0 +1,64 @@
+use crate::pack::paged::head::Head;
+use crate::store::by_content::{LocalBlocks, LocalFile};
+use forkd_format::Tag;
+use forkd_format::v3::frame_len;
+use std::collections::BTreeMap;
+
+/// Frames that are not wanted are fetched along where they are so short that another request would cost more.
+pub(crate) const GAP: u64 = 8 << 10;
+
+/// The longest range that one request asks for.
+pub(crate) const LONGEST: u64 = 8 << 20;
+
+/// Which frames of a pack must be fetched.
+pub(crate) struct Needs {
+    /// Frames by their place in the pack: whether they are to be fetched.
+    pub(crate) fetch: Vec<bool>,
+    /// Bytes of them in the pack.
+    pub(crate) fetch_bytes: u64,
+    /// Content that the store seems to have, by the tag that has it, in bytes.
+    pub(crate) reused: BTreeMap<Tag, u64>,
+}
+
+/// Looks frames up in the store, by checksums that prove nothing yet.
+pub(crate) fn needs(head: &Head, files: &[LocalFile], blocks: &LocalBlocks) -> Needs {
+    let mut needs = Needs { fetch: Vec::new(), fetch_bytes: 0, reused: BTreeMap::new() };
+    for (file, number, frame) in head.index.stored() {
+        let len = frame_len(head.index.files[file].size, number) as u64;
+        match blocks.places(frame.sum).first() {
+            Some((local, _)) => {
+                *needs.reused.entry(files[*local].tag.clone()).or_default() += len;
+                needs.fetch.push(false);
+            }
+            None => {
+                needs.fetch_bytes += u64::from(frame.len);
+                needs.fetch.push(true);
+            }
+        }
+    }
+    needs
+}
+
+/// A stretch of a pack: its bytes, and the frames in it.
+pub(crate) struct Stretch {
+    pub(crate) bytes: std::ops::Range<u64>,
+    pub(crate) ids: std::ops::Range<usize>,
+}
+
+/// The stretches of a pack that hold the frames that are missing: neighbours joined, none too long, so that connections share them.
+pub(crate) fn ranges(head: &Head, done: &[bool]) -> Vec<Stretch> {
+    let mut ranges: Vec<Stretch> = Vec::new();
+    for id in (0..head.frames()).filter(|id| !done[*id]) {
+        let frame = head.stored(id);
+        let end = frame.offset + u64::from(frame.len);
+        match ranges.last_mut() {
+            Some(Stretch { bytes, ids })
+                if frame.offset - bytes.end <= GAP && end - bytes.start <= LONGEST =>
+            {
+                (bytes.end, ids.end) = (end, id + 1);
+            }
+            _ => ranges.push(Stretch { bytes: frame.offset..end, ids: id..id + 1 }),
+        }
+    }
+    ranges
+}

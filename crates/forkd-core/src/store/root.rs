@@ -1,0 +1,170 @@
+use crate::error::{Error, Kind, Result};
+use crate::store::record::Record;
+use crate::store::stored::{Stored, describe, parent_of};
+use forkd_format::Tag;
+use forkd_format::manifest::SNAPSHOT_JSON;
+use forkd_sys::Disk;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The store of one user.
+#[derive(Debug, Clone)]
+pub struct Store {
+    pub(crate) root: PathBuf,
+    pub(crate) disk: Disk,
+    pub(crate) lock_timeout: Duration,
+    pub(crate) holder: String,
+}
+
+impl Store {
+    /// The store under a folder, which need not exist yet. `holder` names this process to those who wait for its locks.
+    #[must_use]
+    pub fn new(root: &Path, holder: &str) -> Self {
+        Self {
+            root: root.to_owned(),
+            disk: Disk::default(),
+            lock_timeout: Duration::from_secs(300),
+            holder: holder.to_owned(),
+        }
+    }
+
+    /// The same store with another wait for locks.
+    #[must_use]
+    pub fn with_lock_timeout(mut self, timeout: Duration) -> Self {
+        self.lock_timeout = timeout;
+        self
+    }
+
+    /// The same store with its changes passing through a probe (tests).
+    #[must_use]
+    pub fn with_disk(mut self, disk: Disk) -> Self {
+        self.disk = disk;
+        self
+    }
+
+    /// Its folder.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
+    pub(crate) fn snapshots(&self) -> PathBuf {
+        self.root.join("snapshots")
+    }
+
+    pub(crate) fn staging_root(&self) -> PathBuf {
+        self.root.join("staging")
+    }
+
+    /// The folder of a tag, whether or not it exists.
+    #[must_use]
+    pub fn dir(&self, tag: &Tag) -> PathBuf {
+        self.snapshots().join(tag.as_str())
+    }
+
+    /// Whether the tag is taken.
+    #[must_use]
+    pub fn contains(&self, tag: &Tag) -> bool {
+        self.dir(tag).symlink_metadata().is_ok()
+    }
+
+    /// Reads a snapshot's description.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] where the tag is not in the store; [`Kind::Integrity`] where its description is malformed.
+    pub fn load(&self, tag: &Tag) -> Result<Stored> {
+        let dir = self.dir(tag);
+        if !self.contains(tag) {
+            let message =
+                format!("no snapshot '{tag}' in {}; see `forkd images`", self.snapshots().display());
+            return Err(Error::new(Kind::NotFound, message));
+        }
+        let snapshot = describe(&dir)?;
+        Ok(Stored { tag: tag.clone(), record: Record::load(&dir)?, dir, snapshot })
+    }
+
+    /// The tags in the store, sorted. Folders that are no snapshot are passed over.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the folder cannot be read; a store that does not exist is empty.
+    pub fn tags(&self) -> Result<Vec<Tag>> {
+        let dir = self.snapshots();
+        let entries = match fs::read_dir(&dir) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(Error::io("read", &dir))?,
+        };
+        let mut tags = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(Error::io("read", &dir))?;
+            let tag = entry.file_name().to_str().and_then(|name| name.parse::<Tag>().ok());
+            tags.extend(tag.filter(|tag| self.dir(tag).join(SNAPSHOT_JSON).is_file()));
+        }
+        tags.sort();
+        Ok(tags)
+    }
+
+    /// A snapshot and its ancestors, root first.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] where a parent is missing, [`Kind::Integrity`] where the chain has a cycle.
+    pub fn chain(&self, head: &Tag) -> Result<Vec<Stored>> {
+        let mut links = vec![self.load(head)?];
+        while let Some(parent) = parent_of(links.last())? {
+            if links.iter().any(|link| link.tag == parent) || links.len() >= forkd_format::manifest::MAX_CHAIN
+            {
+                let message = format!(
+                    "the chain of '{head}' never reaches a base: '{parent}' comes twice or it is too long"
+                );
+                return Err(Error::new(Kind::Integrity, message));
+            }
+            let child = links.last().map(|link| link.tag.to_string()).unwrap_or_default();
+            links.push(self.load(&parent).map_err(|e| match e.kind() {
+                Kind::NotFound => {
+                    let message = format!(
+                        "'{parent}', the chain parent of '{child}', is missing; pull or unpack it first"
+                    );
+                    Error::new(Kind::NotFound, message)
+                }
+                _ => e,
+            })?);
+        }
+        links.reverse();
+        Ok(links)
+    }
+
+    /// The tags whose parent is one of these and that are not among them, by parent.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the store cannot be read.
+    pub fn dependents(&self, tags: &[Tag]) -> Result<Vec<(Tag, Tag)>> {
+        let mut found = Vec::new();
+        for tag in self.tags()?.into_iter().filter(|tag| !tags.contains(tag)) {
+            // A damaged record makes a snapshot no less a dependent.
+            let Ok(snapshot) = describe(&self.dir(&tag)) else { continue };
+            if let Ok(Some(parent)) = snapshot.parent()
+                && tags.contains(&parent.tag)
+            {
+                found.push((parent.tag, tag));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Takes folders of the store away where nothing is in them, and the store's own: what was refused leaves no trace.
+    pub(crate) fn remove_empty(&self, dirs: &[PathBuf]) {
+        for dir in dirs.iter().chain([&self.root]) {
+            let _ = fs::remove_dir(dir);
+        }
+    }
+}
+
+/// Whether another process, which had nothing to keep, may just have taken an empty folder away while we made it or used it.
+/// (Making it then fails with either error.)
+pub(crate) fn is_taken_away(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::AlreadyExists)
+}

@@ -1,0 +1,210 @@
+use crate::cache::Cache;
+use crate::error::{Error, Kind, Result};
+use crate::store::root::Store;
+use crate::store::stored::Stored;
+use forkd_format::manifest::{Link, ROOTFS, RootfsSidecar, SNAPSHOT_JSON};
+use forkd_format::{Digest, Manifest, Snapshot, Tag};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// How to unpack.
+#[derive(Debug, Clone, Default)]
+pub struct UnpackOptions {
+    /// Another tag for the snapshot; not for chains.
+    pub tag: Option<Tag>,
+    /// Whether a snapshot with other bytes may be replaced.
+    pub force: bool,
+    /// Says whether this host can fork it.
+    pub examine: Option<Examine>,
+    /// Where kernels that packs refer to are kept; without it they are fetched each time.
+    pub cache: Option<Cache>,
+}
+
+/// Looks at the head's description as soon as that has come, before its memory; where it finds fault the user is told, and the
+/// unpacking goes on: a snapshot may be kept and passed on where it cannot be forked.
+#[derive(Clone)]
+pub struct Examine(pub Arc<Opinion>);
+
+/// What a host thinks of a description.
+pub(crate) type Opinion = dyn Fn(&Snapshot) -> Result<()> + Send + Sync;
+
+impl std::fmt::Debug for Examine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Examine")
+    }
+}
+
+/// What became of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was not there before.
+    Created,
+    /// It took the place of another.
+    Replaced,
+    /// It was there already, with the same bytes.
+    Kept,
+}
+
+/// One link.
+#[derive(Debug, Clone)]
+pub struct LinkReport {
+    /// Its tag in the pack.
+    pub tag: Tag,
+    /// Its tag in the store.
+    pub local_tag: Tag,
+    /// Its folder.
+    pub path: PathBuf,
+    /// Its parent in the chain.
+    pub parent: Option<Tag>,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+/// What was unpacked.
+#[derive(Debug, Clone)]
+pub struct UnpackReport {
+    /// The links, root first.
+    pub links: Vec<LinkReport>,
+    /// The head's tag in the store.
+    pub head: Tag,
+    /// Whether it was a chain.
+    pub chain: bool,
+    /// Bytes that the pack unpacks to.
+    pub unpacked_size: u64,
+}
+
+impl UnpackReport {
+    /// Whether every link was there already.
+    #[must_use]
+    pub fn nothing_new(&self) -> bool {
+        self.links.iter().all(|link| link.outcome == Outcome::Kept)
+    }
+}
+
+pub(crate) fn local_tags(manifest: &Manifest, renamed: Option<&Tag>) -> Result<Vec<Tag>> {
+    match renamed {
+        None => Ok(manifest.links.iter().map(|link| link.tag.clone()).collect()),
+        Some(tag) if manifest.links.len() == 1 => Ok(vec![tag.clone()]),
+        Some(_) => Err(Error::new(
+            Kind::Usage,
+            format!(
+                "--tag renames one snapshot, and this pack holds a chain of {}: its links name each other",
+                manifest.links.len()
+            ),
+        )),
+    }
+}
+
+/// What will become of each link, decided before anything is written.
+pub(crate) fn plan(
+    store: &Store,
+    manifest: &Manifest,
+    tags: &[Tag],
+    options: &UnpackOptions,
+) -> Result<Vec<Outcome>> {
+    let mut outcomes = Vec::new();
+    for (link, tag) in manifest.links.iter().zip(tags) {
+        if !store.contains(tag) {
+            outcomes.push(Outcome::Created);
+            continue;
+        }
+        let difference = match store.load(tag) {
+            Ok(stored) => difference(&stored, link, manifest.rootfs.as_ref(), options.force)?,
+            Err(e) => Some(format!("it cannot be read ({e})")),
+        };
+        outcomes.push(match difference {
+            None => Outcome::Kept,
+            Some(_) if options.force => Outcome::Replaced,
+            Some(how) => {
+                let dir = store.dir(tag);
+                let message = format!(
+                    "'{tag}' is already at {} with other bytes: {how}. Use --force to replace it{}",
+                    dir.display(),
+                    if manifest.links.len() == 1 { ", or --tag to unpack under another name" } else { "" }
+                );
+                return Err(Error::new(Kind::General, message));
+            }
+        });
+    }
+    let replaced: Vec<Tag> = tags
+        .iter()
+        .zip(&outcomes)
+        .filter(|(_, outcome)| **outcome == Outcome::Replaced)
+        .map(|(tag, _)| tag.clone())
+        .collect();
+    for (parent, child) in store.dependents(&replaced)? {
+        if !tags.contains(&child) {
+            let message = format!(
+                "'{child}' is chained to '{parent}', which this pack would replace; `forkd rmi {child}` first"
+            );
+            return Err(Error::new(Kind::General, message));
+        }
+    }
+    Ok(outcomes)
+}
+
+/// How a stored snapshot differs from a link, or `None` where it has the same bytes.
+/// Where `read` is set no record is believed: that is how damage is found and replaced.
+pub(crate) fn difference(
+    stored: &Stored,
+    link: &Link,
+    sidecar: Option<&RootfsSidecar>,
+    read: bool,
+) -> Result<Option<String>> {
+    let bodies = stored.bodies();
+    let wanted = |name: &str| match (link.file(name), sidecar) {
+        (Some(file), _) => Some((file.size, file.sha256)),
+        (None, Some(rootfs)) if name == ROOTFS => Some((rootfs.size, rootfs.sha256)),
+        _ => None,
+    };
+    if let (None, Some(_)) = (stored.rootfs(), wanted(ROOTFS)) {
+        return Ok(Some(format!("it has no {ROOTFS}")));
+    }
+    for (name, path) in &bodies {
+        let Some((size, sha256)) = wanted(name) else { return Ok(Some(format!("it has a {name} more"))) };
+        match path.metadata() {
+            Ok(metadata) if metadata.len() == size => {}
+            Ok(metadata) => {
+                return Ok(Some(format!("its {name} has {} bytes, the pack's {size}", metadata.len())));
+            }
+            Err(_) => return Ok(Some(format!("it has no {name}"))),
+        }
+        let root = link.file(name).and_then(|file| file.root);
+        let differs = match root {
+            Some(root) => stored.root(name, path, read)? != root,
+            None => stored.digest(name, path, read)? != sha256,
+        };
+        if differs {
+            return Ok(Some(format!("its {name} differs")));
+        }
+    }
+    let described = stored.record.as_ref().and_then(|record| record.file(SNAPSHOT_JSON));
+    if let Some(recorded) = described.filter(|_| read)
+        && stored.digest(SNAPSHOT_JSON, &stored.dir.join(SNAPSHOT_JSON), true)? != recorded.sha256
+    {
+        return Ok(Some(format!("its {SNAPSHOT_JSON} was altered")));
+    }
+    let packed = stored.record.as_ref().and_then(|record| record.packed_snapshot_json);
+    let wanted = link.file(SNAPSHOT_JSON).map(|file| file.sha256);
+    let portable = Digest::of(&stored.snapshot.relocated("", None).to_bytes());
+    if packed != wanted && Some(portable) != wanted {
+        return Ok(Some(format!("its {SNAPSHOT_JSON} differs")));
+    }
+    Ok(None)
+}
+
+pub(crate) fn report(store: &Store, manifest: &Manifest, tags: &[Tag], outcomes: &[Outcome]) -> UnpackReport {
+    let links = manifest.links.iter().zip(tags).zip(outcomes).map(|((link, tag), outcome)| LinkReport {
+        tag: link.tag.clone(),
+        local_tag: tag.clone(),
+        path: store.dir(tag),
+        parent: link.parent_tag.clone(),
+        outcome: *outcome,
+    });
+    UnpackReport {
+        links: links.collect(),
+        head: tags[tags.len() - 1].clone(),
+        chain: manifest.version == 2 || manifest.links.len() > 1,
+        unpacked_size: manifest.unpacked_size(),
+    }
+}

@@ -1,5 +1,6 @@
 //! What the user sees on standard output, and how numbers look.
 
+use forkd_format::PackFormat;
 use serde_json::Value;
 use std::io::{ErrorKind, Write};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -25,12 +26,12 @@ pub(crate) enum Format {
 
 impl Format {
     /// The pack format that it names.
-    pub(crate) fn pack(self) -> Option<u32> {
+    pub(crate) fn pack(self) -> Option<PackFormat> {
         match self {
             Self::Text | Self::Json => None,
-            Self::Pack1 => Some(1),
-            Self::Pack2 => Some(2),
-            Self::Pack3 => Some(3),
+            Self::Pack1 => Some(PackFormat::Single),
+            Self::Pack2 => Some(PackFormat::Chain),
+            Self::Pack3 => Some(PackFormat::Paged),
         }
     }
 }

@@ -6,8 +6,10 @@ mod common;
 
 use common::User;
 use common::shop::{Shop, kill, noise, spawn, until};
-use forkd_core::hub::{Location, Target};
-use forkd_core::{Cancel, Dependents, Env, PullOptions, PullReport, Result, Silent, Store, UnpackOptions};
+use forkd_core::hub::Location;
+use forkd_core::{
+    Cancel, Dependents, Env, PullOptions, PullReport, PullTarget, Result, Silent, Store, UnpackOptions,
+};
 use forkd_format::Tag;
 use forkd_remote::{AnyRemote, HttpOptions};
 use forkd_sys::{Call, Disk};
@@ -36,7 +38,7 @@ fn tag(name: &str) -> Tag {
 
 /// Pulls from a folder, into a store whose calls may fail.
 fn pull(store: &Store, pack: &Path, force: bool) -> Result<PullReport> {
-    let target = Target::Url(Location::parse(&format!("file://{}", pack.display())).unwrap());
+    let target = PullTarget::Url(Location::parse(&format!("file://{}", pack.display())).unwrap());
     let options =
         PullOptions { target, unpack: UnpackOptions { force, ..UnpackOptions::default() }, connections: 2 };
     forkd_core::pull(store, &*REMOTE, &options, env())

@@ -1,8 +1,8 @@
 use crate::env::Env;
 use crate::error::{Error, Result};
-use crate::pack::paged::head::{Head, read_exact};
-use crate::pack::stream::read::Incoming;
-use crate::store::record::Source;
+use crate::pack::paged::header::{PagedHeader, read_exact};
+use crate::pack::stream::read::PackStream;
+use crate::store::record::Provenance;
 use crate::store::root::Store;
 use crate::store::stored::parent_of;
 use forkd_format::manifest::{Base, RootfsSidecar, SNAPSHOT_JSON};
@@ -14,7 +14,7 @@ use std::path::Path;
 /// What is known of a snapshot or a pack.
 #[derive(Debug, Clone)]
 pub struct Inspection {
-    /// The head's tag.
+    /// The header's tag.
     pub tag: Tag,
     /// The pack format; `None` for a snapshot in the store.
     pub pack_version: Option<u32>,
@@ -29,18 +29,18 @@ pub struct Inspection {
     /// The forkd that packed.
     pub forkd_version: Option<String>,
     /// The pack that a snapshot in the store came in.
-    pub source: Option<Source>,
+    pub source: Option<Provenance>,
     /// A root disk beside the pack.
     pub rootfs: Option<RootfsSidecar>,
     /// The links, root first.
     pub links: Vec<LinkFacts>,
     /// What a version 3 pack is made of.
-    pub framed: Option<FramedFacts>,
+    pub paged: Option<PagedFacts>,
 }
 
 /// What a version 3 pack is made of.
 #[derive(Debug, Clone)]
-pub struct FramedFacts {
+pub struct PagedFacts {
     /// SHA-256 of its manifest, which names the pack.
     pub manifest_sha256: Digest,
     /// Bytes before the first frame: manifest and index.
@@ -102,31 +102,31 @@ pub fn inspect_file(file: &Path, env: Env<'_>) -> Result<Inspection> {
     let input = crate::pack::pack_file::open_pack(file)?;
     let size = input.metadata().map_err(Error::io("open", file))?.len();
     let name = file.display().to_string();
-    let incoming = Incoming::open(input, &name, env)?;
-    if incoming.manifest().version != 3 {
-        return Ok(of_manifest(incoming.manifest(), Some(size)));
+    let stream = PackStream::open(input, &name, env)?;
+    if !stream.manifest().format().is_paged() {
+        return Ok(of_manifest(stream.manifest(), Some(size)));
     }
-    let (head, mut rest) = Head::read(incoming, &name)?;
-    head.check_size(size, &name)?;
-    let framed = framed(&head, &mut rest, &name, env)?;
-    Ok(Inspection { framed: Some(framed), ..of_manifest(&head.manifest, Some(size)) })
+    let (header, mut rest) = PagedHeader::read(stream, &name)?;
+    header.check_size(size, &name)?;
+    let paged = paged_facts(&header, &mut rest, &name, env)?;
+    Ok(Inspection { paged: Some(paged), ..of_manifest(&header.manifest, Some(size)) })
 }
 
 /// Reads the plan of every frame, and no page.
-fn framed(head: &Head, frames: &mut impl Read, name: &str, env: Env<'_>) -> Result<FramedFacts> {
+fn paged_facts(header: &PagedHeader, frames: &mut impl Read, name: &str, env: Env<'_>) -> Result<PagedFacts> {
     let mut files: Vec<(String, FrameFacts)> = Vec::new();
-    for (file, table) in head.index.files.iter().enumerate() {
+    for (file, table) in header.index.files.iter().enumerate() {
         let stored = table.frames.iter().flatten().count();
         let zero = table.frames.len() - stored;
-        files.push((head.member(file), FrameFacts { stored, zero, ..FrameFacts::default() }));
+        files.push((header.member(file), FrameFacts { stored, zero, ..FrameFacts::default() }));
     }
-    let bases = head.manifest.bases.iter().map(|base| base.size);
-    let sources: Vec<u64> = bases.chain(head.index.files.iter().map(|table| table.size)).collect();
-    for (file, number, frame) in head.index.stored() {
+    let bases = header.manifest.bases.iter().map(|base| base.size);
+    let sources: Vec<u64> = bases.chain(header.index.files.iter().map(|table| table.size)).collect();
+    for (file, number, frame) in header.index.stored() {
         env.cancel.check()?;
         let mut bytes = vec![0; frame.len as usize];
         read_exact(frames, &mut bytes, name)?;
-        let len = frame_len(head.index.files[file].size, number);
+        let len = frame_len(header.index.files[file].size, number);
         let pages = |source: usize| sources.get(source).map(|size| size / PAGE_SIZE as u64);
         let plan = parse_data_frame(&bytes).and_then(|body| Plan::parse(body, len, pages));
         let (plan, _) = plan.map_err(Error::malformed(format!("{name}: {}", files[file].0)))?;
@@ -138,11 +138,11 @@ fn framed(head: &Head, frames: &mut impl Read, name: &str, env: Env<'_>) -> Resu
             *if similar { &mut facts.similar_pages } else { &mut facts.copied_pages } += run.count as u64;
         }
     }
-    Ok(FramedFacts {
-        manifest_sha256: head.digest,
-        head_bytes: head.index.head_len,
+    Ok(PagedFacts {
+        manifest_sha256: header.id.id().digest(),
+        head_bytes: header.index.head_len,
         files,
-        bases: head.manifest.bases.clone(),
+        bases: header.manifest.bases.clone(),
     })
 }
 
@@ -173,7 +173,7 @@ fn of_manifest(manifest: &Manifest, pack_size: Option<u64>) -> Inspection {
         source: None,
         rootfs: manifest.rootfs.clone(),
         links: links.collect(),
-        framed: None,
+        paged: None,
     }
 }
 
@@ -217,6 +217,6 @@ pub fn inspect_tag(store: &Store, tag: &Tag) -> Result<Inspection> {
         source: record.source,
         rootfs: None,
         links,
-        framed: None,
+        paged: None,
     })
 }

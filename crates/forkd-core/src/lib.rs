@@ -28,14 +28,16 @@ pub use chain::{ChainInfo, EngineFields, LinkInfo, chain_info, compact};
 pub use env::{Cancel, Env, Progress, Silent};
 pub use error::{Error, Kind, Result};
 pub use images::{Image, images};
-pub use inspect::{FileFacts, FrameFacts, FramedFacts, Inspection, LinkFacts, inspect_file, inspect_tag};
+pub use inspect::{FileFacts, FrameFacts, Inspection, LinkFacts, PagedFacts, inspect_file, inspect_tag};
+pub use pack::computed_id::ComputedId;
 pub use pack::options::{PackOptions, PackReport};
 pub use pack::pack;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub use pack::paged::fuzz_frame;
-pub use pull::context::PullOptions;
-pub use pull::{PullPlan, PullReport, plan_pull, pull};
+pub use pull::context::{PullOptions, PullTarget};
+pub use pull::plan::{PullPlan, PullReport, PullSummary};
+pub use pull::{plan_pull, pull};
 pub use push::{PushReport, push, temp_path};
 pub use remove::{Dependents, RemoveReport, remove};
 pub use retag::retag;

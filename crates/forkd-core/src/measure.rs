@@ -2,7 +2,7 @@
 
 use crate::env::Env;
 use crate::error::{Error, Result};
-use crate::pack::paged::page_source::SourceFile;
+use crate::pack::paged::page_source::PageSource;
 use crate::pack::paged::search::{PageRef, Search};
 use forkd_format::PAGE_SIZE;
 use std::fs::File;
@@ -30,7 +30,7 @@ pub fn search(target: &Path, references: &[&Path], env: Env<'_>) -> Result<Searc
     let open = |path: &&Path| {
         let file = File::open(path).map_err(Error::io("open", path))?;
         let size = file.metadata().map_err(Error::io("open", path))?.len();
-        Ok(SourceFile { file: Some(file), path: path.to_path_buf(), size })
+        Ok(PageSource { file: Some(file), path: path.to_path_buf(), size })
     };
     let sources = references.iter().map(open).collect::<Result<Vec<_>>>()?;
     let begun = Instant::now();

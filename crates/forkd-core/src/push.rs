@@ -1,13 +1,14 @@
 use crate::env::Env;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::hub::remote::{Location, Remote};
 use crate::pack::options::{PackOptions, PackReport};
 use crate::pack::pack_into;
 use crate::store::root::Store;
-use crate::store::workdir::sweep_files;
-use std::fs;
+use crate::store::work_file::WorkFile;
 use std::path::Path;
 use std::time::{Duration, Instant};
+
+const PREFIX: &str = "forkd-push-";
 
 /// What was pushed.
 #[derive(Debug, Clone)]
@@ -34,19 +35,16 @@ pub fn push(
     env: Env<'_>,
     packed: &mut dyn FnMut(&PackReport, Duration),
 ) -> Result<PushReport> {
-    sweep_files(temp, "forkd-push-");
-    let path = temp_path(temp, options);
-    let file = store.disk().create(&path, 0o600).map_err(Error::io("create", &path))?;
-    let _removed = RemoveOnDrop(&path);
-    forkd_sys::try_lock(&file, forkd_sys::LockKind::Exclusive).map_err(Error::io("lock", &path))?;
+    let suffix = format!("-{}.tar.zst", options.tag);
+    let file = WorkFile::create(store.disk(), temp, (PREFIX, &suffix), 0o600)?;
     let begun = Instant::now();
-    let pack = pack_into(store, options, &file, &path, env)?;
+    let pack = pack_into(store, options, file.file(), file.path(), env)?;
     let pack_time = begun.elapsed();
     packed(&pack, pack_time);
     env.cancel.check()?;
     let begun = Instant::now();
     env.progress.start("pushing", Some(pack.size));
-    let outcome = remote.put(location, &path, env.progress, env.cancel);
+    let outcome = remote.put(location, file.path(), env.progress, env.cancel);
     env.progress.finish();
     outcome?;
     Ok(PushReport { pack, pack_time, upload_time: begun.elapsed() })
@@ -55,13 +53,5 @@ pub fn push(
 /// Where [`push`] puts its temporary pack.
 #[must_use]
 pub fn temp_path(temp: &Path, options: &PackOptions) -> std::path::PathBuf {
-    temp.join(format!("forkd-push-{}-{}.tar.zst", std::process::id(), options.tag))
-}
-
-struct RemoveOnDrop<'a>(&'a Path);
-
-impl Drop for RemoveOnDrop<'_> {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(self.0);
-    }
+    temp.join(format!("{PREFIX}{}-{}.tar.zst", std::process::id(), options.tag))
 }

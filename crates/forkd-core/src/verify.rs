@@ -4,8 +4,8 @@ use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::pack::description::{memory_digest, parse_description, put};
 use crate::pack::pack_file::open_pack;
-use crate::pack::sidecar::{open_beside, read_sidecar};
-use crate::pack::stream::read::{Incoming, Sink};
+use crate::pack::sidecar::{open_sidecar, read_sidecar};
+use crate::pack::stream::read::{PackStream, Sink};
 use crate::store::lock::LockKind;
 use crate::store::record::HashedFile;
 use crate::store::root::Store;
@@ -193,10 +193,10 @@ fn read_all(checks: &[Check<'_>], env: Env<'_>) -> Result<Vec<Result<HashedFile>
 pub fn verify_file(store: &Store, file: &Path, cache: Option<&Cache>, env: Env<'_>) -> Result<VerifyReport> {
     let name = file.display().to_string();
     let input = open_pack(file)?;
-    let incoming = Incoming::open(input, &name, env)?;
+    let incoming = PackStream::open(input, &name, env)?;
     let manifest = incoming.manifest().clone();
     env.progress.start("verifying", Some(manifest.unpacked_size()));
-    if manifest.version == 3 {
+    if manifest.format().is_paged() {
         let options = UnpackOptions { cache: cache.cloned(), ..UnpackOptions::default() };
         let verified = crate::unpack::paged::verify_file(store, file, incoming, &options, env);
         env.progress.finish();
@@ -219,7 +219,7 @@ pub fn verify_file(store: &Store, file: &Path, cache: Option<&Cache>, env: Env<'
     }
     let mut files = manifest.links.iter().map(|link| link.files.len()).sum();
     if let Some(rootfs) = &manifest.rootfs {
-        read_sidecar(rootfs, open_beside(file, &rootfs.file_name())?, env, &mut |_, _| Ok(()))?;
+        read_sidecar(rootfs, open_sidecar(file, &rootfs.file_name())?, env, &mut |_, _| Ok(()))?;
         files += 1;
     }
     Ok(VerifyReport {

@@ -6,6 +6,7 @@ mod common;
 use common::{Home, env};
 use forkd_core::cache::Cache;
 use forkd_core::{PackOptions, Store, UnpackOptions, unpack_file};
+use forkd_format::PackFormat;
 use forkd_sys::{Call, Disk, Probe};
 use forkd_testing::{Fixture, chain, fixture, pseudo_random, tree};
 use std::collections::BTreeMap;
@@ -101,7 +102,7 @@ fn packed(home: &Home, options: &PackOptions) -> Vec<u8> {
 }
 
 fn three(tag: &str) -> PackOptions {
-    PackOptions { format: Some(3), ..common::options(tag) }
+    PackOptions { format: Some(PackFormat::Paged), ..common::options(tag) }
 }
 
 #[test]

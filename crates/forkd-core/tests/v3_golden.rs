@@ -6,6 +6,7 @@ mod common;
 
 use common::{Home, env, options};
 use forkd_core::PackOptions;
+use forkd_format::PackFormat;
 use forkd_testing::{Fixture, fixture, sha256};
 
 /// The pack of the snapshot below, made by forkd 0.6.0.
@@ -50,7 +51,7 @@ fn an_old_pack_is_read_to_the_same_bytes() {
 fn the_same_snapshot_makes_the_same_pack() {
     let home = mini();
     let out = home.dir.path().join("out");
-    let made = PackOptions { format: Some(3), level: 3, ..options("mini") };
+    let made = PackOptions { format: Some(PackFormat::Paged), level: 3, ..options("mini") };
     forkd_core::pack(&home.store, &made, &out, env()).unwrap();
     let bytes = std::fs::read(&out).unwrap();
     if std::env::var_os("FORKD_WRITE_GOLDEN").is_some() {
@@ -65,7 +66,7 @@ fn the_same_snapshot_makes_the_same_pack() {
 #[test]
 fn holes_do_not_show_in_a_pack() {
     let home = mini();
-    let made = PackOptions { format: Some(3), level: 3, ..options("mini") };
+    let made = PackOptions { format: Some(PackFormat::Paged), level: 3, ..options("mini") };
     let pack = |name: &str| {
         let out = home.dir.path().join(name);
         forkd_core::pack(&home.store, &made, &out, env()).unwrap();

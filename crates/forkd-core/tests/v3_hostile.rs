@@ -5,6 +5,7 @@ mod common;
 
 use common::{Home, env};
 use forkd_core::{Kind, PackOptions, UnpackOptions, unpack_file};
+use forkd_format::PackFormat;
 use forkd_testing::{
     Fixture, Frame, Framed, FramedFile, Run, entries, fixture, often, plan, pseudo_random, tar_of, tree, zst,
     zstd_part_after,
@@ -59,7 +60,7 @@ fn subject() -> Subject {
     std::fs::remove_dir_all(a.store.dir(&"base".parse().unwrap())).unwrap();
     a.unpack(&base).unwrap();
     let bases = vec![(a.store.clone(), "base".parse().unwrap())];
-    let options = PackOptions { format: Some(3), bases, ..common::options("t") };
+    let options = PackOptions { format: Some(PackFormat::Paged), bases, ..common::options("t") };
     let out = a.dir.path().join("out");
     let report = forkd_core::pack(&a.store, &options, &out, env()).unwrap();
     assert!(report.manifest.bases.iter().any(|base| base.copied_pages > 0 && base.similar_pages > 0));
@@ -213,7 +214,7 @@ fn a_damaged_pack_leaves_what_it_would_have_replaced() {
     let other = Home::new();
     let made = Fixture { tag: "t".into(), seed: 5, memory: 9000, rootfs: None, parent: None };
     fixture(other.dir.path(), &made);
-    let options = PackOptions { format: Some(3), ..common::options("t") };
+    let options = PackOptions { format: Some(PackFormat::Paged), ..common::options("t") };
     let out = other.dir.path().join("out");
     forkd_core::pack(&other.store, &options, &out, env()).unwrap();
     let mut pack = std::fs::read(&out).unwrap();

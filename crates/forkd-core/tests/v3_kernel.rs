@@ -6,6 +6,7 @@ mod common;
 use common::{Home, env};
 use forkd_core::cache::Cache;
 use forkd_core::{Kind, PackOptions, UnpackOptions, unpack_file};
+use forkd_format::PackFormat;
 use forkd_testing::{Fixture, fixture, pseudo_random, sha256};
 use std::path::{Path, PathBuf};
 
@@ -42,7 +43,7 @@ fn packed() -> Packed {
 
 fn options(vmlinux: &Path) -> PackOptions {
     let kernel = Some(("6.1.0".to_owned(), vmlinux.to_owned()));
-    PackOptions { format: Some(3), kernel, ..common::options("t") }
+    PackOptions { format: Some(PackFormat::Paged), kernel, ..common::options("t") }
 }
 
 fn with_cache(home: &Home) -> (Cache, UnpackOptions) {

@@ -5,6 +5,7 @@ mod common;
 
 use common::{Home, env};
 use forkd_core::{Kind, Outcome, UnpackOptions, unpack_file};
+use forkd_format::PackFormat;
 use forkd_testing::{
     Frame, Framed, FramedFile, Run, digest, leb, plan, pseudo_random, zstd_part, zstd_part_after,
 };
@@ -409,7 +410,7 @@ fn a_lie_about_the_sha256_is_told_and_never_believed() {
     assert!(error.to_string().contains("with other bytes: its memory.bin differs"), "{error}");
     assert!(home.unpack(&v1(&memory())).unwrap().nothing_new());
     // Nor is the lie passed on.
-    for format in [1, 3] {
+    for format in [PackFormat::Single, PackFormat::Paged] {
         let options = forkd_core::PackOptions { format: Some(format), ..common::options("t") };
         let out = home.dir.path().join("out");
         let error = forkd_core::pack(&home.store, &options, &out, env()).unwrap_err();

@@ -5,6 +5,7 @@ mod common;
 
 use common::{Home, env};
 use forkd_core::{Env, Kind, PackOptions, Store, UnpackOptions, unpack_file};
+use forkd_format::PackFormat;
 use forkd_testing::{Fixture, chain, fixture, frozen_chain, pseudo_random, sha256, tree};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 const MIB: u64 = 1 << 20;
 
 fn options(tag: &str) -> PackOptions {
-    PackOptions { format: Some(3), ..common::options(tag) }
+    PackOptions { format: Some(PackFormat::Paged), ..common::options(tag) }
 }
 
 fn against(tag: &str, bases: &[(&Store, &str)]) -> PackOptions {
@@ -99,7 +100,7 @@ fn files_of_odd_sizes_come_back_with_their_holes() {
             );
         }
         assert!(bytes == pack(&b, &options("t")), "{size}: packed again it is another");
-        let v1 = PackOptions { format: Some(1), ..common::options("t") };
+        let v1 = PackOptions { format: Some(PackFormat::Single), ..common::options("t") };
         assert!(pack(&a, &v1) == pack(&b, &v1), "{size}: version 1 of it is another");
     }
 }
@@ -195,7 +196,7 @@ fn a_base_is_found_under_any_tag_and_its_absence_is_told() {
     let error = forkd_core::verify_file(&b.store, &pack_file, None, env()).unwrap_err();
     assert_eq!(error.kind(), Kind::NotFound, "{error}");
     // From version 1 and version 3 alike, and under another name.
-    for format in [1, 3] {
+    for format in [PackFormat::Single, PackFormat::Paged] {
         let b = Home::new();
         let base = b.file(&pack(&a, &PackOptions { format: Some(format), ..options("base") }));
         let other = UnpackOptions { tag: Some("other".parse().unwrap()), ..UnpackOptions::default() };
@@ -305,11 +306,10 @@ fn bases_that_cannot_be_are_refused_when_packing() {
         assert!(!out.exists());
     };
     refused(&against("new", &[(&a.store, "none")]), Kind::NotFound);
-    for format in [None, Some(1)] {
+    for format in [None, Some(PackFormat::Single)] {
         refused(&PackOptions { format, ..against("new", &[(&a.store, "base")]) }, Kind::Usage);
     }
-    refused(&PackOptions { format: Some(2), ..options("new") }, Kind::Usage);
-    refused(&PackOptions { format: Some(4), ..options("new") }, Kind::Usage);
+    refused(&PackOptions { format: Some(PackFormat::Chain), ..options("new") }, Kind::Usage);
     refused(&against("new", &[(&a.store, "new")]), Kind::Usage);
     // Twice the same is odd and does no harm.
     recorded(&a, "new");

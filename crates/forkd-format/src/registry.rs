@@ -40,7 +40,7 @@ pub struct Version {
     /// The container image behind the rootfs.
     #[serde(default)]
     pub base_image: Option<String>,
-    /// Other packs of the same snapshot; read by [`Version::framed`].
+    /// Other packs of the same snapshot; read by [`Version::paged`].
     #[serde(default)]
     artifacts: Option<Vec<serde_json::Value>>,
 }
@@ -70,7 +70,7 @@ const MAX_ARTIFACTS: usize = 16;
 impl Version {
     /// The version 3 packs of it, at most 16. What this forkd does not understand is passed over, as an older host passes over all.
     #[must_use]
-    pub fn framed(&self) -> Vec<Artifact> {
+    pub fn paged(&self) -> Vec<Artifact> {
         let artifacts = self.artifacts.iter().flatten();
         let parsed = artifacts.filter_map(|value| serde_json::from_value(value.clone()).ok());
         parsed.filter(|artifact: &Artifact| artifact.format == 3).take(MAX_ARTIFACTS).collect()
@@ -109,6 +109,11 @@ impl Registry {
             }
         }
         Ok(registry)
+    }
+
+    /// All packages, sorted by name.
+    pub fn packages(&self) -> impl Iterator<Item = (&str, &Package)> {
+        self.packages.iter().map(|(name, package)| (name.as_str(), package))
     }
 
     /// The artifact that a reference names.

@@ -1,9 +1,10 @@
 use super::Context;
+use super::pull::Source;
 use crate::config;
 use crate::output::{mib, printable};
 use anyhow::Result;
-use forkd_core::hub::Target;
-use forkd_core::{Error, FramedFacts, Inspection, Kind, Store};
+use forkd_core::hub::IndexHub;
+use forkd_core::{Error, Inspection, Kind, PagedFacts, Store};
 use forkd_format::Tag;
 use forkd_format::manifest::BaseKind;
 use forkd_remote::AnyRemote;
@@ -71,11 +72,11 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
 }
 
 fn registry(args: &Args, context: &Context<'_>) -> Result<()> {
-    let Target::Reference { reference, hub } = super::pull::target(&args.what, args.hub.as_deref())? else {
+    let Source::Name(reference, hub) = super::pull::source(&args.what, args.hub.as_deref())? else {
         return Err(nowhere(&args.what).into());
     };
     let remote = AnyRemote::new(&config::http()?)?;
-    let (location, version) = forkd_core::hub::resolve(&remote, &reference, &hub, context.env())?;
+    let (location, version) = IndexHub::new(&remote, &hub, None).version(&reference, context.env().cancel)?;
     let mut lines = vec![
         reference.to_string(),
         format!("  url         {location}"),
@@ -114,7 +115,7 @@ fn text(inspection: &Inspection) -> String {
     fact("came from", inspection.source.as_ref().map(|source| source.name.clone()));
     fact(
         "pack sha256",
-        inspection.source.as_ref().and_then(|source| source.sha256).map(|sha256| sha256.to_string()),
+        inspection.source.as_ref().and_then(|source| source.id).map(|id| id.digest().to_string()),
     );
     for link in &inspection.links {
         let parent =
@@ -132,14 +133,14 @@ fn text(inspection: &Inspection) -> String {
         let (name, size) = (rootfs.file_name(), rootfs.size);
         lines.push(format!("  beside the pack: {name}, {size} bytes uncompressed  sha256:{}", rootfs.sha256));
     }
-    if let Some(framed) = &inspection.framed {
+    if let Some(framed) = &inspection.paged {
         lines.extend(framed_text(framed));
     }
     lines.join("\n")
 }
 
 /// Frames, and what they refer to.
-fn framed_text(framed: &FramedFacts) -> Vec<String> {
+fn framed_text(framed: &PagedFacts) -> Vec<String> {
     let size = |pages: u64| mib(pages * forkd_format::PAGE_SIZE as u64);
     let mut lines = vec![
         format!("  manifest    sha256:{}", framed.manifest_sha256),
@@ -172,7 +173,7 @@ fn framed_text(framed: &FramedFacts) -> Vec<String> {
 }
 
 /// The facts, and what goes into a registry.
-fn framed_json(framed: &FramedFacts, size: Option<u64>) -> Value {
+fn framed_json(framed: &PagedFacts, size: Option<u64>) -> Value {
     let files = framed.files.iter().map(|(name, facts)| {
         json!({
             "name": name,
@@ -191,7 +192,7 @@ fn framed_json(framed: &FramedFacts, size: Option<u64>) -> Value {
 }
 
 /// What a registry says of a pack, but for where it lies.
-pub(crate) fn artifact(framed: &FramedFacts, size: Option<u64>) -> Value {
+pub(crate) fn artifact(framed: &PagedFacts, size: Option<u64>) -> Value {
     json!({
         "format": 3,
         "manifest_sha256": framed.manifest_sha256,
@@ -221,11 +222,11 @@ fn to_json(inspection: &Inspection) -> Value {
         "base_image": inspection.base_image,
         "created_at": inspection.created_at,
         "forkd_version": inspection.forkd_version,
-        "source": inspection.source.as_ref().map(|source| json!({ "name": source.name, "sha256": source.sha256 })),
+        "source": inspection.source.as_ref().map(|source| json!({ "name": source.name, "sha256": source.id.map(|id| id.digest()) })),
         "rootfs": inspection.rootfs.as_ref().map(|rootfs| {
             json!({ "file": rootfs.file_name(), "size_bytes": rootfs.size, "sha256": rootfs.sha256 })
         }),
         "links": links.collect::<Vec<_>>(),
-        "frames": inspection.framed.as_ref().map(|framed| framed_json(framed, inspection.pack_size)),
+        "frames": inspection.paged.as_ref().map(|framed| framed_json(framed, inspection.pack_size)),
     })
 }

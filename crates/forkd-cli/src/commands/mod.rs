@@ -41,7 +41,7 @@ pub(crate) struct Context<'a> {
     /// How many connections a pull may have, where the user says so.
     pub(crate) connections: Option<usize>,
     /// The pack format that the user names.
-    pub(crate) pack_format: Option<u32>,
+    pub(crate) pack_format: Option<forkd_format::PackFormat>,
 }
 
 impl<'a> Context<'a> {

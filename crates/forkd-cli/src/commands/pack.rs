@@ -4,8 +4,9 @@ use crate::config;
 use crate::output::{mib, printable, ratio, seconds};
 use anyhow::Result;
 use forkd_core::cache::{Cache, CacheKind, Slot};
-use forkd_core::store::Scratch;
-use forkd_core::{Error, Kind, PackOptions, PullOptions, Store, UnpackOptions};
+use forkd_core::hub::IndexHub;
+use forkd_core::store::ScratchStore;
+use forkd_core::{Error, Kind, PackOptions, PullOptions, PullTarget, Store, UnpackOptions};
 use forkd_engine::Kernel;
 use forkd_format::manifest::Base;
 use forkd_format::{Digest, Tag};
@@ -57,7 +58,7 @@ pub(crate) struct Content {
 pub(crate) struct Prepared {
     pub(crate) options: PackOptions,
     /// Bases that are in no store of the user's.
-    _scratch: Vec<Scratch>,
+    _scratch: Vec<ScratchStore>,
 }
 
 impl Content {
@@ -86,7 +87,7 @@ impl Content {
         &self,
         base: &str,
         store: &Store,
-        scratch: &mut Vec<Scratch>,
+        scratch: &mut Vec<ScratchStore>,
         context: &Context<'_>,
     ) -> Result<(Store, Tag)> {
         match local(base, store) {
@@ -103,13 +104,19 @@ impl Content {
             None => {}
         }
         let remote = AnyRemote::new(&config::http()?)?;
+        let super::pull::Source::Name(reference, index) = super::pull::source(base, self.hub.as_deref())?
+        else {
+            return Err(nowhere(base).into());
+        };
+        let unpack = UnpackOptions { cache: cache(), ..UnpackOptions::default() };
+        let hub = IndexHub::new(&remote, &index, unpack.cache.as_ref());
         let options = PullOptions {
-            target: super::pull::target(base, self.hub.as_deref())?,
-            unpack: UnpackOptions { cache: cache(), ..UnpackOptions::default() },
+            target: PullTarget::Name { reference, hub: &hub },
+            unpack: unpack.clone(),
             connections: context.connections.unwrap_or(super::pull::CONNECTIONS),
         };
-        if let Some(tag) = forkd_core::plan_pull(store, &remote, &options, context.env())?.here {
-            return Ok((store.clone(), tag));
+        if let Some(tag) = forkd_core::plan_pull(store, &remote, &options, context.env())?.here() {
+            return Ok((store.clone(), tag.clone()));
         }
         let temporary = store.scratch(context.env())?;
         let report = forkd_core::pull(temporary.store(), &remote, &options, context.env())?;

@@ -3,9 +3,9 @@ use super::unpack::{Place, tell, to_json};
 use crate::config;
 use crate::output::mib;
 use anyhow::Result;
-use forkd_core::PullOptions;
-use forkd_core::hub::{Location, Target};
-use forkd_format::Tag;
+use forkd_core::hub::{IndexHub, Location};
+use forkd_core::{PullOptions, PullTarget};
+use forkd_format::{PackFormat, Reference, Tag};
 use forkd_remote::AnyRemote;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -35,10 +35,18 @@ pub(crate) struct Args {
 /// Connections at a time, where the user names none.
 pub(crate) const CONNECTIONS: usize = 4;
 
+/// What the user names.
+pub(crate) enum Source {
+    /// A pack.
+    Url(Location),
+    /// A name, and the registry that it is looked up in.
+    Name(Reference, Location),
+}
+
 /// A URL, or a name in a registry.
-pub(crate) fn target(source: &str, hub: Option<&str>) -> forkd_core::Result<Target> {
+pub(crate) fn source(source: &str, hub: Option<&str>) -> forkd_core::Result<Source> {
     if source.contains("://") || source.starts_with("file:") {
-        return Location::parse(source).map(Target::Url);
+        return Location::parse(source).map(Source::Url);
     }
     let hint = if std::path::Path::new(source).is_file() {
         "; a file on this host is for `forkd unpack`"
@@ -47,19 +55,28 @@ pub(crate) fn target(source: &str, hub: Option<&str>) -> forkd_core::Result<Targ
     };
     let wrong =
         |e: forkd_format::FormatError| forkd_core::Error::new(forkd_core::Kind::Usage, format!("{e}{hint}"));
-    Ok(Target::Reference { reference: source.parse().map_err(wrong)?, hub: config::hub(hub)? })
+    Ok(Source::Name(source.parse().map_err(wrong)?, config::hub(hub)?))
 }
 
 pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
-    let target = target(&args.source, args.hub.as_deref())?;
-    if let Target::Reference { hub, .. } = &target {
+    let source = source(&args.source, args.hub.as_deref())?;
+    if let Source::Name(_, hub) = &source {
         context.output.line(&format!("→ resolves via {hub}"));
     }
     let mut http = config::http()?;
     http.limit_rate = args.limit_rate.or(http.limit_rate);
     let remote = AnyRemote::new(&http)?;
     let connections = context.connections.unwrap_or(CONNECTIONS);
-    let options = PullOptions { target, unpack: args.place.options(), connections };
+    let unpack = args.place.options();
+    let hub = match &source {
+        Source::Name(_, index) => Some(IndexHub::new(&remote, index, unpack.cache.as_ref())),
+        Source::Url(_) => None,
+    };
+    let target = match (source, &hub) {
+        (Source::Name(reference, _), Some(hub)) => PullTarget::Name { reference, hub },
+        (Source::Url(location) | Source::Name(_, location), _) => PullTarget::Url(location),
+    };
+    let options = PullOptions { target, unpack: unpack.clone(), connections };
     if args.dry_run {
         return plan(&options, &remote, context);
     }
@@ -75,8 +92,8 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
             context.output.line(&format!("✓ {} of it were here from an earlier run", mib(report.resumed)));
         }
         tell_reused(&report.reused, context);
-        context.output.line(&match &report.sha256 {
-            Some(sha256) => format!("✓ sha256 verified ({}...)", sha256.short()),
+        context.output.line(&match &report.verified {
+            Some(verified) => format!("✓ sha256 verified ({}...)", verified.id().digest().short()),
             None => "! no sha256 was given for the pack: only the digests in its own manifest were checked"
                 .to_owned(),
         });
@@ -86,16 +103,17 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
     json["downloaded_bytes"] = report.downloaded.into();
     json["resumed_bytes"] = report.resumed.into();
     json["reused"] = reused_json(&report.reused);
-    json["format"] = report.format.into();
+    json["format"] = report.format.map(PackFormat::version).into();
     json["choice"] = report.choice.into();
-    json["sha256"] = report.sha256.map(|sha256| sha256.to_string()).into();
+    json["sha256"] = report.verified.map(|verified| verified.id().digest().to_string()).into();
     context.output.json(&json);
     Ok(())
 }
 
 /// Says what would be fetched.
-fn plan(options: &PullOptions, remote: &AnyRemote, context: &Context<'_>) -> Result<()> {
-    let plan = forkd_core::plan_pull(&config::store()?, remote, options, context.env())?;
+fn plan(options: &PullOptions<'_>, remote: &AnyRemote, context: &Context<'_>) -> Result<()> {
+    let store = config::store()?;
+    let plan = forkd_core::plan_pull(&store, remote, options, context.env())?.summary()?;
     if plan.here.is_some() {
         context.output.answer("nothing to fetch: all of it is here already");
     } else {

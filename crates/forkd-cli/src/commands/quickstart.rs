@@ -167,7 +167,7 @@ fn describe(pack: &Path, framed: &Path, context: &Context<'_>) -> Result<Vec<u8>
     let inspection = forkd_core::inspect_file(framed, context.env())?;
     let wrong = || Error::new(Kind::General, format!("{} is no pack of format 3", framed.display()));
     let mut artifact =
-        super::inspect::artifact(inspection.framed.as_ref().ok_or_else(wrong)?, inspection.pack_size);
+        super::inspect::artifact(inspection.paged.as_ref().ok_or_else(wrong)?, inspection.pack_size);
     artifact["url"] = FRAMED.into();
     let entry = json!({
         "url": PACK,

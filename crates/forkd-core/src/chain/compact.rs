@@ -3,10 +3,10 @@ use crate::error::{Error, Kind, Result};
 use crate::store::lock::{LockKind, TagLock};
 use crate::store::record::{HashedFile, Record, RecordedFile, modified_ns};
 use crate::store::root::Store;
-use crate::store::staged::write_sealed;
+use crate::store::staged::{RootfsPath, StagedSnapshot};
 use crate::store::stored::{Stored, check_untouched};
 use forkd_format::Tag;
-use forkd_format::manifest::{MEMORY, ROOTFS, SNAPSHOT_JSON};
+use forkd_format::manifest::MEMORY;
 use std::path::{Path, PathBuf};
 
 /// Makes a flat snapshot of a chain: one that needs no parent. Memory, device state and root disk are shared with the chain on the disk.
@@ -17,19 +17,13 @@ pub fn compact(store: &Store, from: &Tag, to: &Tag, created_at: &str, env: Env<'
     if from == to {
         return Err(Error::new(Kind::Usage, format!("'{from}' has that tag already")));
     }
-    let target = store.dir(to);
     let (chain, _locks) = lock_chain(store, from, to, env)?;
-    if store.contains(to) {
-        return Err(Error::new(
-            Kind::General,
-            format!("'{to}' is already at {}; `forkd rmi {to}` first", target.display()),
-        ));
-    }
+    store.require_free(to)?;
     let head = &chain[chain.len() - 1];
     check_untouched(head)?;
     let memory = store.memory(&chain, env)?;
     let staging = store.stage(env)?;
-    let dir = staging.dir("compact")?;
+    let staged = StagedSnapshot::create(&staging, "compact", to)?;
     let known = head.record.clone().unwrap_or_default();
     let mut record = Record {
         record_version: 1,
@@ -42,24 +36,15 @@ pub fn compact(store: &Store, from: &Tag, to: &Tag, created_at: &str, env: Env<'
     files.retain(|(name, path)| *name != MEMORY && path.starts_with(&head.dir));
     files.push((MEMORY, memory));
     for (name, path) in files {
-        let to = dir.join(name);
-        store.disk().link(&path, &to).map_err(Error::io("link", &to))?;
+        staged.link_file(name, &path)?;
         record.files.push(recorded(store, head, name, &path, env)?);
     }
     let flat = ["parent_tag", "parent_content_hash", "zero_pages"]
         .iter()
         .fold(head.snapshot.clone(), |snapshot, key| snapshot.with(key, None));
-    let inside = head.dir.join(ROOTFS).exists() && head.snapshot.rootfs().is_some();
-    let own = inside.then(|| target.join(ROOTFS).display().to_string());
-    let rootfs = own.as_deref().or(head.snapshot.rootfs());
-    let text = flat.relocated(&format!("{}/", target.display()), rootfs).to_bytes();
-    let mtime_ns = write_sealed(store.disk(), &dir.join(SNAPSHOT_JSON), &text)?;
-    record.files.insert(0, HashedFile::of(&text, mtime_ns).recorded(SNAPSHOT_JSON));
-    let text = serde_json::to_vec(&record).map_err(|e| Error::new(Kind::General, e.to_string()))?;
-    write_sealed(store.disk(), &dir.join(Record::NAME), &text)?;
+    let sealed = staged.seal(&flat, RootfsPath::As(head), Some(record))?;
     env.cancel.check()?;
-    store.publish(&dir, to)?;
-    Ok(target)
+    sealed.publish()
 }
 
 /// Locks a chain for reading and the new tag for writing, in the order of the tags, as everyone who locks several.

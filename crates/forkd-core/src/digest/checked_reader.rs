@@ -2,6 +2,7 @@
 
 use crate::env::{Cancel, Progress};
 use crate::error::{Error, Kind, Result};
+use crate::pack::computed_id::ComputedId;
 use forkd_format::{Digest, Hasher};
 use std::io::Read;
 
@@ -34,21 +35,22 @@ impl<'a> CheckedBody<'a> {
         Self { inner, name: name.into(), expected, hasher, count: 0, progress, cancel: cancel.clone() }
     }
 
-    /// To be called at the end of the stream; gives its length and its digest.
-    pub(crate) fn verify(self) -> Result<(u64, Digest)> {
+    /// To be called at the end of the stream; gives what names the pack.
+    pub(crate) fn verify(self) -> Result<ComputedId> {
         let Self { name, expected, hasher, count, .. } = self;
         if let Some(size) = expected.size.filter(|size| *size != count) {
             let message =
                 format!("{name}: {count} bytes came; the registry declares {size}. Nothing was unpacked");
             return Err(Error::new(Kind::Integrity, message));
         }
-        let found = hasher.finish();
+        let id = ComputedId::of_file(hasher);
+        let found = id.id().digest();
         match expected.sha256.filter(|wanted| *wanted != found) {
             Some(wanted) => {
                 let message = format!("{name}: sha256 is {found}; expected {wanted}. Nothing was unpacked");
                 Err(Error::new(Kind::Integrity, message))
             }
-            None => Ok((count, found)),
+            None => Ok(id),
         }
     }
 }

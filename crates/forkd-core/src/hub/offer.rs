@@ -1,33 +1,142 @@
+//! What a hub offers: packs that may be taken, and what it says of them.
+
 use crate::error::{Error, Kind, Result};
 use crate::hub::remote::Location;
-use forkd_format::Digest;
+use crate::pack::computed_id::ComputedId;
 use forkd_format::manifest::Base;
+use forkd_format::{Digest, PackFormat, PackId};
+
+/// What is said of a pack's name before a byte of it was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// Nothing.
+    Nothing,
+    /// A digest in a URL. Of what it is, the whole file or the manifest, shows the format of the pack that comes.
+    Pin(Digest),
+    /// The name, and with it the kind of pack.
+    Id(PackId),
+}
 
 /// A pack that may be taken.
 #[derive(Debug, Clone)]
-pub(crate) struct Candidate {
-    pub(crate) location: Location,
-    /// Of version 3, the digest of its manifest; else that of the pack.
-    pub(crate) sha256: Option<Digest>,
-    pub(crate) size: Option<u64>,
-    /// 3 where that is known; 0 where it may be any.
-    pub(crate) format: u32,
-    pub(crate) head_bytes: Option<u64>,
-    pub(crate) choice: Option<String>,
-    pub(crate) bases: Vec<Base>,
+pub struct Offer {
+    /// Where it lies.
+    pub location: Location,
+    /// What names it.
+    pub claim: Claim,
+    /// Its size in bytes, where that is declared.
+    pub size: Option<u64>,
+    /// Bytes before the first frame of a paged pack, where that is declared.
+    pub header_bytes: Option<u64>,
+    /// Files that it refers to and does not hold.
+    pub bases: Vec<Base>,
 }
 
-/// Holds the digest of a version 3 pack's manifest against the one that it must have.
-pub(crate) fn check_pin(chosen: &Candidate, digest: Digest) -> Result<()> {
-    match chosen.sha256.filter(|pinned| *pinned != digest) {
-        None => Ok(()),
-        Some(pinned) => {
-            let message = format!(
-                "{}: the manifest has sha256 {digest}; expected {pinned}. (A pack of version 3 is named by its manifest: `forkd \
-inspect` shows it.)",
-                chosen.location
-            );
-            Err(Error::new(Kind::Integrity, message))
+impl Offer {
+    /// A pack of which only its URL is known, and what that pins.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] where the URL's fragment is no digest.
+    pub fn at(location: &Location) -> Result<Self> {
+        let claim = location.pinned_digest()?.map_or(Claim::Nothing, Claim::Pin);
+        Ok(Self { location: location.clone(), claim, size: None, header_bytes: None, bases: Vec::new() })
+    }
+
+    /// Holds what was computed of the pack that came against what was claimed; gives it back where something was.
+    ///
+    /// # Errors
+    /// [`Kind::Integrity`] where another pack came than the one that was offered.
+    pub(crate) fn check(&self, found: ComputedId) -> Result<Option<ComputedId>> {
+        let held = match self.claim {
+            Claim::Nothing => return Ok(None),
+            Claim::Pin(digest) => digest == found.id().digest(),
+            Claim::Id(id) => id == found.id(),
+        };
+        if held {
+            return Ok(Some(found));
+        }
+        let (location, expected) = (&self.location, self.claim.digest().unwrap_or(found.id().digest()));
+        let message = match found.id() {
+            PackId::File(digest) => {
+                format!("{location}: sha256 is {digest}; expected {expected}. Nothing was unpacked")
+            }
+            PackId::Manifest(digest) => format!(
+                "{location}: the manifest has sha256 {digest}; expected {expected}. (A pack of version 3 is named by its manifest: \
+`forkd inspect` shows it.)"
+            ),
+        };
+        Err(Error::new(Kind::Integrity, message))
+    }
+
+    /// Holds the size that a server offers against the one that is declared.
+    ///
+    /// # Errors
+    /// [`Kind::Integrity`] where they differ.
+    pub(crate) fn check_size(&self, offered: Option<u64>) -> Result<()> {
+        match (self.size, offered) {
+            (Some(declared), Some(offered)) if declared != offered => {
+                let message = format!(
+                    "{}: the server offers {offered} bytes; the registry declares {declared}",
+                    self.location
+                );
+                Err(Error::new(Kind::Integrity, message))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Holds the format of the pack that came against the one that was offered, before anything else of it is looked at.
+    ///
+    /// # Errors
+    /// [`Kind::Integrity`] where a stream came for a paged pack: what names that says nothing about a stream.
+    pub(crate) fn check_format(&self, found: PackFormat) -> Result<()> {
+        match self.claim {
+            Claim::Id(PackId::Manifest(digest)) if !found.is_paged() => {
+                let message = format!(
+                    "{}: a pack of format {found} came; the hub offers format 3, whose manifest has sha256 {digest}. Nothing was \
+unpacked",
+                    self.location
+                );
+                Err(Error::new(Kind::Integrity, message))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Claim {
+    /// The digest that is claimed, whatever it is of.
+    #[must_use]
+    pub fn digest(self) -> Option<Digest> {
+        match self {
+            Self::Nothing => None,
+            Self::Pin(digest) => Some(digest),
+            Self::Id(id) => Some(id.digest()),
+        }
+    }
+
+    /// What the SHA-256 of the whole file must be, where the pack turns out to be a stream.
+    pub(crate) fn file(self) -> Option<Digest> {
+        match self {
+            Self::Pin(digest) | Self::Id(PackId::File(digest)) => Some(digest),
+            Self::Nothing | Self::Id(PackId::Manifest(_)) => None,
+        }
+    }
+
+    /// The names that the pack may have.
+    pub(crate) fn ids(self) -> Vec<PackId> {
+        match self {
+            Self::Nothing => Vec::new(),
+            Self::Pin(digest) => vec![PackId::File(digest), PackId::Manifest(digest)],
+            Self::Id(id) => vec![id],
+        }
+    }
+
+    /// Whether a stream or a paged pack is offered, where that is known.
+    pub(crate) fn is_paged(self) -> Option<bool> {
+        match self {
+            Self::Id(id) => Some(matches!(id, PackId::Manifest(_))),
+            Self::Nothing | Self::Pin(_) => None,
         }
     }
 }

@@ -1,66 +1,216 @@
-use crate::env::Env;
+//! Hubs that are a `registry.json` and packs beside it or elsewhere: a folder, or a web server (`docs/format/registry.md`).
+
+use crate::cache::Cache;
+use crate::cache::answers::AnswerCache;
+use crate::env::{Cancel, Progress};
 use crate::error::{Error, Kind, Result};
-use crate::hub::remote::{Location, Remote, get_small};
-use forkd_format::registry::{MAX_REGISTRY, Missing, Version};
-use forkd_format::{Reference, Registry};
+use crate::hub::offer::{Claim, Offer};
+use crate::hub::port::{Hub, HubPackage};
+use crate::hub::release::{Release, ReleasePack};
+use crate::hub::remote::{Location, Remote};
+use forkd_format::registry::{Artifact, MAX_REGISTRY, Missing, Version};
+use forkd_format::registry_text::RegistryText;
+use forkd_format::{Digest, PackFormat, PackId, Reference, Registry};
+use std::io::Write;
 
-/// What to pull.
-#[derive(Debug, Clone)]
-pub enum Target {
-    /// A pack at a URL.
-    Url(Location),
-    /// A name in a registry.
-    Reference {
-        /// The name.
-        reference: Reference,
-        /// The registry.
-        hub: Location,
-    },
+/// A hub behind the URL of its `registry.json`.
+#[derive(Clone)]
+pub struct IndexHub<'a> {
+    remote: &'a dyn Remote,
+    index: Location,
+    answers: AnswerCache<'a>,
 }
 
-/// Looks a name up in a registry.
-///
-/// # Errors
-/// [`Kind::NotFound`] with what is there instead; [`Kind::Integrity`] where the registry is malformed.
-pub fn resolve(
-    remote: &dyn Remote,
-    reference: &Reference,
-    hub: &Location,
-    env: Env<'_>,
-) -> Result<(Location, Version)> {
-    let bytes = get_small(remote, hub, MAX_REGISTRY, env.cancel)?;
-    let version = look_up(&bytes, reference, hub)?;
-    Ok((join(hub, reference, &version.url)?, version))
+impl<'a> IndexHub<'a> {
+    /// The hub whose registry lies there. With a cache a registry that has not changed is not sent again.
+    #[must_use]
+    pub fn new(remote: &'a dyn Remote, index: &Location, cache: Option<&'a Cache>) -> Self {
+        Self { remote, index: index.clone(), answers: AnswerCache(cache) }
+    }
+
+    /// What the registry says of a version, and where its first pack lies.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] with what is there instead; [`Kind::Integrity`] where the registry is malformed.
+    pub fn version(&self, reference: &Reference, cancel: &Cancel) -> Result<(Location, Version)> {
+        let text = self.answers.get_text(self.remote, &self.index, MAX_REGISTRY, cancel)?;
+        let version = look_up(text.as_bytes(), reference, &self.index)?;
+        Ok((self.join(reference, &version.url)?, version))
+    }
+
+    /// Where the registry says that a pack lies.
+    fn join(&self, reference: &Reference, url: &str) -> Result<Location> {
+        let index = &self.index;
+        let wrong =
+            |why: String| Error::new(Kind::Integrity, format!("{index}: '{}': {why}", reference.package));
+        let location = index.join(url).map_err(|e| wrong(e.to_string()))?;
+        if location.url().scheme() == "file" && index.url().scheme() != "file" {
+            return Err(wrong(
+                "its url names a file of this host, which a registry elsewhere may not".into(),
+            ));
+        }
+        Ok(location)
+    }
+
+    fn put_text(&self, text: &str, progress: &dyn Progress, cancel: &Cancel) -> Result<()> {
+        let mut file =
+            tempfile::NamedTempFile::new().map_err(Error::io("create a file in", &std::env::temp_dir()))?;
+        file.write_all(text.as_bytes()).map_err(Error::io("write", file.path()))?;
+        self.remote.put(&self.index, file.path(), progress, cancel)
+    }
+
+    /// The registry as it is now; an empty one where there is none.
+    fn text(&self, cancel: &Cancel) -> Result<RegistryText> {
+        let name = self.index.to_string();
+        match self.remote.get(&self.index, cancel) {
+            Err(error) if error.kind() == Kind::NotFound => Ok(RegistryText::default()),
+            download => {
+                let bytes = crate::hub::remote::read_small(download?, &name, MAX_REGISTRY)?;
+                RegistryText::parse(&bytes).map_err(Error::malformed(name))
+            }
+        }
+    }
 }
 
-pub(crate) fn look_up(bytes: &[u8], reference: &Reference, hub: &Location) -> Result<Version> {
-    let registry = Registry::parse(bytes).map_err(Error::malformed(hub.to_string()))?;
+impl Hub for IndexHub<'_> {
+    fn name(&self) -> String {
+        self.index.to_string()
+    }
+
+    fn offers(&self, reference: &Reference, cancel: &Cancel) -> Result<Vec<Offer>> {
+        let (location, version) = self.version(reference, cancel)?;
+        let mut offers = vec![Offer {
+            location,
+            claim: Claim::Id(PackId::File(version.sha256)),
+            size: Some(version.size_bytes),
+            header_bytes: None,
+            bases: Vec::new(),
+        }];
+        for Artifact { url, manifest_sha256, size_bytes, head_bytes, bases, .. } in version.paged() {
+            offers.push(Offer {
+                location: self.join(reference, &url)?,
+                claim: Claim::Id(PackId::Manifest(manifest_sha256)),
+                size: Some(size_bytes),
+                header_bytes: head_bytes,
+                bases,
+            });
+        }
+        match reference.digest {
+            Some(pin) => pinned(offers, pin, reference, &self.index),
+            None => Ok(offers),
+        }
+    }
+
+    fn list(&self, cancel: &Cancel) -> Result<Vec<HubPackage>> {
+        let text = self.answers.get_text(self.remote, &self.index, MAX_REGISTRY, cancel)?;
+        let registry = Registry::parse(text.as_bytes()).map_err(Error::malformed(self.index.to_string()))?;
+        let packages = registry.packages().map(|(name, package)| HubPackage {
+            name: name.to_owned(),
+            description: package.description.clone(),
+            versions: package.versions.keys().cloned().collect(),
+        });
+        Ok(packages.collect())
+    }
+
+    fn publish(&self, release: &Release<'_>, progress: &dyn Progress, cancel: &Cancel) -> Result<()> {
+        let entry = entry(release)?;
+        let (package, version) = (release.package.as_str(), release.version.as_str());
+        let mut text = self.text(cancel)?;
+        if text.version(package, version).is_some_and(|there| there.get("sha256") != entry.get("sha256")) {
+            let message =
+                format!("{}: '{package}@{version}' is published already, with other bytes", self.index);
+            return Err(Error::new(Kind::General, message));
+        }
+        // The registry last: what it names is there.
+        for pack in &release.packs {
+            self.remote.put(&self.index.join(&pack.file_name)?, pack.file, progress, cancel)?;
+        }
+        text.set_version(package, version, release.description.as_deref(), entry, release.latest);
+        self.put_text(&text.to_string(), progress, cancel)
+    }
+
+    fn delete(&self, reference: &Reference, progress: &dyn Progress, cancel: &Cancel) -> Result<()> {
+        let mut text = self.text(cancel)?;
+        if !text.remove_version(&reference.package, &reference.version) {
+            let message =
+                format!("'{}' has no version '{}' in {}", reference.package, reference.version, self.index);
+            return Err(Error::new(Kind::NotFound, message));
+        }
+        self.put_text(&text.to_string(), progress, cancel)
+    }
+}
+
+/// The registry's entry for a release.
+fn entry(release: &Release<'_>) -> Result<serde_json::Map<String, serde_json::Value>> {
+    let stream = |pack: &&ReleasePack<'_>| matches!(pack.id, PackId::File(_));
+    let Some(main) = release.packs.iter().find(stream) else {
+        let message = format!("'{}' has no pack of version 1 or 2, which every host reads", release.package);
+        return Err(Error::new(Kind::Usage, message));
+    };
+    let mut entry = serde_json::Map::new();
+    entry.insert("url".into(), main.file_name.as_str().into());
+    entry.insert("sha256".into(), main.id.digest().to_string().into());
+    entry.insert("size_bytes".into(), main.size.into());
+    if let Some(memory) = release.memory_mib {
+        entry.insert("memory_mib".into(), memory.into());
+    }
+    if let Some(image) = &release.base_image {
+        entry.insert("base_image".into(), image.as_str().into());
+    }
+    let artifacts: Vec<serde_json::Value> = release
+        .packs
+        .iter()
+        .filter_map(|pack| match pack.id {
+            PackId::File(_) => None,
+            PackId::Manifest(manifest_sha256) => serde_json::to_value(Artifact {
+                format: PackFormat::Paged.version(),
+                url: pack.file_name.clone(),
+                manifest_sha256,
+                size_bytes: pack.size,
+                head_bytes: pack.header_bytes,
+                bases: pack.bases.clone(),
+            })
+            .ok(),
+        })
+        .collect();
+    if !artifacts.is_empty() {
+        entry.insert("artifacts".into(), artifacts.into());
+    }
+    Ok(entry)
+}
+
+fn look_up(bytes: &[u8], reference: &Reference, index: &Location) -> Result<Version> {
+    let registry = Registry::parse(bytes).map_err(Error::malformed(index.to_string()))?;
     let version = registry.resolve(reference).map_err(|missing| {
+        let package = &reference.package;
         let message = match missing {
-            Missing::Package(similar) if similar.is_empty() => format!("no '{}' in {hub}", reference.package),
+            Missing::Package(similar) if similar.is_empty() => format!("no '{package}' in {index}"),
             Missing::Package(similar) => {
-                format!("no '{}' in {hub}; similar: {}", reference.package, similar.join(", "))
+                format!("no '{package}' in {index}; similar: {}", similar.join(", "))
             }
-            Missing::Version(there) => {
-                format!(
-                    "'{}' has no version '{}' in {hub}; there are: {}",
-                    reference.package,
-                    reference.version,
-                    there.join(", ")
-                )
-            }
+            Missing::Version(there) => format!(
+                "'{package}' has no version '{}' in {index}; there are: {}",
+                reference.version,
+                there.join(", ")
+            ),
         };
         Error::new(Kind::NotFound, message)
     })?;
     Ok(version.clone())
 }
 
-/// Where a registry says that a pack lies.
-pub(crate) fn join(hub: &Location, reference: &Reference, url: &str) -> Result<Location> {
-    let wrong = |why: String| Error::new(Kind::Integrity, format!("{hub}: '{}': {why}", reference.package));
-    let location = hub.join(url).map_err(|e| wrong(e.to_string()))?;
-    if location.url().scheme() == "file" && hub.url().scheme() != "file" {
-        return Err(wrong("its url names a file of this host, which a registry elsewhere may not".into()));
+/// Leaves the packs that the reference pins, each as what the registry says that the digest is of.
+fn pinned(offers: Vec<Offer>, pin: Digest, reference: &Reference, index: &Location) -> Result<Vec<Offer>> {
+    let digests = offers.iter().filter_map(|offer| offer.claim.digest());
+    let listed: Vec<String> = digests.map(|digest| digest.to_string()).collect();
+    let kept: Vec<Offer> = offers.into_iter().filter(|offer| offer.claim.digest() == Some(pin)).collect();
+    if kept.is_empty() {
+        let message = format!(
+            "{index}: '{}' has sha256 {}; the reference pins {pin}",
+            reference.package,
+            listed.join(", ")
+        );
+        return Err(Error::new(Kind::Integrity, message));
     }
-    Ok(location)
+    Ok(kept)
 }

@@ -53,6 +53,17 @@ impl Location {
             .map_err(|e: forkd_format::FormatError| wrong(&e.to_string()))
     }
 
+    /// What names it in the cache and in locks: SHA-256 of the URL, which may hold a secret.
+    pub(crate) fn digest(&self) -> forkd_format::Digest {
+        forkd_format::Digest::of(self.0.as_str().as_bytes())
+    }
+
+    /// Whether it lies on this host.
+    #[must_use]
+    pub fn is_file(&self) -> bool {
+        self.0.scheme() == "file"
+    }
+
     /// A URL relative to this one; an absolute one stands for itself. The query is not carried over.
     ///
     /// # Errors
@@ -177,16 +188,6 @@ pub trait Remote: Send + Sync {
     /// # Errors
     /// As [`Remote::request`].
     fn put(&self, location: &Location, file: &Path, progress: &dyn Progress, cancel: &Cancel) -> Result<()>;
-}
-
-/// Reads a small object whole.
-pub(crate) fn get_small(
-    remote: &dyn Remote,
-    location: &Location,
-    limit: u64,
-    cancel: &Cancel,
-) -> Result<Vec<u8>> {
-    read_small(remote.get(location, cancel)?, &location.to_string(), limit)
 }
 
 /// Reads what an answer holds, which must be small.

@@ -4,6 +4,7 @@ use crate::digest::sparse::{copy_disk, punch_zero_pages};
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::machine::engine::{Engine, Files, Machine};
+use crate::machine::frozen::seal_frozen;
 use crate::machine::guest::{Guest, Output, Streams};
 use crate::machine::run_dir::Runtime;
 use crate::machine::session::{explain, greet, rest};
@@ -11,7 +12,7 @@ use crate::machine::shell::{require_shell, run_command, shell};
 use crate::machine::trial::prove;
 use crate::store::lock::LockKind;
 use crate::store::root::Store;
-use crate::store::staged::{free_target, seal};
+use crate::store::staged::StagedSnapshot;
 use forkd_agent::message::Exec;
 use forkd_format::manifest::{MEMORY, ROOTFS};
 use forkd_format::{Snapshot, Tag};
@@ -70,11 +71,12 @@ pub fn bake(
 ) -> Result<BakeReport> {
     let tag = &options.tag;
     let _lock = store.lock(tag, LockKind::Exclusive, env)?;
-    let target = free_target(store, tag)?;
+    store.require_free(tag)?;
     let mut fields = engine.describe(&options.machine)?;
     fields.extend(options.origin.clone());
     let staging = store.stage(env)?;
-    let dir = staging.dir("bake")?;
+    let staged = StagedSnapshot::create(&staging, "bake", tag)?;
+    let dir = staged.dir().to_owned();
     let files = Files { memory: dir.join(MEMORY), rootfs: dir.join(ROOTFS), shared: true };
     copy_disk(store.disk(), &options.rootfs, &files.rootfs)?;
     // The guest touches all of its memory as it boots; that there is no room is better known now than in the middle.
@@ -95,11 +97,11 @@ pub fn bake(
     drop((vm, run));
 
     punch_zero_pages(&files.memory)?;
-    let sealed = seal(store, &dir, &target, &Snapshot::new(fields), None, &options.created_at, env)?;
-    let trial = prove(engine, runtime, &sealed, &files.memory, env, trial)?;
+    let (snapshot, created_at) = (Snapshot::new(fields), &options.created_at);
+    let sealed = seal_frozen(staged, &snapshot, None, created_at, (store.disk(), env))?;
+    let trial = prove(engine, runtime, sealed.stored(), &files.memory, env, trial)?;
     env.cancel.check()?;
-    store.publish(&dir, tag)?;
-    Ok(BakeReport { path: target, boot, warm: warmed, trial })
+    Ok(BakeReport { path: sealed.publish()?, boot, warm: warmed, trial })
 }
 
 fn warm(

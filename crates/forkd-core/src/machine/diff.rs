@@ -5,6 +5,7 @@ use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::machine::engine::{Engine, Files, Limits};
 use crate::machine::fork;
+use crate::machine::frozen::{ParentEdge, seal_frozen};
 use crate::machine::guest::Output;
 use crate::machine::run_dir::Runtime;
 use crate::machine::session::{greet, rest, wake, with_console};
@@ -13,7 +14,7 @@ use crate::machine::trial::prove;
 use crate::store::chain_memory::adopt_assembled;
 use crate::store::lock::LockKind;
 use crate::store::root::Store;
-use crate::store::staged::{Link, free_target, seal};
+use crate::store::staged::StagedSnapshot;
 use forkd_format::Tag;
 use forkd_format::manifest::{MEMORY, ROOTFS};
 use std::fs::{File, OpenOptions};
@@ -64,12 +65,13 @@ pub fn snapshot_diff(
     env: Env<'_>,
     output: &mut dyn FnMut(Output, &[u8]) -> Result<()>,
 ) -> Result<DiffReport> {
-    free_target(store, &options.tag)?;
+    store.require_free(&options.tag)?;
     let source = fork::open(store, engine, &options.from, env)?;
     let _lock = store.lock(&options.tag, LockKind::Exclusive, env)?;
-    let target = free_target(store, &options.tag)?;
+    store.require_free(&options.tag)?;
     let staging = store.stage(env)?;
-    let dir = staging.dir("diff")?;
+    let staged = StagedSnapshot::create(&staging, "diff", &options.tag)?;
+    let dir = staged.dir().to_owned();
     // The child writes to copies of its own: what it has changed is what differs in the end.
     let whole = staging.path().join("whole");
     let files = Files { memory: whole.clone(), rootfs: dir.join(ROOTFS), shared: true };
@@ -110,25 +112,25 @@ pub fn snapshot_diff(
         .with("zero_pages", None);
     let zeroed = pages.zeroed.iter().map(|(_, count)| count).sum();
     let sealed = if is_link {
-        let link = Link {
+        let edge = ParentEdge {
             parent: options.from.clone(),
             parent_content_hash: source.stored.digest(MEMORY, &source.stored.dir.join(MEMORY), false)?,
             memory: pages.sha256_full,
             memory_bytes: file.metadata().map_err(Error::io("read", &whole))?.len(),
             zero_pages: pages.zeroed,
         };
-        seal(store, &dir, &target, &base, Some(&link), &options.created_at, env)?
+        seal_frozen(staged, &base, Some(&edge), &options.created_at, (store.disk(), env))?
     } else {
         store.disk().remove_file(&memory).map_err(Error::io("remove", &memory))?;
         store.disk().rename(&whole, &memory).map_err(Error::io("create", &memory))?;
-        seal(store, &dir, &target, &base, None, &options.created_at, env)?
+        seal_frozen(staged, &base, None, &options.created_at, (store.disk(), env))?
     };
-    prove(engine, runtime, &sealed, if is_link { &whole } else { &memory }, env, &mut |_| Ok(()))?;
+    let proven = if is_link { &whole } else { &memory };
+    prove(engine, runtime, sealed.stored(), proven, env, &mut |_| Ok(()))?;
     if is_link {
         // Its first fork needs what is here already.
         adopt_assembled(store, &whole, &pages.sha256_full, env)?;
     }
     env.cancel.check()?;
-    store.publish(&dir, &options.tag)?;
-    Ok(DiffReport { path: target, changed: pages.changed, zeroed, link: is_link, ran })
+    Ok(DiffReport { path: sealed.publish()?, changed: pages.changed, zeroed, link: is_link, ran })
 }

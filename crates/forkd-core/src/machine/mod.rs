@@ -4,6 +4,7 @@ pub(crate) mod bake;
 pub(crate) mod diff;
 pub(crate) mod engine;
 pub(crate) mod fork;
+pub(crate) mod frozen;
 pub(crate) mod guest;
 pub(crate) mod run_dir;
 pub(crate) mod session;

@@ -4,7 +4,7 @@ use crate::pack::options::PackOptions;
 use crate::store::stored::Stored;
 use forkd_format::layout::{entry_header, padding};
 use forkd_format::manifest::{FILE_ORDER, FileEntry, Link, MANIFEST, MEMORY, SNAPSHOT_JSON};
-use forkd_format::{Digest, Manifest};
+use forkd_format::{Digest, Manifest, PackFormat};
 
 /// The manifest with every size and no digest: exactly as long as it will be.
 pub(crate) fn draft(chain: &[Stored], inputs: &[Input], options: &PackOptions) -> Result<Manifest> {
@@ -31,7 +31,7 @@ pub(crate) fn draft(chain: &[Stored], inputs: &[Input], options: &PackOptions) -
     }
     let head = chain.last().and_then(|stored| stored.record.clone()).unwrap_or_default();
     Ok(Manifest {
-        version: version(options, links.len())?,
+        version: format(options, links.len())?.version(),
         tag: options.tag.clone(),
         description: options.description.clone().or(head.description),
         base_image: options.base_image.clone().or(head.base_image),
@@ -45,20 +45,21 @@ pub(crate) fn draft(chain: &[Stored], inputs: &[Input], options: &PackOptions) -
 }
 
 /// The format that is asked for, where it can hold the snapshot.
-pub(crate) fn version(options: &PackOptions, links: usize) -> Result<u32> {
+fn format(options: &PackOptions, links: usize) -> Result<PackFormat> {
     let wrong = |message: &str| Err(Error::new(Kind::Usage, format!("'{}' {message}", options.tag)));
-    let version = match (options.format, links) {
-        (Some(1), 2..) => return wrong("is a chain; format 1 holds one snapshot: use 2 or 3"),
-        (Some(2), 1) => return wrong("is no chain; format 2 holds one: use 1 or 3"),
-        (Some(version @ 1..=3), _) => version,
-        (Some(_), _) => return wrong("can be packed in the formats 1, 2 and 3"),
-        (None, 1) => 1,
-        (None, _) => 2,
+    let format = match (options.format, links) {
+        (Some(PackFormat::Single), 2..) => {
+            return wrong("is a chain; format 1 holds one snapshot: use 2 or 3");
+        }
+        (Some(PackFormat::Chain), 1) => return wrong("is no chain; format 2 holds one: use 1 or 3"),
+        (Some(format), _) => format,
+        (None, 1) => PackFormat::Single,
+        (None, _) => PackFormat::Chain,
     };
-    if version != 3 && (!options.bases.is_empty() || options.kernel.is_some()) {
+    if !format.is_paged() && (!options.bases.is_empty() || options.kernel.is_some()) {
         return wrong("can refer to bases in format 3 only: add --format 3");
     }
-    Ok(version)
+    Ok(format)
 }
 
 /// The manifest as a tar entry, padded.

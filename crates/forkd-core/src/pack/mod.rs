@@ -1,5 +1,6 @@
 //! From snapshots in the store to a pack: read once, hashed and compressed on all cores, written in order.
 
+pub(crate) mod computed_id;
 pub(crate) mod description;
 pub(crate) mod draft;
 pub(crate) mod input;
@@ -18,10 +19,14 @@ use crate::pack::options::{PackOptions, PackReport};
 use crate::pack::paged::bases_written::BaseFile;
 use crate::store::lock::LockKind;
 use crate::store::root::Store;
-use forkd_format::Tag;
+use crate::store::work_file::WorkFile;
 use forkd_format::manifest::{Base, BaseKind};
+use forkd_format::{PackFormat, Tag};
 use std::fs::File;
 use std::path::Path;
+
+/// Begins the names of packs that are being written.
+const PREFIX: &str = ".forkd-pack-";
 
 /// Packs into a new file; one that is there is replaced only by a whole pack.
 ///
@@ -40,24 +45,12 @@ pub fn pack(store: &Store, options: &PackOptions, out: &Path, env: Env<'_>) -> R
             format!("{} is inside the store; choose another folder", out.display()),
         ));
     }
-    crate::store::workdir::sweep_files(dir, ".forkd-pack-");
-    let disk = store.disk();
-    let temp = tempfile::Builder::new()
-        .prefix(".forkd-pack-")
-        .make_in(dir, |path| disk.create(path, 0o644))
-        .map_err(Error::io("create a file in", dir))?;
-    forkd_sys::try_lock(temp.as_file(), forkd_sys::LockKind::Exclusive)
-        .map_err(Error::io("lock", temp.path()))?;
-    let mut report = pack_into(store, options, temp.as_file(), temp.path(), env)?;
+    let temp = WorkFile::create(store.disk(), dir, (PREFIX, ""), 0o644)?;
+    let mut report = pack_into(store, options, temp.file(), temp.path(), env)?;
     if let Some(base) = report.manifest.bases.iter().find(|base| base.kind == BaseKind::Kernel) {
         put_kernel(store, options, base, dir, env)?;
     }
-    disk.sync_file(temp.as_file(), out).map_err(Error::io("sync", out))?;
-    let (_, path) = temp.keep().map_err(|e| Error::io("keep", out)(e.error))?;
-    disk.replace(&path, out)
-        .map_err(Error::io("create", out))
-        .inspect_err(|_| drop(std::fs::remove_file(&path)))?;
-    disk.sync_dir(dir).map_err(Error::io("sync", dir))?;
+    temp.put(out)?;
     report.path = out.to_owned();
     Ok(report)
 }
@@ -71,21 +64,12 @@ fn put_kernel(store: &Store, options: &PackOptions, base: &Base, dir: &Path, env
         return Ok(());
     }
     let failed = || Error::io("write", &path);
-    let disk = store.disk();
     let mut input = File::open(kernel).map_err(Error::io("open", kernel))?;
-    let temp = tempfile::Builder::new()
-        .prefix(".forkd-pack-")
-        .make_in(dir, |path| disk.create(path, 0o644))
-        .map_err(failed())?;
-    forkd_sys::try_lock(temp.as_file(), forkd_sys::LockKind::Exclusive).map_err(failed())?;
-    let mut encoder = zstd::Encoder::new(temp.as_file(), options.level).map_err(failed())?;
+    let temp = WorkFile::create(store.disk(), dir, (PREFIX, ""), 0o644)?;
+    let mut encoder = zstd::Encoder::new(temp.file(), options.level).map_err(failed())?;
     std::io::copy(&mut input, &mut encoder).map_err(failed())?;
     encoder.finish().map_err(failed())?;
-    disk.sync_file(temp.as_file(), &path).map_err(failed())?;
-    disk.replace(temp.path(), &path).map_err(failed())?;
-    // Its first name is gone: there is nothing to delete.
-    let _ = temp.keep();
-    disk.sync_dir(dir).map_err(Error::io("sync", dir))
+    temp.put(&path)
 }
 
 /// Packs into an open, empty file.
@@ -107,10 +91,13 @@ pub(crate) fn pack_into(
     let chain = store.chain(&options.tag)?;
     let inputs = open_inputs(&chain)?;
     let mut manifest = draft(&chain, &inputs, options)?;
-    let bases = if manifest.version == 3 { paged::bases_written::open(options, env)? } else { Vec::new() };
+    let bases =
+        if manifest.format().is_paged() { paged::bases_written::open(options, env)? } else { Vec::new() };
     env.progress.start("packing", Some(manifest.unpacked_size()));
-    let packed = match manifest.version {
-        3 => paged::write::write(&mut manifest, &inputs, bases, options.level, store, out, path, env),
+    let packed = match manifest.format() {
+        PackFormat::Paged => {
+            paged::write::write(&mut manifest, &inputs, bases, options.level, store, out, path, env)
+        }
         _ => stream::write::write(&mut manifest, &inputs, options.level, store, out, path, env),
     };
     env.progress.finish();

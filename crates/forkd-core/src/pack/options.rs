@@ -1,5 +1,5 @@
 use crate::store::root::Store;
-use forkd_format::{Manifest, Tag};
+use forkd_format::{Manifest, PackFormat, Tag};
 use std::path::PathBuf;
 
 /// How to pack.
@@ -15,11 +15,11 @@ pub struct PackOptions {
     pub level: i32,
     /// RFC 3339, UTC.
     pub created_at: String,
-    /// 1, 2 or 3; where none is named, 1 for a base and 2 for a chain.
-    pub format: Option<u32>,
-    /// Snapshots whose files frames may refer to, each in the store that holds it (version 3 only).
+    /// Where none is named, that which 0.5.x hosts read: the one for a single snapshot or for a chain.
+    pub format: Option<PackFormat>,
+    /// Snapshots whose files frames may refer to, each in the store that holds it (paged packs only).
     pub bases: Vec<(Store, Tag)>,
-    /// The guest's uncompressed kernel, and its release, that frames may refer to (version 3 only).
+    /// The guest's uncompressed kernel, and its release, that frames may refer to (paged packs only).
     pub kernel: Option<(String, PathBuf)>,
 }
 

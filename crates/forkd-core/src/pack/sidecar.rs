@@ -11,7 +11,7 @@ use std::io::Read;
 use std::path::Path;
 
 /// A file that belongs to a pack file and lies beside it: its root disk, or a kernel.
-pub(crate) fn open_beside(pack: &Path, name: &str) -> Result<Box<dyn Read + Send>> {
+pub(crate) fn open_sidecar(pack: &Path, name: &str) -> Result<Box<dyn Read + Send>> {
     let path = pack.with_file_name(name);
     match path.metadata() {
         Ok(metadata) if !metadata.is_file() => Err(Error::new(
@@ -95,4 +95,4 @@ fn sidecar_error(name: &str, error: std::io::Error) -> Error {
 }
 
 /// Opens a file that lies beside the pack.
-pub(crate) type Beside<'a> = &'a mut dyn FnMut(&str) -> Result<Box<dyn Read + Send>>;
+pub(crate) type OpenSidecar<'a> = &'a mut dyn FnMut(&str) -> Result<Box<dyn Read + Send>>;

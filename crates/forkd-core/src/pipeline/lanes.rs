@@ -7,7 +7,7 @@ use crate::error::{Error, Kind, Result};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-type Job<'e> = Box<dyn FnOnce(&Lanes<'e>) -> Result<()> + Send + 'e>;
+type LaneJob<'e> = Box<dyn FnOnce(&Lanes<'e>) -> Result<()> + Send + 'e>;
 
 /// How the jobs of a lane run.
 #[derive(Debug, Clone, Copy)]
@@ -17,11 +17,11 @@ pub(crate) enum LaneKind {
 }
 
 enum Lane<'e> {
-    Ordered { next: u64, busy: bool, ready: BTreeMap<u64, Job<'e>> },
-    Parallel(VecDeque<Job<'e>>),
+    Ordered { next: u64, busy: bool, ready: BTreeMap<u64, LaneJob<'e>> },
+    Parallel(VecDeque<LaneJob<'e>>),
 }
 
-struct State<'e> {
+struct LaneState<'e> {
     lanes: Vec<Lane<'e>>,
     running: usize,
     closed: bool,
@@ -29,7 +29,7 @@ struct State<'e> {
 }
 
 pub(crate) struct Lanes<'e> {
-    state: Mutex<State<'e>>,
+    state: Mutex<LaneState<'e>>,
     wake: Condvar,
 }
 
@@ -42,7 +42,7 @@ pub(crate) fn run<'e, R>(
     produce: impl FnOnce(&Lanes<'e>) -> Result<R>,
 ) -> Result<R> {
     let lanes = Lanes {
-        state: Mutex::new(State {
+        state: Mutex::new(LaneState {
             lanes: kinds
                 .iter()
                 .map(|kind| match kind {
@@ -78,7 +78,7 @@ pub(crate) fn run<'e, R>(
     }
 }
 
-impl<'e> State<'e> {
+impl<'e> LaneState<'e> {
     fn fail(&mut self, error: Error) {
         self.failure.get_or_insert(error);
         for lane in &mut self.lanes {
@@ -89,7 +89,7 @@ impl<'e> State<'e> {
         }
     }
 
-    fn next_job(&mut self) -> Option<(usize, Job<'e>)> {
+    fn next_job(&mut self) -> Option<(usize, LaneJob<'e>)> {
         self.lanes.iter_mut().enumerate().find_map(|(index, lane)| {
             let job = match lane {
                 Lane::Ordered { busy: true, .. } => None,
@@ -110,7 +110,7 @@ impl<'e> State<'e> {
 }
 
 impl<'e> Lanes<'e> {
-    fn lock(&self) -> MutexGuard<'_, State<'e>> {
+    fn lock(&self) -> MutexGuard<'_, LaneState<'e>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -1,75 +1,115 @@
+//! What all parts of one pull share.
+
+use crate::cache::answers::AnswerCache;
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
-use crate::hub::registry::Target;
-use crate::hub::remote::Remote;
-use crate::store::partial::Partial;
-use crate::store::record::Source;
+use crate::hub::port::Hub;
+use crate::hub::remote::{Location, Remote};
 use crate::store::root::Store;
+use crate::store::workdir::WorkDir;
 use crate::unpack::plan::UnpackOptions;
-use forkd_format::Digest;
+use forkd_format::Reference;
+use std::fmt;
 use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// What to pull.
+#[derive(Clone)]
+pub enum PullTarget<'a> {
+    /// A pack at a URL.
+    Url(Location),
+    /// A name on a hub.
+    Name {
+        /// The name.
+        reference: Reference,
+        /// The hub.
+        hub: &'a dyn Hub,
+    },
+}
+
+impl fmt::Debug for PullTarget<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Url(location) => write!(f, "{location}"),
+            Self::Name { reference, hub } => write!(f, "{reference} of {}", hub.name()),
+        }
+    }
+}
+
 /// How to pull.
 #[derive(Debug, Clone)]
-pub struct PullOptions {
+pub struct PullOptions<'a> {
     /// What.
-    pub target: Target,
+    pub target: PullTarget<'a>,
     /// Tag and force.
     pub unpack: UnpackOptions,
     /// Connections at a time, 1 to 16.
     pub connections: usize,
 }
 
-/// What all parts of one pull share.
+/// One pull.
 #[derive(Clone)]
-pub(crate) struct Pulling<'a> {
+pub(crate) struct PullContext<'a> {
     pub(crate) store: &'a Store,
     pub(crate) remote: &'a dyn Remote,
-    pub(crate) options: &'a PullOptions,
+    pub(crate) options: &'a PullOptions<'a>,
     pub(crate) env: Env<'a>,
-    pub(crate) moved: Moved,
+    pub(crate) traffic: Traffic,
+}
+
+impl<'a> PullContext<'a> {
+    pub(crate) fn answers(&self) -> AnswerCache<'a> {
+        AnswerCache(self.options.unpack.cache.as_ref())
+    }
 }
 
 /// Bytes that came.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Moved(pub(crate) Arc<AtomicU64>);
+pub(crate) struct Traffic(Arc<AtomicU64>);
 
-impl Moved {
+impl Traffic {
     pub(crate) fn add(&self, bytes: u64) {
         self.0.fetch_add(bytes, Ordering::Relaxed);
     }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// A body whose bytes are counted.
+    pub(crate) fn meter<R>(&self, body: R) -> TrafficMeter<R> {
+        TrafficMeter { body, traffic: self.clone() }
+    }
 }
 
-/// A stream whose bytes are counted.
-pub(crate) struct Counted<R> {
-    pub(crate) body: R,
-    pub(crate) moved: Moved,
+/// A stream that counts its bytes.
+pub(crate) struct TrafficMeter<R> {
+    body: R,
+    traffic: Traffic,
 }
 
-impl<R: Read> Read for Counted<R> {
+impl<R: Read> Read for TrafficMeter<R> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let read = self.body.read(buffer)?;
-        self.moved.add(read as u64);
+        self.traffic.add(read as u64);
         Ok(read)
     }
 }
 
+/// Files of a download whose bytes are worth going on with.
+pub(crate) const JOURNAL: &str = "journal";
+pub(crate) const PACK: &str = "pack";
+
 /// What is to become of what has landed: it goes once the pull is done, or where the pack was refused; else the next run goes on with it.
-pub(crate) fn settle<T>(partial: Partial, outcome: Result<T>) -> Result<T> {
+pub(crate) fn settle<T>(download: WorkDir, outcome: Result<T>) -> Result<T> {
     let worthless = match &outcome {
-        Ok(_) => true,
-        Err(Error::Changed { .. }) => true,
-        Err(error) => error.kind() == Kind::Integrity || partial.is_empty(),
+        Ok(_) | Err(Error::Changed { .. }) => true,
+        Err(error) => error.kind() == Kind::Integrity || download.are_empty(&[JOURNAL, PACK]),
     };
     if worthless {
-        let removed = partial.remove();
+        let removed = download.remove();
         return outcome.and_then(|value| removed.map(|()| value));
     }
     outcome
-}
-
-pub(crate) fn source_of(name: &str, sha256: Option<Digest>) -> Source {
-    Source { name: name.to_owned(), head: None, sha256 }
 }

@@ -1,15 +1,14 @@
 use crate::error::{Error, Result};
-use crate::store::partial::Partial;
+use crate::pull::context::JOURNAL;
+use crate::store::workdir::WorkDir;
 use forkd_sys::Disk;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
-pub(crate) const JOURNAL: &str = "journal";
-
 /// The frames that have landed: their places in the pack, four bytes each, as they came.
-pub(crate) struct Journal {
+pub(crate) struct FrameJournal {
     path: PathBuf,
     file: File,
     end: Mutex<u64>,
@@ -17,15 +16,15 @@ pub(crate) struct Journal {
     disk: Disk,
 }
 
-impl Journal {
-    pub(crate) fn open(partial: &Partial, frames: usize, disk: &Disk) -> Result<Self> {
-        let (path, file) = partial.file(JOURNAL)?;
+impl FrameJournal {
+    pub(crate) fn open(download: &WorkDir, frames: usize, disk: &Disk) -> Result<Self> {
+        let (path, file) = download.file(JOURNAL)?;
         let len = file.metadata().map_err(Error::io("read", &path))?.len();
         Ok(Self { path, file, end: Mutex::new(len - len % 4), frames, disk: disk.clone() })
     }
 
     /// What earlier runs noted, each frame once.
-    pub(crate) fn landed(&self) -> Result<Vec<usize>> {
+    pub(crate) fn noted(&self) -> Result<Vec<usize>> {
         let end = self.end.lock().map_or(0, |end| *end).min(4 * 4 * self.frames as u64);
         let mut bytes = vec![0; end as usize];
         self.file.read_exact_at(&mut bytes, 0).map_err(Error::io("read", &self.path))?;

@@ -1,22 +1,28 @@
-//! Version 3: of the frames of a pack, those that no file of the store has are fetched, by several connections at a time.
+//! Paged packs: of the frames of a pack, those that no file of the store has are fetched, by several connections at a time.
 
+use crate::digest::sparse::read_data;
+use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::hub::remote::{Answer, Location, Request, Validator};
-use crate::pack::paged::assemble::{Feed, Feeder, Target};
-use crate::pack::paged::bases::open_bases;
+use crate::pack::paged::assemble::{Feed, Feeder, FrameTarget};
+use crate::pack::paged::bases::BaseSearch;
 use crate::pack::paged::decode::Pages;
-use crate::pack::paged::head::{Head, read_exact};
-use crate::pull::context::{Counted, Pulling, source_of};
-use crate::pull::journal::{JOURNAL, Journal};
-use crate::pull::probe::Framed as OpenFramed;
+use crate::pack::paged::header::{PagedHeader, read_exact};
+use crate::pack::paged::page_source::PageSource;
+use crate::pack::stream::zstd_frames::read_error;
+use crate::pull::context::{JOURNAL, PullContext, TrafficMeter, settle};
+use crate::pull::journal::FrameJournal;
+use crate::pull::landed::Landed;
+use crate::pull::probe::HeaderProbe;
 use crate::pull::ranges::{Stretch, ranges};
 use crate::store::by_content::{self, LocalBlocks};
 use crate::store::lock::LockKind;
-use crate::store::partial::Partial;
-use crate::unpack::files::{Unpacking, publish};
-use crate::unpack::origin::Origin;
-use crate::unpack::paged::Framed;
-use crate::unpack::plan::{Outcome, UnpackReport, local_tags, plan, report};
+use crate::store::record::Provenance;
+use crate::store::workdir::WorkDir;
+use crate::unpack::files::{StagedPack, publish};
+use crate::unpack::job::UnpackJob;
+use crate::unpack::paged::PagedFiles;
+use crate::unpack::plan::{Outcome, UnpackPlan, UnpackReport, local_tags};
 use forkd_format::Tag;
 use forkd_format::v3::{FRAME_SIZE, frame_len};
 use std::collections::{BTreeMap, VecDeque};
@@ -25,86 +31,98 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What was pulled.
-pub(crate) struct Pulled {
+pub(crate) struct PagedPull {
     pub(crate) unpack: UnpackReport,
+    /// Content that files of the store had already, by the tag that had it, in bytes.
     pub(crate) reused: BTreeMap<Tag, u64>,
+    /// Bytes of the pack that an earlier run had brought.
     pub(crate) resumed: u64,
 }
 
-/// Pulls a pack whose head was read.
+/// Pulls a pack whose header was read.
 pub(crate) fn pull(
-    pulling: &Pulling<'_>,
+    context: &PullContext<'_>,
     location: &Location,
     name: &str,
-    opened: OpenFramed<'_>,
-) -> Result<Pulled> {
-    let OpenFramed { head, validator, stream } = opened;
-    let key = format!("pack-{}", &head.digest.to_string()[..32]);
-    let partial = pulling.store.partial(&key, pulling.env)?;
-    let run = Run { pulling, location, name, head: &head, validator: &validator, partial: &partial };
-    let outcome = run.pull(stream);
-    crate::pull::context::settle(partial, outcome)
+    probe: HeaderProbe<'_>,
+) -> Result<PagedPull> {
+    let HeaderProbe { header, validator, stream, .. } = probe;
+    let key = format!("pack-{}", &header.id.id().digest().to_string()[..32]);
+    let work = context.store.download(&key, context.env)?;
+    let fetch = FrameFetch { context, location, name, header: &header, validator: &validator, work: &work };
+    let outcome = fetch.run(stream);
+    settle(work, outcome)
 }
 
-pub(crate) struct Run<'a> {
-    pulling: &'a Pulling<'a>,
+struct FrameFetch<'a> {
+    context: &'a PullContext<'a>,
     location: &'a Location,
     name: &'a str,
-    head: &'a Head,
+    header: &'a PagedHeader,
     validator: &'a Validator,
-    partial: &'a Partial,
+    work: &'a WorkDir,
 }
 
-impl Run<'_> {
-    fn pull(&self, stream: Option<Box<dyn Read + Send + '_>>) -> Result<Pulled> {
-        let Pulling { store, options, env, .. } = *self.pulling;
-        let (head, options) = (self.head, &options.unpack);
-        let manifest = &head.manifest;
+impl FrameFetch<'_> {
+    fn run(&self, stream: Option<Box<dyn Read + Send + '_>>) -> Result<PagedPull> {
+        let PullContext { store, remote, options, env, .. } = *self.context;
+        let (header, options) = (self.header, &options.unpack);
+        let manifest = &header.manifest;
         let tags = local_tags(manifest, options.tag.as_ref())?;
         let _locks = store.lock_all(&tags, LockKind::Exclusive, env)?;
-        let outcomes = plan(store, manifest, &tags, options)?;
-        let report = report(store, manifest, &tags, &outcomes);
-        let mut pulled = Pulled { unpack: report, reused: BTreeMap::new(), resumed: 0 };
-        if pulled.unpack.nothing_new() {
+        let plan = UnpackPlan::new(store, manifest, &tags, options)?;
+        let unpack = plan.report(store, manifest);
+        let mut pulled = PagedPull { unpack, reused: BTreeMap::new(), resumed: 0 };
+        if plan.changes_nothing() {
             return Ok(pulled);
         }
-        let mut beside = |file: &str| {
-            let body = self.pulling.remote.get(&self.location.join(file)?, env.cancel)?.body;
-            Ok(Box::new(Counted { body, moved: self.pulling.moved.clone() }) as Box<dyn Read + Send>)
-        };
-        let journal = Journal::open(self.partial, head.frames(), store.disk())?;
-        let landed = journal.landed()?;
-        if landed.is_empty() {
+        let journal = FrameJournal::open(self.work, header.frames(), store.disk())?;
+        let noted = journal.noted()?;
+        if noted.is_empty() {
             // Whatever else lies there, nothing says that it is of this pack.
-            self.partial.clear_but(JOURNAL)?;
+            self.work.clear_but(JOURNAL)?;
         }
-        let bases = open_bases(
-            store,
-            head,
-            &self.location.to_string(),
-            self.partial.path(),
-            options,
-            &mut beside,
-            env,
-        )?;
-        let source = source_of(self.name, Some(head.digest));
-        let origin = Origin { source, sidecar: &mut beside, trust_manifest: false, count_content: false };
-        let unpacking =
-            Unpacking::new(store, manifest, self.partial.path(), &outcomes, &origin, options, env)?;
-        let note = |id: usize| journal.note(id);
-        let framed = Framed::new(head, &unpacking, Some(&note))?;
-        let done = Done::new(head, &outcomes, &unpacking);
-        pulled.resumed = self.check_landed(&landed, &framed, &done)?;
-        if !landed.is_empty() {
-            self.clear_rest(&framed, &done)?;
+        let mut sidecar = |file: &str| {
+            let body = remote.get(&self.location.join(file)?, env.cancel)?.body;
+            Ok(Box::new(self.context.traffic.meter(body)) as Box<dyn Read + Send>)
+        };
+        let (cache, location) = (options.cache.as_ref(), self.location.to_string());
+        let search = BaseSearch { store, cache, work: self.work.path(), name: &location, env };
+        let bases = search.open_all(header, &mut sidecar)?;
+        let job = UnpackJob { store, manifest, plan: &plan, options, count_content: false, env };
+        let staged = StagedPack::new(job, self.work)?;
+        let tell = |id: usize| journal.note(id);
+        let files = PagedFiles::new(header, &staged, Some(&tell))?;
+        let landed = Landed::new(header, &plan, &staged);
+        pulled.resumed = self.check_noted(&noted, &files, &landed)?;
+        if !noted.is_empty() {
+            self.clear_rest(&files, &landed)?;
         }
-        pulled.reused = self.reuse(&framed, &done)?;
-        let done = done.0.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let ranges = ranges(head, &done);
+        pulled.reused = self.reuse(&files, &landed)?;
+        let landed = landed.into_inner();
+        self.fetch(&files, bases, landed, stream)?;
+        files.finish();
+        // What is replaced comes to lie here in its place, and may be in use: it is not gone on with.
+        let replaces = plan.outcomes.contains(&Outcome::Replaced);
+        let provenance = Provenance { name: self.name.to_owned(), head: None, id: Some(header.id.id()) };
+        publish(staged, &provenance, || if replaces { journal.end() } else { Ok(()) })?;
+        Ok(pulled)
+    }
+
+    /// Fetches the frames that are missing, over several connections, or from the stream that is coming anyway.
+    fn fetch(
+        &self,
+        files: &PagedFiles<'_>,
+        bases: Vec<PageSource>,
+        landed: Vec<bool>,
+        stream: Option<Box<dyn Read + Send + '_>>,
+    ) -> Result<()> {
+        let progress = self.context.env.progress;
+        let ranges = ranges(self.header, &landed);
         let bytes: u64 = ranges.iter().map(|stretch| stretch.bytes.end - stretch.bytes.start).sum();
-        env.progress.start("pulling", Some(bytes));
+        progress.start("pulling", Some(bytes));
         let queue = Mutex::new(VecDeque::from(ranges));
-        let wanted = &done;
+        let wanted = &landed;
         let feeders: Vec<Feeder<'_>> = match stream {
             Some(mut stream) => {
                 vec![Box::new(move |feed: &Feed<'_, '_>| self.feed_all(&mut stream, wanted, feed))]
@@ -113,32 +131,25 @@ impl Run<'_> {
                 .map(|_| Box::new(|feed: &Feed<'_, '_>| self.feed(&queue, wanted, feed)) as Feeder<'_>)
                 .collect(),
         };
-        let name = self.location.to_string();
-        let outcome = framed.assemble(store, &name, bases, &outcomes, &tags, done.clone(), feeders, env);
-        env.progress.finish();
-        outcome?;
-        framed.finish();
-        // What is replaced comes to lie here in its place, and may be in use: it is not gone on with.
-        let replaces = outcomes.contains(&Outcome::Replaced);
-        let before = || if replaces { journal.end() } else { Ok(()) };
-        publish(store, &unpacking, &tags, &origin, before, env)?;
-        Ok(pulled)
+        let outcome = files.assemble(&self.location.to_string(), bases, landed.clone(), feeders);
+        progress.finish();
+        outcome
     }
 
     fn connections(&self, queue: &Mutex<VecDeque<Stretch>>) -> usize {
         let ranges = queue.lock().map_or(0, |queue| queue.len());
-        self.pulling.options.connections.clamp(1, 16).min(ranges)
+        self.context.options.connections.clamp(1, 16).min(ranges)
     }
 
     /// Fetches ranges until none is left.
-    fn feed(&self, queue: &Mutex<VecDeque<Stretch>>, done: &[bool], feed: &Feed<'_, '_>) -> Result<()> {
+    fn feed(&self, queue: &Mutex<VecDeque<Stretch>>, landed: &[bool], feed: &Feed<'_, '_>) -> Result<()> {
         loop {
             let next = queue.lock().ok().and_then(|mut queue| queue.pop_front());
             let Some(Stretch { bytes: range, ids }) = next.filter(|_| !feed.failed()) else { return Ok(()) };
             let only_of = Some(self.validator.clone()).filter(|validator| !validator.is_empty());
             let request = Request { start: range.start, end: Some(range.end), only_of, unless: None };
             let changed = || Error::Changed { location: self.location.to_string() };
-            let answer = self.pulling.remote.request(self.location, &request, self.pulling.env.cancel)?;
+            let answer = self.context.remote.request(self.location, &request, self.context.env.cancel)?;
             let (mut body, skip) = match answer {
                 Answer::Part(download) => (download.body, 0),
                 // The server gave ranges when it was asked first, so it has another copy now; or it lost the gift.
@@ -148,12 +159,12 @@ impl Run<'_> {
             };
             let name = self.location.to_string();
             std::io::copy(&mut (&mut body).take(skip), &mut std::io::sink())
-                .map_err(|e| crate::pack::stream::zstd_frames::read_error(&name, e))?;
-            let mut body = self.counted(body);
+                .map_err(|e| read_error(&name, e))?;
+            let mut body = self.metered(body);
             for id in ids {
-                let mut bytes = vec![0; self.head.stored(id).len as usize];
+                let mut bytes = vec![0; self.header.stored(id).len as usize];
                 read_exact(&mut body, &mut bytes, &name)?;
-                if !done[id] && !feed.land(id, bytes)? {
+                if !landed[id] && !feed.land(id, bytes)? {
                     return Ok(());
                 }
             }
@@ -161,34 +172,34 @@ impl Run<'_> {
     }
 
     /// Takes all frames from one stream.
-    fn feed_all(&self, stream: &mut dyn Read, done: &[bool], feed: &Feed<'_, '_>) -> Result<()> {
+    fn feed_all(&self, stream: &mut dyn Read, landed: &[bool], feed: &Feed<'_, '_>) -> Result<()> {
         let name = self.location.to_string();
-        for (id, (_, _, frame)) in self.head.index.stored().enumerate() {
+        for (id, (_, _, frame)) in self.header.index.stored().enumerate() {
             let mut bytes = vec![0; frame.len as usize];
             read_exact(&mut &mut *stream, &mut bytes, &name)?;
-            if !done[id] && !feed.land(id, bytes)? {
+            if !landed[id] && !feed.land(id, bytes)? {
                 break;
             }
         }
         Ok(())
     }
 
-    fn counted(&self, body: Box<dyn Read + Send>) -> Progressing<'_> {
-        Progressing { body: Counted { body, moved: self.pulling.moved.clone() }, pulling: self.pulling }
+    fn metered(&self, body: Box<dyn Read + Send>) -> ProgressMeter<'_> {
+        ProgressMeter { body: self.context.traffic.meter(body), env: self.context.env }
     }
 
     /// Reads what an earlier run noted again: a machine that went down may have lost it.
-    fn check_landed(&self, landed: &[usize], framed: &Framed<'_>, done: &Done) -> Result<u64> {
+    fn check_noted(&self, noted: &[usize], files: &PagedFiles<'_>, landed: &Landed) -> Result<u64> {
         let bytes = AtomicU64::new(0);
-        self.each(landed, |id, pages, raw| {
-            let (file, number) = self.head.place(id);
+        self.each(noted, |id, pages, raw| {
+            let (file, number) = self.header.place(id);
             let len = self.len(id);
-            if done.has(id) || !framed.read(file, number as u64 * FRAME_SIZE as u64, &mut raw[..len])? {
+            if landed.has(id) || !files.read(file, number as u64 * FRAME_SIZE as u64, &mut raw[..len])? {
                 return Ok(());
             }
             if self.is_frame(id, pages, &raw[..len]) {
-                done.set(id);
-                bytes.fetch_add(u64::from(self.head.stored(id).len), Ordering::Relaxed);
+                landed.set(id);
+                bytes.fetch_add(u64::from(self.header.stored(id).len), Ordering::Relaxed);
             }
             Ok(())
         })?;
@@ -196,45 +207,45 @@ impl Run<'_> {
     }
 
     /// What has not landed must be zero where it will not be written: zeros are not.
-    fn clear_rest(&self, framed: &Framed<'_>, done: &Done) -> Result<()> {
+    fn clear_rest(&self, files: &PagedFiles<'_>, landed: &Landed) -> Result<()> {
         let mut raw = vec![0; FRAME_SIZE];
-        for (file, table) in self.head.index.files.iter().enumerate() {
+        for (file, table) in self.header.index.files.iter().enumerate() {
             for number in 0..table.frames.len() {
-                if self.head.id(file, number).is_some_and(|id| done.has(id)) {
+                if self.header.id(file, number).is_some_and(|id| landed.has(id)) {
                     continue;
                 }
-                self.pulling.env.cancel.check()?;
+                self.context.env.cancel.check()?;
                 let len = frame_len(table.size, number);
-                framed.clear(file, number as u64 * FRAME_SIZE as u64, &mut raw[..len])?;
+                files.clear(file, number as u64 * FRAME_SIZE as u64, &mut raw[..len])?;
             }
         }
         Ok(())
     }
 
     /// Takes frames from files of the store that hold the same bytes.
-    fn reuse(&self, framed: &Framed<'_>, done: &Done) -> Result<BTreeMap<Tag, u64>> {
-        let files = by_content::files(self.pulling.store)?;
-        let blocks = LocalBlocks::of(&files);
-        let wanted: Vec<usize> = (0..self.head.frames()).filter(|id| !done.has(*id)).collect();
+    fn reuse(&self, files: &PagedFiles<'_>, landed: &Landed) -> Result<BTreeMap<Tag, u64>> {
+        let here = by_content::files(self.context.store)?;
+        let blocks = LocalBlocks::of(&here);
+        let wanted: Vec<usize> = (0..self.header.frames()).filter(|id| !landed.has(*id)).collect();
         let reused: Mutex<BTreeMap<Tag, u64>> = Mutex::default();
         self.each(&wanted, |id, pages, raw| {
-            let (file, number) = self.head.place(id);
+            let (file, number) = self.header.place(id);
             let len = self.len(id);
-            for (local, block) in blocks.places(self.head.stored(id).sum) {
-                let local = &files[*local];
+            for (local, block) in blocks.places(self.header.stored(id).sum) {
+                let local = &here[*local];
                 let offset = block * FRAME_SIZE as u64;
                 let Some(opened) = local.open() else { continue };
                 if frame_len(local.recorded.size, *block as usize) != len
-                    || crate::digest::sparse::read_data(opened, offset, &mut raw[..len]).is_err()
+                    || read_data(opened, offset, &mut raw[..len]).is_err()
                     || !self.is_frame(id, pages, &raw[..len])
                 {
                     continue;
                 }
                 for (at, bytes) in pages.runs() {
-                    framed.write(file, number as u64 * FRAME_SIZE as u64 + at as u64, bytes)?;
+                    files.write(file, number as u64 * FRAME_SIZE as u64 + at as u64, bytes)?;
                 }
-                framed.landed(id, len)?;
-                done.set(id);
+                files.landed(id, len)?;
+                landed.set(id);
                 if let Ok(mut reused) = reused.lock() {
                     *reused.entry(local.tag.clone()).or_default() += len as u64;
                 }
@@ -246,13 +257,13 @@ impl Run<'_> {
     }
 
     fn len(&self, id: usize) -> usize {
-        let (file, number) = self.head.place(id);
-        frame_len(self.head.index.files[file].size, number)
+        let (file, number) = self.header.place(id);
+        frame_len(self.header.index.files[file].size, number)
     }
 
     fn is_frame(&self, id: usize, pages: &mut Pages, raw: &[u8]) -> bool {
         let bitmap = pages.take(raw);
-        pages.are(self.head.stored(id), raw.len(), &bitmap)
+        pages.are(self.header.stored(id), raw.len(), &bitmap)
     }
 
     /// Does something with each of some frames, on all cores.
@@ -261,7 +272,7 @@ impl Run<'_> {
         ids: &[usize],
         work: impl Fn(usize, &mut Pages, &mut [u8]) -> Result<()> + Sync,
     ) -> Result<()> {
-        let (next, env) = (AtomicU64::new(0), self.pulling.env);
+        let (next, env) = (AtomicU64::new(0), self.context.env);
         let outcomes: Vec<Result<()>> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..env.jobs.clamp(1, ids.len().max(1)))
                 .map(|_| {
@@ -282,41 +293,17 @@ impl Run<'_> {
     }
 }
 
-/// Frames that are in the files.
-struct Done(Mutex<Vec<bool>>);
-
-impl Done {
-    /// Those of links that are here with the same bytes.
-    fn new(head: &Head, outcomes: &[Outcome], unpacking: &Unpacking<'_>) -> Self {
-        let kept = |id| {
-            let (file, _) = head.place(id);
-            unpacking.link_of(file).is_some_and(|link| outcomes[link] == Outcome::Kept)
-        };
-        Self(Mutex::new((0..head.frames()).map(kept).collect()))
-    }
-
-    fn has(&self, id: usize) -> bool {
-        self.0.lock().is_ok_and(|done| done[id])
-    }
-
-    fn set(&self, id: usize) {
-        if let Ok(mut done) = self.0.lock() {
-            done[id] = true;
-        }
-    }
-}
-
 /// A body that counts as progress.
-struct Progressing<'a> {
-    body: Counted<Box<dyn Read + Send>>,
-    pulling: &'a Pulling<'a>,
+struct ProgressMeter<'a> {
+    body: TrafficMeter<Box<dyn Read + Send>>,
+    env: Env<'a>,
 }
 
-impl Read for Progressing<'_> {
+impl Read for ProgressMeter<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        self.pulling.env.cancel.check().map_err(std::io::Error::other)?;
+        self.env.cancel.check().map_err(std::io::Error::other)?;
         let read = self.body.read(buffer)?;
-        self.pulling.env.progress.advance(read as u64);
+        self.env.progress.advance(read as u64);
         Ok(read)
     }
 }

@@ -1,4 +1,4 @@
-use crate::pack::paged::head::Head;
+use crate::pack::paged::header::PagedHeader;
 use crate::store::by_content::{LocalBlocks, LocalFile};
 use forkd_format::Tag;
 use forkd_format::v3::frame_len;
@@ -11,7 +11,7 @@ pub(crate) const GAP: u64 = 8 << 10;
 pub(crate) const LONGEST: u64 = 8 << 20;
 
 /// Which frames of a pack must be fetched.
-pub(crate) struct Needs {
+pub(crate) struct FrameNeeds {
     /// Frames by their place in the pack: whether they are to be fetched.
     pub(crate) fetch: Vec<bool>,
     /// Bytes of them in the pack.
@@ -21,10 +21,10 @@ pub(crate) struct Needs {
 }
 
 /// Looks frames up in the store, by checksums that prove nothing yet.
-pub(crate) fn needs(head: &Head, files: &[LocalFile], blocks: &LocalBlocks) -> Needs {
-    let mut needs = Needs { fetch: Vec::new(), fetch_bytes: 0, reused: BTreeMap::new() };
-    for (file, number, frame) in head.index.stored() {
-        let len = frame_len(head.index.files[file].size, number) as u64;
+pub(crate) fn needs(header: &PagedHeader, files: &[LocalFile], blocks: &LocalBlocks) -> FrameNeeds {
+    let mut needs = FrameNeeds { fetch: Vec::new(), fetch_bytes: 0, reused: BTreeMap::new() };
+    for (file, number, frame) in header.index.stored() {
+        let len = frame_len(header.index.files[file].size, number) as u64;
         match blocks.places(frame.sum).first() {
             Some((local, _)) => {
                 *needs.reused.entry(files[*local].tag.clone()).or_default() += len;
@@ -46,10 +46,10 @@ pub(crate) struct Stretch {
 }
 
 /// The stretches of a pack that hold the frames that are missing: neighbours joined, none too long, so that connections share them.
-pub(crate) fn ranges(head: &Head, done: &[bool]) -> Vec<Stretch> {
+pub(crate) fn ranges(header: &PagedHeader, landed: &[bool]) -> Vec<Stretch> {
     let mut ranges: Vec<Stretch> = Vec::new();
-    for id in (0..head.frames()).filter(|id| !done[*id]) {
-        let frame = head.stored(id);
+    for id in (0..header.frames()).filter(|id| !landed[*id]) {
+        let frame = header.stored(id);
         let end = frame.offset + u64::from(frame.len);
         match ranges.last_mut() {
             Some(Stretch { bytes, ids })

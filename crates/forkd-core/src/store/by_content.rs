@@ -2,7 +2,7 @@
 
 use crate::env::Env;
 use crate::error::Result;
-use crate::pack::paged::page_source::SourceFile;
+use crate::pack::paged::page_source::PageSource;
 use crate::store::record::{HashedFile, RecordedFile};
 use crate::store::root::Store;
 use crate::store::stored::Stored;
@@ -66,9 +66,9 @@ impl LocalFile {
     }
 
     /// The same file as one that frames may refer to.
-    pub(crate) fn as_source(&self) -> Option<SourceFile> {
+    pub(crate) fn as_source(&self) -> Option<PageSource> {
         let file = self.open()?.try_clone().ok()?;
-        Some(SourceFile { file: Some(file), path: self.path.clone(), size: self.recorded.size })
+        Some(PageSource { file: Some(file), path: self.path.clone(), size: self.recorded.size })
     }
 }
 
@@ -78,7 +78,7 @@ pub(crate) fn find_base<'f>(files: &'f [LocalFile], base: &Base) -> Option<&'f L
 }
 
 /// The same among snapshots that have no record, as other tools leave them: files of the right size are read.
-pub(crate) fn find_unrecorded(store: &Store, base: &Base, env: Env<'_>) -> Result<Option<SourceFile>> {
+pub(crate) fn find_unrecorded(store: &Store, base: &Base, env: Env<'_>) -> Result<Option<PageSource>> {
     for tag in store.tags()? {
         let Ok(stored) = store.load(&tag) else { continue };
         if stored.record.is_some() {
@@ -91,7 +91,7 @@ pub(crate) fn find_unrecorded(store: &Store, base: &Base, env: Env<'_>) -> Resul
                 continue;
             };
             if HashedFile::read(&path, &mut |_| env.cancel.check())?.root == base.root {
-                return Ok(Some(SourceFile { file: Some(file), path, size: base.size }));
+                return Ok(Some(PageSource { file: Some(file), path, size: base.size }));
             }
         }
     }

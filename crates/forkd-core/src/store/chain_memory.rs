@@ -23,12 +23,12 @@ struct Note {
 }
 
 impl Store {
-    fn assembled_root(&self) -> PathBuf {
-        self.root.join("assembled")
+    fn assembled_dir(&self) -> PathBuf {
+        self.root().join("assembled")
     }
 
     fn assembled_path(&self, digest: &Digest) -> PathBuf {
-        self.assembled_root().join(format!("{digest}.bin"))
+        self.assembled_dir().join(format!("{digest}.bin"))
     }
 
     /// The whole memory of a chain's head, in a file that a machine can be started from: that of a flat snapshot itself, or what the
@@ -61,8 +61,8 @@ impl Store {
         let layers = Layers::open(chain, size, env)?;
         let staging = self.stage(env)?;
         let staged = staging.path().join(MEMORY);
-        let file = self.disk.create(&staged, 0o644).map_err(Error::io("create", &staged))?;
-        let found = layers.assemble(&self.disk, &file, &staged, env)?;
+        let file = self.disk().create(&staged, 0o644).map_err(Error::io("create", &staged))?;
+        let found = layers.assemble(self.disk(), &file, &staged, env)?;
         if found != digest {
             let message = format!(
                 "the memory of '{0}', assembled from {1} links, has sha256 {found}; snapshot.json says {digest}. Nothing was \
@@ -87,21 +87,21 @@ kept; `forkd verify {0}` shows whether a link is damaged",
     /// Makes an assembled memory count as missing, so that it is made again.
     pub(crate) fn forget_assembled(&self, digest: &Digest) -> Result<()> {
         let note = note_path(&self.assembled_path(digest));
-        self.disk.remove_file(&note).map_err(Error::io("remove", &note))
+        self.disk().remove_file(&note).map_err(Error::io("remove", &note))
     }
 
     /// Moves a finished file into its place, note first: without the right one a file counts as missing.
     fn keep_assembled(&self, staged: &Path, file: &File, digest: &Digest) -> Result<PathBuf> {
         let metadata = file.metadata().map_err(Error::io("read", staged))?;
         // As the memory of a flat snapshot: QEMU opens it for writing although all its writes are private.
-        self.disk.set_mode(file, staged, metadata.mode() & 0o644).map_err(Error::io("seal", staged))?;
-        self.disk.sync_file(file, staged).map_err(Error::io("sync", staged))?;
+        self.disk().set_mode(file, staged, metadata.mode() & 0o644).map_err(Error::io("seal", staged))?;
+        self.disk().sync_file(file, staged).map_err(Error::io("sync", staged))?;
         let metadata = file.metadata().map_err(Error::io("read", staged))?;
         let note = Note { size: metadata.len(), mtime_ns: modified_ns(&metadata) };
         let text = serde_json::to_vec(&note).map_err(|e| Error::new(Kind::General, e.to_string()))?;
         let staged_note = staged.with_extension("note");
-        crate::store::staged::write_sealed(&self.disk, &staged_note, &text)?;
-        let (target, root) = (self.assembled_path(digest), self.assembled_root());
+        crate::store::staged::write_sealed(self.disk(), &staged_note, &text)?;
+        let (target, root) = (self.assembled_path(digest), self.assembled_dir());
         let mut tries = 0;
         while let Err(source) = self.put_note(&staged_note, &note_path(&target), &root) {
             if !is_taken_away(&source) || tries == 100 {
@@ -109,17 +109,17 @@ kept; `forkd verify {0}` shows whether a link is damaged",
             }
             tries += 1;
         }
-        self.disk.replace(staged, &target).map_err(Error::io("create", &target))?;
-        self.disk.sync_dir(&root).map_err(Error::io("sync", &root))?;
+        self.disk().replace(staged, &target).map_err(Error::io("create", &target))?;
+        self.disk().sync_dir(&root).map_err(Error::io("sync", &root))?;
         Ok(target)
     }
 
     fn put_note(&self, staged: &Path, note: &Path, root: &Path) -> std::io::Result<()> {
         if !root.is_dir() {
-            self.disk.make_dirs(root)?;
-            self.disk.sync_dir(&self.root)?;
+            self.disk().make_dirs(root)?;
+            self.disk().sync_dir(self.root())?;
         }
-        self.disk.replace(staged, note)
+        self.disk().replace(staged, note)
     }
 
     /// The assembled memory that forks of a tag use, where it is the head of a chain. Its record does not matter here.
@@ -131,7 +131,7 @@ kept; `forkd verify {0}` shows whether a link is damaged",
 
     /// Deletes assembled memories that no chain in the store has, and notes without one. Gives what was deleted.
     pub(crate) fn sweep_assembled(&self) -> Result<Vec<(Digest, Metadata)>> {
-        let root = self.assembled_root();
+        let root = self.assembled_dir();
         if !root.symlink_metadata().is_ok_and(|found| found.is_dir()) {
             return Ok(Vec::new());
         }
@@ -145,7 +145,7 @@ kept; `forkd verify {0}` shows whether a link is damaged",
             files.iter().filter(|(_, path, _)| is_memory(path)).map(|(digest, ..)| *digest).collect();
         let mut removed = Vec::new();
         for (digest, path, metadata) in files.into_iter().filter(|(digest, ..)| !used.contains(digest)) {
-            match self.disk.remove_file(&path) {
+            match self.disk().remove_file(&path) {
                 // Another sweep was faster.
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
                 done => done.map_err(Error::io("remove", &path))?,

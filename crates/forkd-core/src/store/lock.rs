@@ -63,7 +63,7 @@ pub(crate) fn acquire(
     kind: LockKind,
     env: Env<'_>,
 ) -> Result<TagLock> {
-    let dir = store.root.join("locks");
+    let dir = store.root().join("locks");
     let path = dir.join(format!("{name}.lock"));
     let begun = Instant::now();
     let mut told = false;
@@ -77,7 +77,7 @@ pub(crate) fn acquire(
         };
         if forkd_sys::try_lock(&file, kind).map_err(Error::io("lock", &path))? {
             if names(&path, &file) {
-                let note = format!("{} {}\n", std::process::id(), store.holder);
+                let note = format!("{} {}\n", std::process::id(), store.holder());
                 let _ = file
                     .rewind()
                     .and_then(|()| file.set_len(0))
@@ -87,7 +87,7 @@ pub(crate) fn acquire(
             continue;
         }
         let holder = holder(&mut file);
-        if begun.elapsed() >= store.lock_timeout {
+        if begun.elapsed() >= store.lock_timeout() {
             return Err(Error::Locked { resource: what.to_owned(), holder });
         }
         if !told {
@@ -112,7 +112,7 @@ fn open(dir: &Path, path: &Path) -> io::Result<File> {
 
 /// Deletes the lock files that killed runs left. Says how many.
 pub(crate) fn sweep(store: &Store) -> u64 {
-    let dir = store.root.join("locks");
+    let dir = store.root().join("locks");
     let mut count = 0;
     for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
         let path = entry.path();

@@ -4,15 +4,15 @@ pub(crate) mod by_content;
 pub(crate) mod by_source;
 pub(crate) mod chain_memory;
 pub(crate) mod lock;
-pub(crate) mod partial;
 pub(crate) mod record;
 pub(crate) mod root;
 pub(crate) mod staged;
 pub(crate) mod stored;
 pub(crate) mod usage;
+pub(crate) mod work_file;
 pub(crate) mod workdir;
 
 pub use lock::{LockKind, TagLock};
-pub use record::{Record, RecordedFile, Source};
+pub use record::{Provenance, Record, RecordedFile};
 pub use stored::Stored;
-pub use workdir::Scratch;
+pub use workdir::ScratchStore;

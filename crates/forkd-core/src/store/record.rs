@@ -2,7 +2,7 @@ use crate::digest::block_sums::BlockSums;
 use crate::digest::file_root::TreeBuilder;
 use crate::error::{Error, Kind, Result};
 use forkd_format::v3::TreeHash;
-use forkd_format::{Digest, Hasher, PAGE_SIZE, PIECE_SIZE, Tag};
+use forkd_format::{Digest, Hasher, PAGE_SIZE, PIECE_SIZE, PackId, Tag};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, Metadata};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -20,7 +20,7 @@ pub struct Record {
     pub packed_snapshot_json: Option<Digest>,
     /// The pack that it came in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source: Option<Source>,
+    pub source: Option<Provenance>,
     /// As in the pack's manifest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
@@ -34,14 +34,14 @@ pub struct Record {
 
 /// The pack that a snapshot came in.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Source {
+pub struct Provenance {
     /// Its redacted URL, reference or file name.
     pub name: String,
     /// The tag that the pack gives its head.
     pub head: Option<Tag>,
-    /// Its digest, where it was checked against one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sha256: Option<Digest>,
+    /// What names it, where that was computed from its bytes.
+    #[serde(flatten)]
+    pub id: Option<PackId>,
 }
 
 /// One file of a snapshot.

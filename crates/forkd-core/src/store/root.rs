@@ -11,10 +11,10 @@ use std::time::Duration;
 /// The store of one user.
 #[derive(Debug, Clone)]
 pub struct Store {
-    pub(crate) root: PathBuf,
-    pub(crate) disk: Disk,
-    pub(crate) lock_timeout: Duration,
-    pub(crate) holder: String,
+    root: PathBuf,
+    disk: Disk,
+    lock_timeout: Duration,
+    holder: String,
 }
 
 impl Store {
@@ -57,8 +57,30 @@ impl Store {
         self.root.join("snapshots")
     }
 
-    pub(crate) fn staging_root(&self) -> PathBuf {
-        self.root.join("staging")
+    pub(crate) fn lock_timeout(&self) -> Duration {
+        self.lock_timeout
+    }
+
+    pub(crate) fn holder(&self) -> &str {
+        &self.holder
+    }
+
+    /// One like this in another folder.
+    pub(crate) fn moved_to(&self, root: PathBuf) -> Self {
+        Self { root, ..self.clone() }
+    }
+
+    /// Where a tag that must be free will be.
+    ///
+    /// # Errors
+    /// [`Kind::General`] where it is taken.
+    pub(crate) fn require_free(&self, tag: &Tag) -> Result<PathBuf> {
+        let target = self.dir(tag);
+        if self.contains(tag) {
+            let message = format!("'{tag}' is already at {}; `forkd rmi {tag}` first", target.display());
+            return Err(Error::new(Kind::General, message));
+        }
+        Ok(target)
     }
 
     /// The folder of a tag, whether or not it exists.

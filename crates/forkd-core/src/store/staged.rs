@@ -1,22 +1,143 @@
-use crate::env::Env;
+//! The only door into the store: a snapshot is made in a work folder, filled, sealed, and published at once.
+
 use crate::error::{Error, Kind, Result};
 use crate::store::record::{HashedFile, Record, modified_ns};
 use crate::store::root::{Store, is_taken_away};
 use crate::store::stored::Stored;
-use forkd_format::manifest::{MEMORY, ROOTFS, SNAPSHOT_JSON, VMSTATE};
-use forkd_format::{Digest, Snapshot, Tag};
+use crate::store::workdir::WorkDir;
+use forkd_format::manifest::{MEMORY, ROOTFS, SNAPSHOT_JSON};
+use forkd_format::{Snapshot, Tag};
 use forkd_sys::Disk;
-use serde_json::{Map, Value, json};
+use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-impl Store {
-    /// Puts a staged folder in the place of a tag, at once, and syncs. What was there before is left in the staged folder's place.
-    pub(crate) fn publish(&self, staged: &Path, tag: &Tag) -> Result<()> {
-        let (target, snapshots) = (self.dir(tag), self.snapshots());
-        self.disk.sync_dir(staged).map_err(Error::io("sync", staged))?;
-        if self.contains(tag) {
-            self.disk.exchange(staged, &target).map_err(|e| match e.raw_os_error() {
+/// A snapshot in the making: a folder of a [`WorkDir`], of which nobody sees anything before it is [`SealedSnapshot::publish`]ed.
+#[derive(Debug)]
+pub(crate) struct StagedSnapshot {
+    store: Store,
+    tag: Tag,
+    dir: PathBuf,
+}
+
+/// Where `snapshot.json` says that the root disk is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum RootfsPath<'a> {
+    /// It says nothing: beside it, if anywhere.
+    Unnamed,
+    /// In the snapshot's own folder, with its path.
+    Own,
+    /// Where that of another snapshot says: in this one's own folder, if it was in that one's.
+    As(&'a Stored),
+}
+
+impl StagedSnapshot {
+    /// Makes an empty folder.
+    pub(crate) fn create(work: &WorkDir, name: &str, tag: &Tag) -> Result<Self> {
+        let (store, dir) = (work.store().clone(), work.path().join(name));
+        store.disk().make_dir(&dir).map_err(Error::io("create", &dir))?;
+        Ok(Self { store, tag: tag.clone(), dir })
+    }
+
+    /// Goes on with the folder that an earlier run left, or makes one; of what is there only these files stay.
+    pub(crate) fn resume(
+        work: &WorkDir,
+        name: &str,
+        tag: &Tag,
+        stays: impl Fn(&OsStr) -> bool,
+    ) -> Result<Self> {
+        let dir = work.path().join(name);
+        if !dir.is_dir() {
+            return Self::create(work, name, tag);
+        }
+        let store = work.store().clone();
+        for entry in fs::read_dir(&dir).map_err(Error::io("read", &dir))? {
+            let entry = entry.map_err(Error::io("read", &dir))?;
+            if !stays(&entry.file_name()) {
+                store.disk().remove_file(&entry.path()).map_err(Error::io("remove", &entry.path()))?;
+            }
+        }
+        Ok(Self { store, tag: tag.clone(), dir })
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Makes a file in it.
+    pub(crate) fn create_file(&self, name: &str) -> Result<(PathBuf, File)> {
+        let path = self.dir.join(name);
+        let file = self.store.disk().create(&path, 0o644).map_err(Error::io("create", &path))?;
+        Ok((path, file))
+    }
+
+    /// Shares a file of another snapshot.
+    pub(crate) fn link_file(&self, name: &str, from: &Path) -> Result<()> {
+        let to = self.dir.join(name);
+        self.store.disk().link(from, &to).map_err(Error::io("link", &to))
+    }
+
+    /// Writes the description, with paths as they will be, and the record; seals and syncs both. All other files are complete by now, and the record
+    /// names them; without one the snapshot has none.
+    pub(crate) fn seal(
+        self,
+        snapshot: &Snapshot,
+        rootfs: RootfsPath<'_>,
+        record: Option<Record>,
+    ) -> Result<SealedSnapshot> {
+        let Self { store, tag, dir } = self;
+        let target = store.dir(&tag);
+        let own = || target.join(ROOTFS).display().to_string();
+        let rootfs = match rootfs {
+            RootfsPath::Unnamed => None,
+            RootfsPath::Own => Some(own()),
+            RootfsPath::As(other) => {
+                let named = other.snapshot.rootfs();
+                named.map(|path| if other.dir.join(ROOTFS).exists() { own() } else { path.to_owned() })
+            }
+        };
+        let snapshot = snapshot.relocated(&format!("{}/", target.display()), rootfs.as_deref());
+        let text = snapshot.to_bytes();
+        // What nobody could read again is not written.
+        Snapshot::parse(&text).map_err(Error::malformed(tag.to_string()))?;
+        let mtime_ns = write_sealed(store.disk(), &dir.join(SNAPSHOT_JSON), &text)?;
+        let record = match record {
+            Some(mut record) => {
+                record.files.retain(|file| file.path != SNAPSHOT_JSON);
+                record.files.insert(0, HashedFile::of(&text, mtime_ns).recorded(SNAPSHOT_JSON));
+                let text =
+                    serde_json::to_vec(&record).map_err(|e| Error::new(Kind::General, e.to_string()))?;
+                write_sealed(store.disk(), &dir.join(Record::NAME), &text)?;
+                Some(record)
+            }
+            None => None,
+        };
+        Ok(SealedSnapshot { store, stored: Stored { tag, dir, snapshot, record } })
+    }
+}
+
+/// A whole snapshot that only waits to be seen.
+#[derive(Debug)]
+pub(crate) struct SealedSnapshot {
+    store: Store,
+    stored: Stored,
+}
+
+impl SealedSnapshot {
+    /// As it lies in the work folder.
+    pub(crate) fn stored(&self) -> &Stored {
+        &self.stored
+    }
+
+    /// Puts it in the place of its tag, at once, and syncs. What was there before is left in the work folder.
+    pub(crate) fn publish(self) -> Result<PathBuf> {
+        let Stored { tag, dir: staged, .. } = self.stored;
+        let (store, disk) = (&self.store, self.store.disk());
+        let (target, snapshots) = (store.dir(&tag), store.snapshots());
+        disk.sync_dir(&staged).map_err(Error::io("sync", &staged))?;
+        if store.contains(&tag) {
+            disk.exchange(&staged, &target).map_err(|e| match e.raw_os_error() {
                 Some(22 | 38 | 95) => Error::new(
                     Kind::General,
                     format!(
@@ -28,99 +149,35 @@ impl Store {
             })?;
         } else {
             let mut tries = 0;
-            while let Err(source) = self.create_tag(staged, &target, &snapshots) {
+            while let Err(source) = create_tag(store, &staged, &target, &snapshots) {
                 if !is_taken_away(&source) || tries == 100 {
                     return Err(Error::Io { action: "create", path: target, source });
                 }
                 tries += 1;
             }
         }
-        self.disk.sync_dir(&snapshots).map_err(Error::io("sync", &snapshots))
-    }
-
-    fn create_tag(&self, staged: &Path, target: &Path, snapshots: &Path) -> std::io::Result<()> {
-        if !snapshots.is_dir() {
-            self.disk.make_dirs(snapshots)?;
-            self.disk.sync_dir(&self.root)?;
-        }
-        self.disk.rename(staged, target)
+        disk.sync_dir(&snapshots).map_err(Error::io("sync", &snapshots))?;
+        Ok(target)
     }
 }
 
-/// Where a tag that must be free will be.
-pub(crate) fn free_target(store: &Store, tag: &Tag) -> Result<PathBuf> {
-    let target = store.dir(tag);
-    if store.contains(tag) {
-        let message = format!("'{tag}' is already at {}; `forkd rmi {tag}` first", target.display());
-        return Err(Error::new(Kind::General, message));
+fn create_tag(store: &Store, staged: &Path, target: &Path, snapshots: &Path) -> std::io::Result<()> {
+    if !snapshots.is_dir() {
+        store.disk().make_dirs(snapshots)?;
+        store.disk().sync_dir(store.root())?;
     }
-    Ok(target)
-}
-
-/// A link's place in its chain, for [`seal`].
-pub(crate) struct Link {
-    pub(crate) parent: Tag,
-    pub(crate) parent_content_hash: Digest,
-    /// Digest of the memory that the chain up to the link assembles to.
-    pub(crate) memory: Digest,
-    pub(crate) memory_bytes: u64,
-    pub(crate) zero_pages: Vec<(u64, u64)>,
-}
-
-/// Describes, seals and syncs the files of a staged folder.
-pub(crate) fn seal(
-    store: &Store,
-    dir: &Path,
-    target: &Path,
-    base: &Snapshot,
-    link: Option<&Link>,
-    created_at: &str,
-    env: Env<'_>,
-) -> Result<Stored> {
-    let mut record =
-        Record { record_version: 1, created_at: Some(created_at.to_owned()), ..Record::default() };
-    let (mut snapshot, mut frozen) = (base.clone(), Map::new());
-    for (key, name) in [("memory", MEMORY), ("vmstate", VMSTATE), ("rootfs", ROOTFS)] {
-        let path = dir.join(name);
-        let file = File::open(&path).map_err(Error::io("open", &path))?;
-        complete(store.disk(), &file, &path)?;
-        let hashed = HashedFile::read(&path, &mut |_| env.cancel.check())?;
-        frozen.insert(key.into(), json!({ "bytes": hashed.size, "sha256": hashed.sha256.to_string() }));
-        record.files.push(hashed.recorded(name));
-    }
-    if let Some(link) = link {
-        frozen.insert(
-            "memory".into(),
-            json!({ "bytes": link.memory_bytes, "sha256": link.memory.to_string() }),
-        );
-        snapshot = snapshot
-            .with("parent_tag", Some(json!(link.parent.as_str())))
-            .with("parent_content_hash", Some(json!(link.parent_content_hash.to_string())));
-        if !link.zero_pages.is_empty() {
-            snapshot = snapshot.with("zero_pages", Some(json!(link.zero_pages)));
-        }
-    }
-    let snapshot = snapshot.with("frozen", Some(Value::Object(frozen)));
-    let snapshot = snapshot.relocated(&format!("{}/", target.display()), None);
-    let text = snapshot.to_bytes();
-    let mtime_ns = write_sealed(store.disk(), &dir.join(SNAPSHOT_JSON), &text)?;
-    record.files.insert(0, HashedFile::of(&text, mtime_ns).recorded(SNAPSHOT_JSON));
-    let text = serde_json::to_vec(&record).map_err(|e| Error::new(Kind::General, e.to_string()))?;
-    write_sealed(store.disk(), &dir.join(Record::NAME), &text)?;
-    let tag = target.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let tag = tag.parse().map_err(Error::malformed(target.display().to_string()))?;
-    Ok(Stored { tag, dir: dir.to_owned(), snapshot, record: Some(record) })
+    store.disk().rename(staged, target)
 }
 
 /// Takes the write permission from a file of the store: nobody writes to it any more. Memory keeps its owner's write permission, because QEMU
 /// 7.2 opens it for writing even where all its writes are private.
-pub(crate) fn seal_file(disk: &Disk, file: &fs::File, path: &Path) -> std::io::Result<()> {
+fn seal_file(disk: &Disk, file: &File, path: &Path) -> std::io::Result<()> {
     let kept = if path.file_name().is_some_and(|name| name == MEMORY) { 0o644 } else { 0o444 };
     // What the umask withheld when the file was made stays withheld.
-    disk.set_mode(file, path, std::os::unix::fs::MetadataExt::mode(&file.metadata()?) & kept)
+    disk.set_mode(file, path, file.metadata()?.mode() & kept)
 }
 
-/// Writes a small file of a staged folder, sealed and synced; says when it was last written.
+/// Writes a small file, sealed and synced; says when it was last written, in nanoseconds since 1970.
 pub(crate) fn write_sealed(disk: &Disk, path: &Path, bytes: &[u8]) -> Result<i64> {
     let file = disk.create(path, 0o644).map_err(Error::io("create", path))?;
     disk.write_at(&file, path, bytes, 0).map_err(Error::io("write", path))?;
@@ -128,7 +185,7 @@ pub(crate) fn write_sealed(disk: &Disk, path: &Path, bytes: &[u8]) -> Result<i64
 }
 
 /// Seals and syncs a file whose bytes are all written; says when that was.
-pub(crate) fn complete(disk: &Disk, file: &fs::File, path: &Path) -> Result<i64> {
+pub(crate) fn complete(disk: &Disk, file: &File, path: &Path) -> Result<i64> {
     seal_file(disk, file, path).map_err(Error::io("seal", path))?;
     disk.sync_file(file, path).map_err(Error::io("sync", path))?;
     Ok(modified_ns(&file.metadata().map_err(Error::io("read", path))?))

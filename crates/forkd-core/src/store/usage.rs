@@ -48,7 +48,7 @@ pub fn usage(store: &Store, cache: &Cache) -> Result<Usage> {
     usage.snapshots.bytes = weigh(&store.snapshots(), &mut seen)?.bytes;
     usage.assembled = weigh(&store.root().join("assembled"), &mut seen)?;
     usage.assembled.reclaimable = usage.assembled.bytes;
-    for dir in [store.root().join("staging"), store.partial_root()] {
+    for dir in [store.root().join("staging"), store.partial_dir()] {
         let left = weigh(&dir, &mut seen)?;
         usage.partial.count += left.count;
         usage.partial.bytes += left.bytes;

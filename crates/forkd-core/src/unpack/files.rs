@@ -1,136 +1,123 @@
 //! The files of a pack on their way into a staging folder.
 
-use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::pack::description::{parse_description, put};
-use crate::pack::paged::page_source::SourceFile;
+use crate::pack::paged::page_source::PageSource;
 use crate::pack::sidecar::read_sidecar;
 use crate::pack::stream::read::Sink;
-use crate::store::record::{HashedFile, Record, RecordedFile, Source};
-use crate::store::root::Store;
-use crate::store::staged::{complete, write_sealed};
-use crate::unpack::origin::Origin;
-use crate::unpack::plan::{Examine, Outcome, UnpackOptions};
+use crate::pipeline::mutex::lock;
+use crate::store::record::{Provenance, Record, RecordedFile};
+use crate::store::staged::{RootfsPath, SealedSnapshot, StagedSnapshot, complete};
+use crate::store::workdir::WorkDir;
+use crate::unpack::job::UnpackJob;
+use crate::unpack::plan::{Examine, Outcome};
 use forkd_format::manifest::{FileEntry, Link, ROOTFS, RootfsSidecar, SNAPSHOT_JSON};
 use forkd_format::reader::FileId;
-use forkd_format::{Digest, Manifest, PAGE_SIZE, Snapshot, Tag};
+use forkd_format::{Digest, PAGE_SIZE, Snapshot};
 use forkd_sys::Disk;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock};
 
 /// Seals what was staged and makes its tags appear, root first. `before` is what must be done between the two.
 pub(crate) fn publish(
-    store: &Store,
-    unpacking: &Unpacking<'_>,
-    tags: &[Tag],
-    origin: &Origin<'_>,
+    pack: StagedPack<'_>,
+    provenance: &Provenance,
     before: impl FnOnce() -> Result<()>,
-    env: Env<'_>,
 ) -> Result<()> {
-    let staged = unpacking.seal(tags, origin)?;
+    let env = pack.job.env;
+    let sealed = pack.seal(provenance)?;
     env.cancel.check()?;
     before()?;
-    for (dir, tag) in staged.iter().zip(tags).filter_map(|(dir, tag)| dir.as_ref().map(|dir| (dir, tag))) {
-        store.publish(dir, tag)?;
-    }
-    Ok(())
+    sealed.into_iter().try_for_each(|snapshot| snapshot.publish().map(drop))
 }
 
 /// A file that is being written.
-struct Staged {
+struct StagedFile {
     path: PathBuf,
     file: File,
 }
 
-pub(crate) struct Unpacking<'a> {
-    store: &'a Store,
-    manifest: &'a Manifest,
-    /// The staged folder of each link; none where the link is kept.
-    dirs: Vec<Option<PathBuf>>,
-    files: Vec<Vec<OnceLock<Staged>>>,
+/// The links of a pack as staged snapshots, and their files as they are filled.
+pub(crate) struct StagedPack<'a> {
+    job: UnpackJob<'a>,
+    /// One a link; none where the link is here already.
+    links: Vec<Option<StagedSnapshot>>,
+    files: Vec<Vec<OnceLock<StagedFile>>>,
     blocks: Mutex<Vec<(FileId, String)>>,
     descriptions: Mutex<Vec<Vec<u8>>>,
     sidecar: OnceLock<RecordedFile>,
-    examine: Option<&'a Examine>,
     examined: AtomicBool,
-    env: Env<'a>,
-    count_content: bool,
 }
 
-impl<'a> Unpacking<'a> {
-    /// `root` is the folder that staged snapshots go into; what an earlier run left there is gone on with.
-    pub(crate) fn new(
-        store: &'a Store,
-        manifest: &'a Manifest,
-        root: &Path,
-        outcomes: &[Outcome],
-        origin: &Origin<'_>,
-        options: &'a UnpackOptions,
-        env: Env<'a>,
-    ) -> Result<Self> {
-        let dirs = outcomes
-            .iter()
-            .enumerate()
-            .map(|(i, outcome)| match outcome {
-                Outcome::Kept => Ok(None),
-                _ => make_dir(store, root.join(i.to_string()), &manifest.links[i]).map(Some),
+impl<'a> StagedPack<'a> {
+    /// Stages the links in a work folder; what an earlier run left there is gone on with.
+    pub(crate) fn new(job: UnpackJob<'a>, work: &WorkDir) -> Result<Self> {
+        let links = &job.manifest.links;
+        let stage = |(number, outcome): (usize, &Outcome)| match outcome {
+            Outcome::Kept => Ok(None),
+            // Of what an earlier run left only the files that frames fill are gone on with.
+            _ => StagedSnapshot::resume(work, &number.to_string(), &job.plan.tags[number], |name| {
+                let filled = |file: &FileEntry| file.path != SNAPSHOT_JSON && name == &*file.path;
+                links[number].files.iter().any(filled)
             })
-            .collect::<Result<_>>()?;
+            .map(Some),
+        };
         Ok(Self {
-            store,
-            manifest,
-            dirs,
-            files: manifest
-                .links
-                .iter()
-                .map(|link| link.files.iter().map(|_| OnceLock::new()).collect())
-                .collect(),
+            job,
+            links: job.plan.outcomes.iter().enumerate().map(stage).collect::<Result<_>>()?,
+            files: links.iter().map(|link| link.files.iter().map(|_| OnceLock::new()).collect()).collect(),
             blocks: Mutex::default(),
-            descriptions: Mutex::new(manifest.links.iter().map(|_| Vec::new()).collect()),
+            descriptions: Mutex::new(links.iter().map(|_| Vec::new()).collect()),
             sidecar: OnceLock::new(),
-            examine: options.examine.as_ref(),
             examined: AtomicBool::new(false),
-            env,
-            count_content: origin.count_content,
         })
     }
 
+    pub(crate) fn job(&self) -> &UnpackJob<'a> {
+        &self.job
+    }
+
     fn entry(&self, id: FileId) -> &FileEntry {
-        &self.manifest.links[id.link].files[id.file]
+        &self.job.manifest.links[id.link].files[id.file]
     }
 
     /// Tells the user, once, where this host cannot fork the head.
     fn examine(&self, link: usize, snapshot: &Snapshot) {
-        let Some(Examine(examine)) = self.examine.filter(|_| link + 1 == self.manifest.links.len()) else {
+        let Some(Examine(examine)) =
+            self.job.options.examine.as_ref().filter(|_| link + 1 == self.job.manifest.links.len())
+        else {
             return;
         };
         if !self.examined.swap(true, Ordering::Relaxed)
             && let Err(error) = examine(snapshot)
         {
-            self.env.progress.note(&format!("'{}' cannot be forked here: {error}", self.manifest.tag));
+            self.job
+                .env
+                .progress
+                .note(&format!("'{}' cannot be forked here: {error}", self.job.manifest.tag));
         }
     }
 
     /// Makes a file of its whole length, or opens the one that an earlier run made.
     pub(crate) fn open_whole(&self, id: FileId) -> Result<()> {
         let entry = self.entry(id);
-        let Some(dir) = self.dirs[id.link].as_ref().filter(|_| entry.path != SNAPSHOT_JSON) else {
+        let Some(link) = self.links[id.link].as_ref().filter(|_| entry.path != SNAPSHOT_JSON) else {
             return Ok(());
         };
-        let path = dir.join(&entry.path);
-        let disk = self.store.disk();
+        let path = link.dir().join(&entry.path);
+        let disk = self.job.store.disk();
         let open = || File::options().read(true).write(true).open(&path);
         let staged = match open() {
-            Err(e) if e.kind() == ErrorKind::NotFound => self.create(dir, &entry.path)?,
+            Err(e) if e.kind() == ErrorKind::NotFound => create(link, &entry.path)?,
             Err(e) if e.kind() == ErrorKind::PermissionDenied => {
                 unseal(disk, &path).map_err(Error::io("unseal", &path))?;
-                Staged { file: open().map_err(Error::io("open", &path))?, path }
+                StagedFile { file: open().map_err(Error::io("open", &path))?, path }
             }
-            file => Staged { file: file.map_err(Error::io("open", &path))?, path },
+            file => StagedFile { file: file.map_err(Error::io("open", &path))?, path },
         };
         disk.set_len(&staged.file, &staged.path, entry.size).map_err(Error::io("write", &staged.path))?;
         let _ = self.files[id.link][id.file].set(staged);
@@ -138,20 +125,20 @@ impl<'a> Unpacking<'a> {
     }
 
     /// A staged file as one that frames may refer to; a description is none.
-    pub(crate) fn as_source(&self, id: FileId) -> Result<SourceFile> {
+    pub(crate) fn as_source(&self, id: FileId) -> Result<PageSource> {
         let size = self.entry(id).size;
         match self.files[id.link][id.file].get() {
-            Some(Staged { path, file }) => {
+            Some(StagedFile { path, file }) => {
                 let file = file.try_clone().map_err(Error::io("open", path))?;
-                Ok(SourceFile { file: Some(file), path: path.clone(), size })
+                Ok(PageSource { file: Some(file), path: path.clone(), size })
             }
-            None => Ok(SourceFile { file: None, path: self.entry(id).path.clone().into(), size: 0 }),
+            None => Ok(PageSource { file: None, path: self.entry(id).path.clone().into(), size: 0 }),
         }
     }
 
     /// Reads a staged file; false for a description, which is in no file.
     pub(crate) fn read_staged(&self, id: FileId, offset: u64, buffer: &mut [u8]) -> Result<bool> {
-        let Some(Staged { path, file }) = self.files[id.link][id.file].get() else { return Ok(false) };
+        let Some(StagedFile { path, file }) = self.files[id.link][id.file].get() else { return Ok(false) };
         crate::digest::sparse::read_data(file, offset, buffer).map_err(Error::io("read", path))?;
         Ok(true)
     }
@@ -168,7 +155,7 @@ impl<'a> Unpacking<'a> {
     /// The link of a file, counted over the pack.
     pub(crate) fn link_of(&self, file: usize) -> Option<usize> {
         let mut end = 0;
-        self.manifest.links.iter().position(|link| {
+        self.job.manifest.links.iter().position(|link| {
             end += link.files.len();
             file < end
         })
@@ -179,8 +166,8 @@ impl<'a> Unpacking<'a> {
         if self.entry(id).path == SNAPSHOT_JSON {
             return self.write(id, offset, bytes);
         }
-        let Some(Staged { path, file }) = self.files[id.link][id.file].get() else { return Ok(()) };
-        self.store.disk().write_at(file, path, bytes, offset).map_err(Error::io("write", path))
+        let Some(StagedFile { path, file }) = self.files[id.link][id.file].get() else { return Ok(()) };
+        self.job.store.disk().write_at(file, path, bytes, offset).map_err(Error::io("write", path))
     }
 
     /// So many bytes of a file are whole now.
@@ -191,21 +178,10 @@ impl<'a> Unpacking<'a> {
         self.advance(len as u64);
     }
 
-    fn create(&self, dir: &Path, name: &str) -> Result<Staged> {
-        let path = dir.join(name);
-        let file = self.store.disk().create(&path, 0o644).map_err(Error::io("create", &path))?;
-        Ok(Staged { path, file })
-    }
-
     /// Unpacks the root disk beside the pack into the snapshot's own folder; the path that the pack names is never used.
-    pub(crate) fn take_sidecar(
-        &self,
-        rootfs: &RootfsSidecar,
-        input: Box<dyn Read + Send>,
-        env: Env<'_>,
-    ) -> Result<()> {
-        let Some(dir) = self.dirs.first().and_then(Option::as_ref) else { return Ok(()) };
-        let staged = self.create(dir, ROOTFS)?;
+    pub(crate) fn take_sidecar(&self, rootfs: &RootfsSidecar, input: Box<dyn Read + Send>) -> Result<()> {
+        let Some(link) = self.links.first().and_then(Option::as_ref) else { return Ok(()) };
+        let (staged, env) = (create(link, ROOTFS)?, self.job.env);
         let blocks = read_sidecar(rootfs, input, env, &mut |at, bytes| self.write_pages(&staged, at, bytes))?;
         let mtime_ns = self.finish_file(&staged, rootfs.size)?;
         let (path, size, sha256) = (ROOTFS.to_owned(), rootfs.size, rootfs.sha256);
@@ -222,7 +198,7 @@ impl<'a> Unpacking<'a> {
     }
 
     /// Writes the pages that are not all zero; the others become holes.
-    fn write_pages(&self, staged: &Staged, offset: u64, bytes: &[u8]) -> Result<()> {
+    fn write_pages(&self, staged: &StagedFile, offset: u64, bytes: &[u8]) -> Result<()> {
         let first = (PAGE_SIZE - (offset % PAGE_SIZE as u64) as usize).min(bytes.len());
         let mut page = 0..first;
         let mut run: Option<std::ops::Range<usize>> = None;
@@ -239,73 +215,57 @@ impl<'a> Unpacking<'a> {
 
     fn flush(
         &self,
-        staged: &Staged,
+        staged: &StagedFile,
         offset: u64,
         bytes: &[u8],
         run: Option<std::ops::Range<usize>>,
     ) -> Result<()> {
         let Some(run) = run else { return Ok(()) };
         let at = offset + run.start as u64;
-        let disk = self.store.disk();
+        let disk = self.job.store.disk();
         disk.write_at(&staged.file, &staged.path, &bytes[run], at).map_err(Error::io("write", &staged.path))
     }
 
     /// Gives a file its whole length, seals and syncs it; says when it was last written.
-    fn finish_file(&self, Staged { path, file }: &Staged, size: u64) -> Result<i64> {
-        let disk = self.store.disk();
+    fn finish_file(&self, StagedFile { path, file }: &StagedFile, size: u64) -> Result<i64> {
+        let disk = self.job.store.disk();
         disk.set_len(file, path, size).map_err(Error::io("write", path))?;
         complete(disk, file, path)
     }
 
-    /// Completes every staged folder: lengths, descriptions with paths of this host, records; all synced.
-    pub(crate) fn seal(&self, tags: &[Tag], origin: &Origin<'_>) -> Result<Vec<Option<PathBuf>>> {
-        let descriptions = self.descriptions.lock().unwrap_or_else(PoisonError::into_inner);
-        for (l, link) in self.manifest.links.iter().enumerate() {
-            let Some(dir) = &self.dirs[l] else { continue };
-            let mut record = Record {
+    /// Completes every staged snapshot: lengths, descriptions with paths of this host, records; all synced. Gives them root first.
+    pub(crate) fn seal(mut self, provenance: &Provenance) -> Result<Vec<SealedSnapshot>> {
+        let UnpackJob { manifest, .. } = self.job;
+        let descriptions = std::mem::take(&mut *lock(&self.descriptions));
+        let mut sealed = Vec::new();
+        for (l, link) in manifest.links.iter().enumerate() {
+            let Some(staged) = self.links[l].take() else { continue };
+            let record = Record {
                 record_version: 1,
                 files: self.recorded_files(l, link)?,
                 packed_snapshot_json: link.file(SNAPSHOT_JSON).map(|file| file.sha256),
-                source: Some(Source { head: Some(self.manifest.tag.clone()), ..origin.source.clone() }),
-                description: self.manifest.description.clone(),
-                base_image: self.manifest.base_image.clone(),
-                created_at: self.manifest.created_at.clone(),
+                source: Some(Provenance { head: Some(manifest.tag.clone()), ..provenance.clone() }),
+                description: manifest.description.clone(),
+                base_image: manifest.base_image.clone(),
+                created_at: manifest.created_at.clone(),
             };
-            let snapshot = self.description(link, &descriptions[l])?;
+            let snapshot = description(link, &descriptions[l])?;
             self.examine(l, &snapshot);
-            let target = self.store.dir(&tags[l]);
-            let rootfs = self.sidecar.get().map(|_| target.join(ROOTFS).display().to_string());
-            let local = snapshot.relocated(&format!("{}/", target.display()), rootfs.as_deref()).to_bytes();
-            Snapshot::parse(&local).map_err(Error::malformed(link.tag.to_string()))?;
-            let mtime_ns = write_sealed(self.store.disk(), &dir.join(SNAPSHOT_JSON), &local)?;
-            record.files.insert(0, HashedFile::of(&local, mtime_ns).recorded(SNAPSHOT_JSON));
-            let text = serde_json::to_vec(&record).map_err(|e| Error::new(Kind::General, e.to_string()))?;
-            write_sealed(self.store.disk(), &dir.join(Record::NAME), &text)?;
+            let rootfs = if self.sidecar.get().is_some() { RootfsPath::Own } else { RootfsPath::Unnamed };
+            sealed.push(staged.seal(&snapshot, rootfs, Some(record))?);
         }
-        drop(descriptions);
-        Ok(self.dirs.clone())
+        Ok(sealed)
     }
 
     /// Holds every description against the manifest.
     pub(crate) fn check_descriptions(&self) -> Result<()> {
-        let descriptions = self.descriptions.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut links = self.manifest.links.iter().zip(descriptions.iter());
-        links.try_for_each(|(link, bytes)| self.description(link, bytes).map(drop))
-    }
-
-    fn description(&self, link: &Link, bytes: &[u8]) -> Result<Snapshot> {
-        // In versions 1 and 2 its digest was checked with those of the other files; in version 3 its frames were.
-        if let Some(file) = link.file(SNAPSHOT_JSON).filter(|file| file.root.is_some())
-            && Digest::of(bytes) != file.sha256
-        {
-            let message = format!("'{}': {SNAPSHOT_JSON} is not what the manifest declares", link.tag);
-            return Err(Error::new(Kind::Integrity, message));
-        }
-        parse_description(link, bytes)
+        let descriptions = lock(&self.descriptions);
+        let mut links = self.job.manifest.links.iter().zip(descriptions.iter());
+        links.try_for_each(|(link, bytes)| description(link, bytes).map(drop))
     }
 
     fn recorded_files(&self, l: usize, link: &Link) -> Result<Vec<RecordedFile>> {
-        let mut blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut blocks = lock(&self.blocks);
         let mut files = Vec::new();
         for (f, entry) in link.files.iter().enumerate().filter(|(_, entry)| entry.path != SNAPSHOT_JSON) {
             let id = FileId { link: l, file: f };
@@ -327,21 +287,20 @@ impl<'a> Unpacking<'a> {
     }
 }
 
-/// Makes the folder of a link. Of what an earlier run left there, only the files that frames fill are gone on with.
-fn make_dir(store: &Store, path: PathBuf, link: &Link) -> Result<PathBuf> {
-    let disk = store.disk();
-    if !path.is_dir() {
-        disk.make_dir(&path).map_err(Error::io("create", &path))?;
+fn create(link: &StagedSnapshot, name: &str) -> Result<StagedFile> {
+    let (path, file) = link.create_file(name)?;
+    Ok(StagedFile { path, file })
+}
+
+fn description(link: &Link, bytes: &[u8]) -> Result<Snapshot> {
+    // In versions 1 and 2 its digest was checked with those of the other files; in version 3 its frames were.
+    if let Some(file) = link.file(SNAPSHOT_JSON).filter(|file| file.root.is_some())
+        && Digest::of(bytes) != file.sha256
+    {
+        let message = format!("'{}': {SNAPSHOT_JSON} is not what the manifest declares", link.tag);
+        return Err(Error::new(Kind::Integrity, message));
     }
-    for entry in std::fs::read_dir(&path).map_err(Error::io("read", &path))? {
-        let entry = entry.map_err(Error::io("read", &path))?;
-        let name = entry.file_name();
-        let filled = |file: &FileEntry| file.path != SNAPSHOT_JSON && name == *file.path;
-        if !link.files.iter().any(filled) {
-            disk.remove_file(&entry.path()).map_err(Error::io("remove", &entry.path()))?;
-        }
-    }
-    Ok(path)
+    parse_description(link, bytes)
 }
 
 /// Lets its owner write to a file again that a run sealed which then did not come to publish it.
@@ -350,11 +309,11 @@ fn unseal(disk: &Disk, path: &Path) -> std::io::Result<()> {
     disk.set_mode(&file, path, file.metadata()?.mode() & 0o777 | 0o200)
 }
 
-impl Sink for Unpacking<'_> {
+impl Sink for StagedPack<'_> {
     fn start(&self, id: FileId) -> Result<()> {
         let entry = self.entry(id);
-        if let Some(dir) = self.dirs[id.link].as_ref().filter(|_| entry.path != SNAPSHOT_JSON) {
-            let staged = self.create(dir, &entry.path)?;
+        if let Some(link) = self.links[id.link].as_ref().filter(|_| entry.path != SNAPSHOT_JSON) {
+            let staged = create(link, &entry.path)?;
             let _ = self.files[id.link][id.file].set(staged);
         }
         Ok(())
@@ -362,7 +321,7 @@ impl Sink for Unpacking<'_> {
 
     fn write(&self, id: FileId, offset: u64, bytes: &[u8]) -> Result<()> {
         if self.entry(id).path == SNAPSHOT_JSON {
-            let mut descriptions = self.descriptions.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut descriptions = lock(&self.descriptions);
             put(&mut descriptions[id.link], offset, bytes);
             // One that comes in parts is looked at in the end.
             if bytes.len() as u64 == self.entry(id).size
@@ -379,12 +338,12 @@ impl Sink for Unpacking<'_> {
     }
 
     fn written(&self, id: FileId, blocks: String) {
-        self.blocks.lock().unwrap_or_else(PoisonError::into_inner).push((id, blocks));
+        lock(&self.blocks).push((id, blocks));
     }
 
     fn advance(&self, bytes: u64) {
-        if self.count_content {
-            self.env.progress.advance(bytes);
+        if self.job.count_content {
+            self.job.env.progress.advance(bytes);
         }
     }
 }

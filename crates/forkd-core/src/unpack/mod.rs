@@ -1,22 +1,22 @@
 //! From a pack to snapshots in the store.
 
 pub(crate) mod files;
-pub(crate) mod origin;
+pub(crate) mod job;
 pub(crate) mod paged;
 pub(crate) mod plan;
 
 use crate::env::Env;
 use crate::error::Result;
+use crate::pack::computed_id::ComputedId;
 use crate::pack::pack_file::open_pack;
-use crate::pack::sidecar::open_beside;
-use crate::pack::stream::read::Incoming;
+use crate::pack::sidecar::open_sidecar;
+use crate::pack::stream::read::PackStream;
 use crate::store::lock::LockKind;
-use crate::store::record::Source;
+use crate::store::record::Provenance;
 use crate::store::root::Store;
-use crate::unpack::files::Unpacking;
-use crate::unpack::origin::Origin;
-use crate::unpack::plan::{UnpackOptions, UnpackReport, local_tags, plan, report};
-use forkd_format::Digest;
+use crate::unpack::files::{StagedPack, publish};
+use crate::unpack::job::{PackOrigin, UnpackJob};
+use crate::unpack::plan::{UnpackOptions, UnpackPlan, UnpackReport, local_tags};
 use std::io::Read;
 use std::path::Path;
 
@@ -32,47 +32,46 @@ pub fn unpack_file(
 ) -> Result<UnpackReport> {
     let name = file.display().to_string();
     let input = open_pack(file)?;
-    let incoming = Incoming::open(input, &name, env)?;
-    if incoming.manifest().version == 3 {
-        return paged::unpack_file(store, file, incoming, options, env);
+    let stream = PackStream::open(input, &name, env)?;
+    if stream.manifest().format().is_paged() {
+        return paged::unpack_file(store, file, stream, options, env);
     }
-    let mut sidecar = |name: &str| open_beside(file, name);
-    let source = Source { name: name.clone(), head: None, sha256: None };
-    let mut origin = Origin { source, sidecar: &mut sidecar, trust_manifest: false, count_content: true };
-    env.progress.start("unpacking", Some(incoming.manifest().unpacked_size()));
-    let report = unpack(store, incoming, options, &mut origin, |_| Ok(None), env);
+    let mut sidecar = |name: &str| open_sidecar(file, name);
+    let provenance = Provenance { name: name.clone(), head: None, id: None };
+    let origin = PackOrigin { provenance, sidecar: &mut sidecar, trust_manifest: false };
+    env.progress.start("unpacking", Some(stream.manifest().unpacked_size()));
+    let report = unpack((store, options, env), stream, origin, true, |_| Ok(None));
     env.progress.finish();
     report
 }
 
 /// Unpacks a stream whose manifest was read. `check` is given the input after its last byte, before anything is published; it may
-/// tell the digest of the pack.
+/// tell what names the pack.
 pub(crate) fn unpack<R: Read>(
-    store: &Store,
-    incoming: Incoming<R>,
-    options: &UnpackOptions,
-    origin: &mut Origin<'_>,
-    check: impl FnOnce(R) -> Result<Option<Digest>>,
-    env: Env<'_>,
+    (store, options, env): (&Store, &UnpackOptions, Env<'_>),
+    stream: PackStream<R>,
+    mut origin: PackOrigin<'_>,
+    count_content: bool,
+    check: impl FnOnce(R) -> Result<Option<ComputedId>>,
 ) -> Result<UnpackReport> {
-    let manifest = incoming.manifest().clone();
+    let manifest = stream.manifest().clone();
     let tags = local_tags(&manifest, options.tag.as_ref())?;
     let _locks = store.lock_all(&tags, LockKind::Exclusive, env)?;
-    let outcomes = plan(store, &manifest, &tags, options)?;
-    let report = report(store, &manifest, &tags, &outcomes);
-    if report.nothing_new() && origin.trust_manifest {
+    let plan = UnpackPlan::new(store, &manifest, &tags, options)?;
+    let report = plan.report(store, &manifest);
+    if plan.changes_nothing() && origin.trust_manifest {
         return Ok(report);
     }
-    let staging = store.stage(env)?;
-    let unpacking = Unpacking::new(store, &manifest, staging.path(), &outcomes, origin, options, env)?;
-    let digest = check(incoming.receive(&unpacking, env)?)?;
-    origin.source.sha256 = origin.source.sha256.or(digest);
-    if report.nothing_new() {
+    let work = store.stage(env)?;
+    let job = UnpackJob { store, manifest: &manifest, plan: &plan, options, count_content, env };
+    let staged = StagedPack::new(job, &work)?;
+    origin.provenance.id = check(stream.receive(&staged, env)?)?.map(ComputedId::id);
+    if plan.changes_nothing() {
         return Ok(report);
     }
     if let Some(rootfs) = &manifest.rootfs {
-        unpacking.take_sidecar(rootfs, (origin.sidecar)(&rootfs.file_name())?, env)?;
+        staged.take_sidecar(rootfs, (origin.sidecar)(&rootfs.file_name())?)?;
     }
-    crate::unpack::files::publish(store, &unpacking, &tags, origin, || Ok(()), env)?;
+    publish(staged, &origin.provenance, || Ok(()))?;
     Ok(report)
 }

@@ -2,18 +2,19 @@
 
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
-use crate::pack::paged::assemble::{Assembly, Feed, Feeder, Target};
-use crate::pack::paged::bases::open_bases;
-use crate::pack::paged::head::{Head, read_exact};
-use crate::pack::paged::page_source::SourceFile;
-use crate::pack::sidecar::open_beside;
-use crate::pack::stream::read::Incoming;
+use crate::pack::pack_file::open_pack;
+use crate::pack::paged::assemble::{Assembly, Feed, Feeder, FrameTarget};
+use crate::pack::paged::bases::BaseSearch;
+use crate::pack::paged::header::{PagedHeader, read_exact};
+use crate::pack::paged::page_source::PageSource;
+use crate::pack::sidecar::open_sidecar;
+use crate::pack::stream::read::{PackStream, Sink};
 use crate::store::lock::LockKind;
-use crate::store::record::Source;
+use crate::store::record::Provenance;
 use crate::store::root::Store;
-use crate::unpack::files::{Unpacking, publish};
-use crate::unpack::origin::Origin;
-use crate::unpack::plan::{Outcome, UnpackOptions, UnpackReport, local_tags, plan, report};
+use crate::unpack::files::{StagedPack, publish};
+use crate::unpack::job::UnpackJob;
+use crate::unpack::plan::{Outcome, UnpackOptions, UnpackPlan, UnpackReport, local_tags};
 use forkd_format::reader::FileId;
 use forkd_format::{Manifest, Tag};
 use std::fs::File;
@@ -25,97 +26,84 @@ use std::path::Path;
 pub(crate) fn unpack_file(
     store: &Store,
     file: &Path,
-    incoming: Incoming<File>,
+    stream: PackStream<File>,
     options: &UnpackOptions,
     env: Env<'_>,
 ) -> Result<UnpackReport> {
-    let pack = PackFile::open(file, incoming)?;
-    let manifest = &pack.head.manifest;
+    let pack = PackFile::open(file, stream)?;
+    let manifest = &pack.header.manifest;
     let tags = local_tags(manifest, options.tag.as_ref())?;
     let _locks = store.lock_all(&tags, LockKind::Exclusive, env)?;
-    let outcomes = plan(store, manifest, &tags, options)?;
-    let report = report(store, manifest, &tags, &outcomes);
-    let staging = store.stage(env)?;
-    let mut beside = |name: &str| open_beside(file, name);
-    let source = Source { name: pack.name.clone(), head: None, sha256: Some(pack.head.digest) };
-    let origin = Origin { source, sidecar: &mut beside, trust_manifest: false, count_content: true };
-    let unpacking = Unpacking::new(store, manifest, staging.path(), &outcomes, &origin, options, env)?;
+    let plan = UnpackPlan::new(store, manifest, &tags, options)?;
+    let work = store.stage(env)?;
+    let job = UnpackJob { store, manifest, plan: &plan, options, count_content: true, env };
+    let staged = StagedPack::new(job, &work)?;
     env.progress.start("unpacking", Some(manifest.unpacked_size()));
-    let outcome = pack.assemble(store, staging.path(), &unpacking, &outcomes, &tags, options, env);
+    let outcome = pack.assemble(&staged, work.path());
     env.progress.finish();
     outcome?;
-    if !report.nothing_new() {
-        publish(store, &unpacking, &tags, &origin, || Ok(()), env)?;
+    if !plan.changes_nothing() {
+        let provenance = Provenance { name: pack.name.clone(), head: None, id: Some(pack.header.id.id()) };
+        publish(staged, &provenance, || Ok(()))?;
     }
-    Ok(report)
+    Ok(plan.report(store, manifest))
 }
 
 /// Checks a file as unpacking would. Its frames refer to each other's pages, so they are decoded into a staging folder, which goes again.
 pub(crate) fn verify_file(
     store: &Store,
     file: &Path,
-    incoming: Incoming<File>,
+    stream: PackStream<File>,
     options: &UnpackOptions,
     env: Env<'_>,
 ) -> Result<Manifest> {
-    let pack = PackFile::open(file, incoming)?;
-    let manifest = &pack.head.manifest;
-    let staging = store.stage(env)?;
-    let mut beside = |name: &str| open_beside(file, name);
-    let source = Source { name: pack.name.clone(), head: None, sha256: None };
-    let origin = Origin { source, sidecar: &mut beside, trust_manifest: false, count_content: true };
-    let outcomes = vec![Outcome::Created; manifest.links.len()];
-    let tags: Vec<Tag> = manifest.links.iter().map(|link| link.tag.clone()).collect();
-    let unpacking = Unpacking::new(store, manifest, staging.path(), &outcomes, &origin, options, env)?;
-    pack.assemble(store, staging.path(), &unpacking, &outcomes, &tags, options, env)?;
-    unpacking.check_descriptions()?;
+    let pack = PackFile::open(file, stream)?;
+    let manifest = &pack.header.manifest;
+    let work = store.stage(env)?;
+    let plan = UnpackPlan::anew(manifest);
+    let job = UnpackJob { store, manifest, plan: &plan, options, count_content: true, env };
+    let staged = StagedPack::new(job, &work)?;
+    pack.assemble(&staged, work.path())?;
+    staged.check_descriptions()?;
     Ok(manifest.clone())
 }
 
-/// A pack file whose head was read.
+/// A pack file whose header was read.
 struct PackFile<'a> {
-    head: Head,
+    header: PagedHeader,
     input: File,
     file: &'a Path,
     name: String,
 }
 
 impl<'a> PackFile<'a> {
-    fn open(file: &'a Path, incoming: Incoming<File>) -> Result<Self> {
+    fn open(file: &'a Path, stream: PackStream<File>) -> Result<Self> {
         let name = file.display().to_string();
-        let (head, _) = Head::read(incoming, &name)?;
-        let input = crate::pack::pack_file::open_pack(file)?;
-        head.check_size(input.metadata().map_err(Error::io("read", file))?.len(), &name)?;
-        Ok(Self { head, input, file, name })
+        let (header, _) = PagedHeader::read(stream, &name)?;
+        let input = open_pack(file)?;
+        header.check_size(input.metadata().map_err(Error::io("read", file))?.len(), &name)?;
+        Ok(Self { header, input, file, name })
     }
 
-    #[allow(clippy::too_many_arguments, reason = "what both callers have")]
-    fn assemble(
-        &self,
-        store: &Store,
-        staging: &Path,
-        unpacking: &Unpacking<'_>,
-        outcomes: &[Outcome],
-        tags: &[Tag],
-        options: &UnpackOptions,
-        env: Env<'_>,
-    ) -> Result<()> {
-        let mut beside = |name: &str| open_beside(self.file, name);
-        let bases = open_bases(store, &self.head, &self.name, staging, options, &mut beside, env)?;
-        let framed = Framed::new(&self.head, unpacking, None)?;
-        let done = vec![false; self.head.frames()];
-        let feeders = vec![from_file(&self.head, &self.input, &self.name)];
-        framed.assemble(store, &self.name, bases, outcomes, tags, done, feeders, env)?;
-        framed.finish();
-        check_end(&self.head, &mut At(&self.input, self.head.data_end()), &self.name)
+    fn assemble(&self, staged: &StagedPack<'_>, work: &Path) -> Result<()> {
+        let UnpackJob { store, options, env, .. } = *staged.job();
+        let mut sidecar = |name: &str| open_sidecar(self.file, name);
+        let search = BaseSearch { store, cache: options.cache.as_ref(), work, name: &self.name, env };
+        let bases = search.open_all(&self.header, &mut sidecar)?;
+        let files = PagedFiles::new(&self.header, staged, None)?;
+        let landed = vec![false; self.header.frames()];
+        let feeders = vec![from_file(&self.header, &self.input, &self.name)];
+        files.assemble(&self.name, bases, landed, feeders)?;
+        files.finish();
+        check_end(&self.header, &mut FileReader(&self.input, self.header.data_end()), &self.name)
     }
 }
 
 /// What follows the frames is the end of the archive, and nothing else.
-fn check_end(head: &Head, input: &mut impl Read, name: &str) -> Result<()> {
+fn check_end(header: &PagedHeader, input: &mut impl Read, name: &str) -> Result<()> {
     let wrong = |message: &str| {
         let source = forkd_format::FormatError::Frame(message.to_owned());
-        Error::Malformed { file: format!("{name}: behind the frames, at {}", head.data_end()), source }
+        Error::Malformed { file: format!("{name}: behind the frames, at {}", header.data_end()), source }
     };
     let mut bytes = Vec::new();
     input
@@ -132,11 +120,11 @@ fn check_end(head: &Head, input: &mut impl Read, name: &str) -> Result<()> {
 }
 
 /// Reads all frames of a pack file, in their order.
-pub(crate) fn from_file<'f>(head: &'f Head, input: &'f File, name: &'f str) -> Feeder<'f> {
+pub(crate) fn from_file<'f>(header: &'f PagedHeader, input: &'f File, name: &'f str) -> Feeder<'f> {
     Box::new(move |feed: &Feed<'_, '_>| {
-        for (id, (_, _, frame)) in head.index.stored().enumerate() {
+        for (id, (_, _, frame)) in header.index.stored().enumerate() {
             let mut bytes = vec![0; frame.len as usize];
-            read_exact(&mut At(input, frame.offset), &mut bytes, name)?;
+            read_exact(&mut FileReader(input, frame.offset), &mut bytes, name)?;
             if !feed.land(id, bytes)? {
                 break;
             }
@@ -146,9 +134,9 @@ pub(crate) fn from_file<'f>(head: &'f Head, input: &'f File, name: &'f str) -> F
 }
 
 /// A file, read from an offset on.
-struct At<'f>(&'f File, u64);
+struct FileReader<'f>(&'f File, u64);
 
-impl Read for At<'_> {
+impl Read for FileReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let read = self.0.read_at(buffer, self.1)?;
         self.1 += read as u64;
@@ -157,59 +145,55 @@ impl Read for At<'_> {
 }
 
 /// Told of each frame that has landed.
-pub(crate) type Journal<'a> = &'a (dyn Fn(usize) -> Result<()> + Sync);
+pub(crate) type TellLanded<'a> = &'a (dyn Fn(usize) -> Result<()> + Sync);
 
 /// The files of a pack, as frames fill them.
-pub(crate) struct Framed<'a> {
-    head: &'a Head,
-    unpacking: &'a Unpacking<'a>,
+pub(crate) struct PagedFiles<'a> {
+    header: &'a PagedHeader,
+    staged: &'a StagedPack<'a>,
     ids: Vec<FileId>,
-    journal: Option<Journal<'a>>,
+    tell: Option<TellLanded<'a>>,
 }
 
-impl<'a> Framed<'a> {
+impl<'a> PagedFiles<'a> {
     /// Makes the files, or opens them where an earlier run has made them.
     pub(crate) fn new(
-        head: &'a Head,
-        unpacking: &'a Unpacking<'a>,
-        journal: Option<Journal<'a>>,
+        header: &'a PagedHeader,
+        staged: &'a StagedPack<'a>,
+        tell: Option<TellLanded<'a>>,
     ) -> Result<Self> {
         let mut ids = Vec::new();
-        for (l, link) in head.manifest.links.iter().enumerate() {
+        for (l, link) in header.manifest.links.iter().enumerate() {
             ids.extend((0..link.files.len()).map(|f| FileId { link: l, file: f }));
         }
-        ids.iter().try_for_each(|id| unpacking.open_whole(*id))?;
-        Ok(Self { head, unpacking, ids, journal })
+        ids.iter().try_for_each(|id| staged.open_whole(*id))?;
+        Ok(Self { header, staged, ids, tell })
     }
 
-    /// Takes the frames that feeders bring, until all are there. Those that are `done` are in the files already.
-    #[allow(clippy::too_many_arguments, reason = "what one run of it is about")]
+    /// Takes the frames that feeders bring, until all are there. Those that have `landed` are in the files already.
     pub(crate) fn assemble(
         &self,
-        store: &Store,
         name: &str,
-        bases: Vec<SourceFile>,
-        outcomes: &[Outcome],
-        tags: &[Tag],
-        done: Vec<bool>,
+        bases: Vec<PageSource>,
+        landed: Vec<bool>,
         feeders: Vec<Feeder<'_>>,
-        env: Env<'_>,
     ) -> Result<()> {
+        let UnpackJob { store, plan, env, .. } = *self.staged.job();
         let mut sources = bases;
         for id in &self.ids {
-            sources.push(match outcomes[id.link] {
-                Outcome::Kept => self.kept(store, *id, &tags[id.link])?,
-                _ => self.unpacking.as_source(*id)?,
+            sources.push(match plan.outcomes[id.link] {
+                Outcome::Kept => self.kept(store, *id, &plan.tags[id.link])?,
+                _ => self.staged.as_source(*id)?,
             });
         }
         self.advance_zeros();
-        let outcome = Assembly::new(self.head, name, &sources, self, done).run(feeders, env);
+        let outcome = Assembly::new(self.header, name, &sources, self, landed).run(feeders, env);
         outcome.map_err(|error| self.explain(store, error, &sources))
     }
 
     /// What frames refer to was believed by its record; where they decode to other bytes, that may be why.
-    fn explain(&self, store: &Store, error: Error, sources: &[SourceFile]) -> Error {
-        let base = sources[..self.head.manifest.bases.len()]
+    fn explain(&self, store: &Store, error: Error, sources: &[PageSource]) -> Error {
+        let base = sources[..self.header.manifest.bases.len()]
             .iter()
             .find_map(|base| Some(base.path.parent()?.strip_prefix(store.snapshots()).ok()?.display()));
         match base {
@@ -224,53 +208,53 @@ impl<'a> Framed<'a> {
     }
 
     /// A file of a snapshot that is here with the same bytes.
-    fn kept(&self, store: &Store, id: FileId, tag: &Tag) -> Result<SourceFile> {
-        let entry = &self.head.manifest.links[id.link].files[id.file];
+    fn kept(&self, store: &Store, id: FileId, tag: &Tag) -> Result<PageSource> {
+        let entry = &self.header.manifest.links[id.link].files[id.file];
         let stored = store.load(tag)?;
         let found = stored.bodies().into_iter().find(|(name, _)| *name == entry.path);
         match found {
-            Some((_, path)) => Ok(SourceFile { file: Some(stored.open(&path)?), path, size: entry.size }),
-            None => Ok(SourceFile { file: None, path: entry.path.clone().into(), size: 0 }),
+            Some((_, path)) => Ok(PageSource { file: Some(stored.open(&path)?), path, size: entry.size }),
+            None => Ok(PageSource { file: None, path: entry.path.clone().into(), size: 0 }),
         }
     }
 
     /// Zero frames need no work.
     fn advance_zeros(&self) {
-        for table in &self.head.index.files {
+        for table in &self.header.index.files {
             let zeros = table.frames.iter().enumerate().filter(|(_, frame)| frame.is_none());
             let bytes = zeros.map(|(number, _)| forkd_format::v3::frame_len(table.size, number) as u64).sum();
-            crate::pack::stream::read::Sink::advance(self.unpacking, bytes);
+            Sink::advance(self.staged, bytes);
         }
     }
 
     /// Reads what is in a file so far; false where that is a description.
     pub(crate) fn read(&self, file: usize, offset: u64, buffer: &mut [u8]) -> Result<bool> {
-        self.unpacking.read_staged(self.ids[file], offset, buffer)
+        self.staged.read_staged(self.ids[file], offset, buffer)
     }
 
     /// Makes zero what an earlier run left in the way: only what is not zero is written.
     pub(crate) fn clear(&self, file: usize, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        self.unpacking.clear(self.ids[file], offset, buffer)
+        self.staged.clear(self.ids[file], offset, buffer)
     }
 
     /// All frames are there: notes their checksums for the record.
     pub(crate) fn finish(&self) {
-        for (id, table) in self.ids.iter().zip(&self.head.index.files) {
+        for (id, table) in self.ids.iter().zip(&self.header.index.files) {
             let sums = table.frames.iter().map(|frame| frame.as_ref().map_or(0, |frame| frame.sum));
             let blocks = sums.map(|sum| format!("{sum:016x}")).collect();
-            crate::pack::stream::read::Sink::written(self.unpacking, *id, blocks);
+            Sink::written(self.staged, *id, blocks);
         }
     }
 }
 
-impl Target for Framed<'_> {
+impl FrameTarget for PagedFiles<'_> {
     fn write(&self, file: usize, offset: u64, bytes: &[u8]) -> Result<()> {
-        self.unpacking.write_run(self.ids[file], offset, bytes)
+        self.staged.write_run(self.ids[file], offset, bytes)
     }
 
     fn landed(&self, id: usize, len: usize) -> Result<()> {
-        let (file, number) = self.head.place(id);
-        self.unpacking.frame_landed(self.ids[file], number as u64 * forkd_format::v3::FRAME_SIZE as u64, len);
-        self.journal.map_or(Ok(()), |journal| journal(id))
+        let (file, number) = self.header.place(id);
+        self.staged.frame_landed(self.ids[file], number as u64 * forkd_format::v3::FRAME_SIZE as u64, len);
+        self.tell.map_or(Ok(()), |tell| tell(id))
     }
 }

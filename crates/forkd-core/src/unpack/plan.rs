@@ -1,9 +1,9 @@
 use crate::cache::Cache;
 use crate::error::{Error, Kind, Result};
 use crate::store::root::Store;
-use crate::store::stored::Stored;
+use crate::store::stored::{Stored, parent_of};
 use forkd_format::manifest::{Link, ROOTFS, RootfsSidecar, SNAPSHOT_JSON};
-use forkd_format::{Digest, Manifest, Snapshot, Tag};
+use forkd_format::{Digest, Manifest, PackFormat, Snapshot, Tag};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -79,8 +79,122 @@ impl UnpackReport {
     pub fn nothing_new(&self) -> bool {
         self.links.iter().all(|link| link.outcome == Outcome::Kept)
     }
+
+    /// A chain that is here already, as it lies in the store.
+    pub(crate) fn kept(chain: &[Stored]) -> Option<Self> {
+        let head = chain.last()?.tag.clone();
+        let links = chain.iter().map(|link| LinkReport {
+            tag: link.tag.clone(),
+            local_tag: link.tag.clone(),
+            path: link.dir.clone(),
+            parent: parent_of(Some(link)).ok().flatten(),
+            outcome: Outcome::Kept,
+        });
+        let files = chain.iter().filter_map(|link| link.record.as_ref()).flat_map(|record| &record.files);
+        Some(Self {
+            links: links.collect(),
+            chain: chain.len() > 1,
+            head,
+            unpacked_size: files.map(|file| file.size).sum(),
+        })
+    }
 }
 
+/// What will become of each link of a pack, decided before anything is written.
+#[derive(Debug, Clone)]
+pub(crate) struct UnpackPlan {
+    /// The tags of the links in the store.
+    pub(crate) tags: Vec<Tag>,
+    pub(crate) outcomes: Vec<Outcome>,
+}
+
+impl UnpackPlan {
+    /// Compares a pack with what is in the store. The caller holds the locks of the tags.
+    ///
+    /// # Errors
+    /// [`Kind::General`] where a tag is taken by other bytes and may not be replaced.
+    pub(crate) fn new(
+        store: &Store,
+        manifest: &Manifest,
+        tags: &[Tag],
+        options: &UnpackOptions,
+    ) -> Result<Self> {
+        let mut outcomes = Vec::new();
+        for (link, tag) in manifest.links.iter().zip(tags) {
+            if !store.contains(tag) {
+                outcomes.push(Outcome::Created);
+                continue;
+            }
+            let difference = match store.load(tag) {
+                Ok(stored) => difference(&stored, link, manifest.rootfs.as_ref(), options.force)?,
+                Err(e) => Some(format!("it cannot be read ({e})")),
+            };
+            outcomes.push(match difference {
+                None => Outcome::Kept,
+                Some(_) if options.force => Outcome::Replaced,
+                Some(how) => {
+                    let dir = store.dir(tag);
+                    let message = format!(
+                        "'{tag}' is already at {} with other bytes: {how}. Use --force to replace it{}",
+                        dir.display(),
+                        if manifest.links.len() == 1 {
+                            ", or --tag to unpack under another name"
+                        } else {
+                            ""
+                        }
+                    );
+                    return Err(Error::new(Kind::General, message));
+                }
+            });
+        }
+        let replaced: Vec<Tag> = tags
+            .iter()
+            .zip(&outcomes)
+            .filter(|(_, outcome)| **outcome == Outcome::Replaced)
+            .map(|(tag, _)| tag.clone())
+            .collect();
+        for (parent, child) in store.dependents(&replaced)? {
+            if !tags.contains(&child) {
+                let message = format!(
+                    "'{child}' is chained to '{parent}', which this pack would replace; `forkd rmi {child}` first"
+                );
+                return Err(Error::new(Kind::General, message));
+            }
+        }
+        Ok(Self { tags: tags.to_vec(), outcomes })
+    }
+
+    /// All links as if nothing were here.
+    pub(crate) fn anew(manifest: &Manifest) -> Self {
+        let tags: Vec<Tag> = manifest.links.iter().map(|link| link.tag.clone()).collect();
+        Self { outcomes: vec![Outcome::Created; tags.len()], tags }
+    }
+
+    /// Whether all links are here already, with the same bytes.
+    pub(crate) fn changes_nothing(&self) -> bool {
+        self.outcomes.iter().all(|outcome| *outcome == Outcome::Kept)
+    }
+
+    /// What will be in the store.
+    pub(crate) fn report(&self, store: &Store, manifest: &Manifest) -> UnpackReport {
+        let links = manifest.links.iter().zip(&self.tags).zip(&self.outcomes);
+        let links = links.map(|((link, tag), outcome)| LinkReport {
+            tag: link.tag.clone(),
+            local_tag: tag.clone(),
+            path: store.dir(tag),
+            parent: link.parent_tag.clone(),
+            outcome: *outcome,
+        });
+        UnpackReport {
+            links: links.collect(),
+            head: self.tags[self.tags.len() - 1].clone(),
+            chain: manifest.format() == PackFormat::Chain || manifest.links.len() > 1,
+            unpacked_size: manifest.unpacked_size(),
+        }
+    }
+}
+
+/// The tags that the links of a pack get in the store.
 pub(crate) fn local_tags(manifest: &Manifest, renamed: Option<&Tag>) -> Result<Vec<Tag>> {
     match renamed {
         None => Ok(manifest.links.iter().map(|link| link.tag.clone()).collect()),
@@ -93,54 +207,6 @@ pub(crate) fn local_tags(manifest: &Manifest, renamed: Option<&Tag>) -> Result<V
             ),
         )),
     }
-}
-
-/// What will become of each link, decided before anything is written.
-pub(crate) fn plan(
-    store: &Store,
-    manifest: &Manifest,
-    tags: &[Tag],
-    options: &UnpackOptions,
-) -> Result<Vec<Outcome>> {
-    let mut outcomes = Vec::new();
-    for (link, tag) in manifest.links.iter().zip(tags) {
-        if !store.contains(tag) {
-            outcomes.push(Outcome::Created);
-            continue;
-        }
-        let difference = match store.load(tag) {
-            Ok(stored) => difference(&stored, link, manifest.rootfs.as_ref(), options.force)?,
-            Err(e) => Some(format!("it cannot be read ({e})")),
-        };
-        outcomes.push(match difference {
-            None => Outcome::Kept,
-            Some(_) if options.force => Outcome::Replaced,
-            Some(how) => {
-                let dir = store.dir(tag);
-                let message = format!(
-                    "'{tag}' is already at {} with other bytes: {how}. Use --force to replace it{}",
-                    dir.display(),
-                    if manifest.links.len() == 1 { ", or --tag to unpack under another name" } else { "" }
-                );
-                return Err(Error::new(Kind::General, message));
-            }
-        });
-    }
-    let replaced: Vec<Tag> = tags
-        .iter()
-        .zip(&outcomes)
-        .filter(|(_, outcome)| **outcome == Outcome::Replaced)
-        .map(|(tag, _)| tag.clone())
-        .collect();
-    for (parent, child) in store.dependents(&replaced)? {
-        if !tags.contains(&child) {
-            let message = format!(
-                "'{child}' is chained to '{parent}', which this pack would replace; `forkd rmi {child}` first"
-            );
-            return Err(Error::new(Kind::General, message));
-        }
-    }
-    Ok(outcomes)
 }
 
 /// How a stored snapshot differs from a link, or `None` where it has the same bytes.
@@ -191,20 +257,4 @@ pub(crate) fn difference(
         return Ok(Some(format!("its {SNAPSHOT_JSON} differs")));
     }
     Ok(None)
-}
-
-pub(crate) fn report(store: &Store, manifest: &Manifest, tags: &[Tag], outcomes: &[Outcome]) -> UnpackReport {
-    let links = manifest.links.iter().zip(tags).zip(outcomes).map(|((link, tag), outcome)| LinkReport {
-        tag: link.tag.clone(),
-        local_tag: tag.clone(),
-        path: store.dir(tag),
-        parent: link.parent_tag.clone(),
-        outcome: *outcome,
-    });
-    UnpackReport {
-        links: links.collect(),
-        head: tags[tags.len() - 1].clone(),
-        chain: manifest.version == 2 || manifest.links.len() > 1,
-        unpacked_size: manifest.unpacked_size(),
-    }
 }

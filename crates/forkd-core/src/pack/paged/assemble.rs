@@ -2,9 +2,9 @@
 
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
-use crate::pack::paged::decode::{Pages, Scratch, decode};
-use crate::pack::paged::head::Head;
-use crate::pack::paged::page_source::SourceFile;
+use crate::pack::paged::decode::{DecodeBuffers, Pages, decode};
+use crate::pack::paged::header::PagedHeader;
+use crate::pack::paged::page_source::PageSource;
 use crate::pipeline::mutex::lock;
 use forkd_format::FormatError;
 use forkd_format::v3::{FRAME_PAGES, FRAME_SIZE, Plan, frame_len, parse_data_frame};
@@ -16,7 +16,7 @@ use std::time::Duration;
 const WAITING: usize = 8;
 
 /// Where finished frames go.
-pub(crate) trait Target: Sync {
+pub(crate) trait FrameTarget: Sync {
     /// Bytes of a file that are not zero.
     fn write(&self, file: usize, offset: u64, bytes: &[u8]) -> Result<()>;
     /// All of a frame was written, so many bytes of the file.
@@ -25,18 +25,18 @@ pub(crate) trait Target: Sync {
 
 /// Frames on their way into files.
 pub(crate) struct Assembly<'a> {
-    head: &'a Head,
+    head: &'a PagedHeader,
     name: &'a str,
     /// Bases, then the pack's own files.
-    sources: &'a [SourceFile],
-    target: &'a dyn Target,
-    state: Mutex<State>,
+    sources: &'a [PageSource],
+    target: &'a dyn FrameTarget,
+    state: Mutex<AssemblyState>,
     wake: Condvar,
 }
 
-struct State {
+struct AssemblyState {
     done: Vec<bool>,
-    waiting: BTreeMap<usize, Waiting>,
+    waiting: BTreeMap<usize, PendingFrame>,
     held: Vec<usize>,
     feeding: usize,
     running: usize,
@@ -44,7 +44,7 @@ struct State {
 }
 
 /// A frame that has come.
-struct Waiting {
+struct PendingFrame {
     bytes: Vec<u8>,
     plan: Plan,
     plan_len: usize,
@@ -66,14 +66,20 @@ pub(crate) type Feeder<'f> = Box<dyn FnOnce(&Feed<'_, '_>) -> Result<()> + Send 
 impl<'a> Assembly<'a> {
     /// `done` are the frames that are in the files already, or not wanted.
     pub(crate) fn new(
-        head: &'a Head,
+        head: &'a PagedHeader,
         name: &'a str,
-        sources: &'a [SourceFile],
-        target: &'a dyn Target,
+        sources: &'a [PageSource],
+        target: &'a dyn FrameTarget,
         done: Vec<bool>,
     ) -> Self {
-        let state =
-            State { done, waiting: BTreeMap::new(), held: Vec::new(), feeding: 0, running: 0, failure: None };
+        let state = AssemblyState {
+            done,
+            waiting: BTreeMap::new(),
+            held: Vec::new(),
+            feeding: 0,
+            running: 0,
+            failure: None,
+        };
         Self { head, name, sources, target, state: Mutex::new(state), wake: Condvar::new() }
     }
 
@@ -116,7 +122,7 @@ impl<'a> Assembly<'a> {
     }
 
     fn work(&self, env: Env<'_>) {
-        let (mut scratch, mut pages) = (Scratch::new(), Pages::new());
+        let (mut scratch, mut pages) = (DecodeBuffers::new(), Pages::new());
         loop {
             let mut state = lock(&self.state);
             let (id, frame) = loop {
@@ -155,12 +161,21 @@ impl<'a> Assembly<'a> {
         }
     }
 
-    fn wait<'s>(&self, state: std::sync::MutexGuard<'s, State>) -> std::sync::MutexGuard<'s, State> {
+    fn wait<'s>(
+        &self,
+        state: std::sync::MutexGuard<'s, AssemblyState>,
+    ) -> std::sync::MutexGuard<'s, AssemblyState> {
         let waited = self.wake.wait_timeout(state, Duration::from_millis(100));
         waited.map_or_else(|e| e.into_inner().0, |(state, _)| state)
     }
 
-    fn finish(&self, id: usize, frame: &Waiting, scratch: &mut Scratch, pages: &mut Pages) -> Result<()> {
+    fn finish(
+        &self,
+        id: usize,
+        frame: &PendingFrame,
+        scratch: &mut DecodeBuffers,
+        pages: &mut Pages,
+    ) -> Result<()> {
         let (file, number) = self.head.place(id);
         let (stored, len) = (self.head.stored(id), self.len(id));
         let body = parse_data_frame(&frame.bytes).map_err(|e| self.explain(id, Error::malformed("")(e)))?;
@@ -210,7 +225,7 @@ impl<'a> Assembly<'a> {
 
     /// Reads the plan of a frame that has come, and what it needs. A frame refers to earlier ones only, so that the first that is
     /// missing never waits.
-    fn admit(&self, id: usize, bytes: Vec<u8>, feeder: usize) -> Result<Waiting> {
+    fn admit(&self, id: usize, bytes: Vec<u8>, feeder: usize) -> Result<PendingFrame> {
         let (file, number) = self.head.place(id);
         let len = self.len(id);
         let body = parse_data_frame(&bytes).map_err(Error::malformed("frame"))?;
@@ -233,11 +248,11 @@ impl<'a> Assembly<'a> {
         }
         needs.sort_unstable();
         needs.dedup();
-        Ok(Waiting { bytes, plan, plan_len, needs, feeder })
+        Ok(PendingFrame { bytes, plan, plan_len, needs, feeder })
     }
 }
 
-impl State {
+impl AssemblyState {
     fn fail(&mut self, error: Error) {
         // What the user or another failure caused is told before what that caused in turn.
         if self.failure.is_none() || error.kind() == Kind::Interrupted {

@@ -3,7 +3,7 @@
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::pack::options::PackOptions;
-use crate::pack::paged::page_source::SourceFile;
+use crate::pack::paged::page_source::PageSource;
 use crate::store::record::HashedFile;
 use crate::store::stored::Stored;
 use forkd_format::manifest::{Base, BaseKind};
@@ -13,7 +13,7 @@ use std::path::Path;
 /// A base file, open.
 pub(crate) struct BaseFile {
     pub(crate) base: Base,
-    pub(crate) file: SourceFile,
+    pub(crate) file: PageSource,
 }
 
 /// Opens all of them, the kernel last, and computes the digests that nobody has recorded.
@@ -73,5 +73,5 @@ fn named(
         copied_pages: 0,
         similar_pages: 0,
     };
-    BaseFile { base, file: SourceFile { file: Some(file), path: place.to_owned(), size: hashed.size } }
+    BaseFile { base, file: PageSource { file: Some(file), path: place.to_owned(), size: hashed.size } }
 }

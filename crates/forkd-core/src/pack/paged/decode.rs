@@ -1,7 +1,7 @@
 //! From a frame to the pages that it stands for.
 
 use crate::error::{Error, Result};
-use crate::pack::paged::page_source::SourceFile;
+use crate::pack::paged::page_source::PageSource;
 use forkd_format::frame::{FrameHeader, FrameScanner};
 use forkd_format::v3::{FRAME_SIZE, MAX_WINDOW, Plan, Run, RunKind, StoredFrame, frame_hash};
 use forkd_format::{FormatError, PAGE_SIZE};
@@ -86,12 +86,12 @@ impl Pages {
 }
 
 /// Memory that decoding uses, to be used again and again.
-pub(crate) struct Scratch {
+pub(crate) struct DecodeBuffers {
     prefix: Vec<u8>,
     data: Vec<u8>,
 }
 
-impl Scratch {
+impl DecodeBuffers {
     pub(crate) fn new() -> Self {
         Self { prefix: Vec::new(), data: Vec::new() }
     }
@@ -103,8 +103,8 @@ pub(crate) fn decode(
     (plan, plan_len): (&Plan, usize),
     frame: &StoredFrame,
     len: usize,
-    sources: &[SourceFile],
-    scratch: &mut Scratch,
+    sources: &[PageSource],
+    scratch: &mut DecodeBuffers,
     pages: &mut Pages,
 ) -> Result<()> {
     let zstd_part = &body[plan_len..];
@@ -178,7 +178,7 @@ fn check_zstd(bytes: &[u8], data_len: usize) -> std::result::Result<(), FormatEr
     }
 }
 
-fn read_prefix(plan: &Plan, sources: &[SourceFile], prefix: &mut Vec<u8>) -> Result<()> {
+fn read_prefix(plan: &Plan, sources: &[PageSource], prefix: &mut Vec<u8>) -> Result<()> {
     prefix.clear();
     for run in &plan.prefix {
         let at = prefix.len();

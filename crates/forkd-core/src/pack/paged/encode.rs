@@ -16,7 +16,7 @@ const SMALL_TABLES: i32 = 4;
 
 /// What a frame is made from.
 #[derive(Clone, Copy)]
-pub(crate) struct Place {
+pub(crate) struct PagePlace {
     /// The number of the file as a source.
     pub(crate) source: usize,
     /// The first page of the frame in the file.
@@ -35,7 +35,7 @@ pub(crate) struct Encoded {
 /// itself only files before this one and earlier frames of this one may be referred to.
 pub(crate) fn encode(
     raw: &[u8],
-    place: Place,
+    place: PagePlace,
     own: usize,
     search: &Search<'_>,
     level: i32,

@@ -3,8 +3,8 @@
 use crate::cache::{Cache, CacheKind, Slot};
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
-use crate::pack::paged::page_source::SourceFile;
-use crate::pack::sidecar::{Beside, decode};
+use crate::pack::paged::page_source::PageSource;
+use crate::pack::sidecar::{OpenSidecar, decode};
 use crate::store::record::HashedFile;
 use forkd_format::manifest::Base;
 use std::fs::{File, OpenOptions};
@@ -24,9 +24,9 @@ pub(crate) fn open(
     base: &Base,
     staging: &Path,
     cache: Option<&Cache>,
-    beside: Beside<'_>,
+    beside: OpenSidecar<'_>,
     env: Env<'_>,
-) -> Result<SourceFile> {
+) -> Result<PageSource> {
     if base.size > MOST {
         let message = format!("a kernel of {} bytes; at most {MOST} are taken", base.size);
         return Err(Error::new(Kind::Integrity, message));
@@ -38,7 +38,7 @@ pub(crate) fn open(
         take(base, beside, env, &mut |bytes, at| {
             file.write_all_at(bytes, at).map_err(Error::io("write", &path))
         })?;
-        return Ok(SourceFile { file: Some(file), path, size: base.size });
+        return Ok(PageSource { file: Some(file), path, size: base.size });
     };
     let mut slot = cache.find_or_create(CacheKind::Blob, &base.sha256, env)?;
     if let Slot::Found(entry) = &slot
@@ -63,7 +63,7 @@ pub(crate) fn open(
         }
     };
     let file: File = entry.file().try_clone().map_err(Error::io("open", entry.path()))?;
-    Ok(SourceFile { file: Some(file), path: entry.path().to_owned(), size: entry.len() })
+    Ok(PageSource { file: Some(file), path: entry.path().to_owned(), size: entry.len() })
 }
 
 /// Whether a file is a kernel, compressed.
@@ -79,7 +79,7 @@ pub(crate) fn lies_at(base: &Base, path: &Path, env: Env<'_>) -> Result<bool> {
 /// Decodes a kernel and checks it.
 fn take(
     base: &Base,
-    beside: Beside<'_>,
+    beside: OpenSidecar<'_>,
     env: Env<'_>,
     write: &mut dyn FnMut(&[u8], u64) -> Result<()>,
 ) -> Result<()> {

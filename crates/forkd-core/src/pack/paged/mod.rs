@@ -5,7 +5,7 @@ pub(crate) mod bases;
 pub(crate) mod bases_written;
 pub(crate) mod decode;
 pub(crate) mod encode;
-pub(crate) mod head;
+pub(crate) mod header;
 pub(crate) mod kernel;
 pub(crate) mod page_source;
 pub(crate) mod search;
@@ -19,11 +19,11 @@ pub fn fuzz_frame(body: &[u8], len: usize, files: &[std::fs::File]) -> Option<Ve
     use forkd_format::v3::{Plan, StoredFrame, zero_frame_hash};
     let source = |file: &std::fs::File| {
         let size = file.metadata().ok()?.len();
-        Some(SourceFile { file: file.try_clone().ok(), path: "fuzzed".into(), size })
+        Some(PageSource { file: file.try_clone().ok(), path: "fuzzed".into(), size })
     };
-    let sources: Vec<SourceFile> = files.iter().filter_map(source).collect();
-    let (plan, plan_len) = Plan::parse(body, len, |s| sources.get(s).map(SourceFile::pages)).ok()?;
-    let (mut scratch, mut pages) = (decode::Scratch::new(), Pages::new());
+    let sources: Vec<PageSource> = files.iter().filter_map(source).collect();
+    let (plan, plan_len) = Plan::parse(body, len, |s| sources.get(s).map(PageSource::pages)).ok()?;
+    let (mut scratch, mut pages) = (decode::DecodeBuffers::new(), Pages::new());
     let mut frame = StoredFrame { hash: zero_frame_hash(len), sum: 0, offset: 0, len: 0 };
     let mut run = |frame: &StoredFrame, pages: &mut Pages| {
         decode::decode(body, (&plan, plan_len), frame, len, &sources, &mut scratch, pages).is_ok()

@@ -8,14 +8,14 @@ use std::path::PathBuf;
 
 /// A file whose pages frames may refer to: a base, or a file of the pack itself.
 #[derive(Debug)]
-pub(crate) struct SourceFile {
+pub(crate) struct PageSource {
     /// None where nothing can be referred to.
     pub(crate) file: Option<File>,
     pub(crate) path: PathBuf,
     pub(crate) size: u64,
 }
 
-impl SourceFile {
+impl PageSource {
     /// Whole pages; a short one at the end cannot be referred to.
     pub(crate) fn pages(&self) -> u64 {
         self.size / PAGE_SIZE as u64

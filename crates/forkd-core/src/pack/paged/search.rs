@@ -3,7 +3,7 @@
 
 use crate::env::Env;
 use crate::error::{Error, Result};
-use crate::pack::paged::page_source::SourceFile;
+use crate::pack::paged::page_source::PageSource;
 use crate::pipeline::buffers::Buffers;
 use crate::pipeline::lanes::{self, LaneKind};
 use forkd_format::PAGE_SIZE;
@@ -45,7 +45,7 @@ static GEAR: [u64; 256] = {
 
 /// Pages by the pieces that they hold.
 pub(crate) struct Search<'a> {
-    sources: &'a [SourceFile],
+    sources: &'a [PageSource],
     /// The number of each source's first page.
     first: Vec<u64>,
     /// Frames of each source that are not all zero.
@@ -166,7 +166,7 @@ fn mix(hash: u64) -> u64 {
 
 impl<'a> Search<'a> {
     /// Reads all pages of some sources that are not in holes. Memory: at most a sixth of their bytes, and for a moment half as much again.
-    pub(crate) fn build(sources: &'a [SourceFile], env: Env<'_>) -> Result<Self> {
+    pub(crate) fn build(sources: &'a [PageSource], env: Env<'_>) -> Result<Self> {
         let mut first = Vec::with_capacity(sources.len());
         let mut next = 0;
         for source in sources {
@@ -256,12 +256,12 @@ impl<'a> Search<'a> {
         found
     }
 
-    pub(crate) fn source(&self, source: usize) -> &'a SourceFile {
+    pub(crate) fn source(&self, source: usize) -> &'a PageSource {
         &self.sources[source]
     }
 }
 
-fn next_data(source: &SourceFile, file: &File, at: u64) -> Result<Option<u64>> {
+fn next_data(source: &PageSource, file: &File, at: u64) -> Result<Option<u64>> {
     if at >= source.size {
         return Ok(None);
     }

@@ -5,8 +5,8 @@ use crate::error::{Error, Kind, Result};
 use crate::pack::draft::{complete, manifest_entry};
 use crate::pack::input::{Input, Part, Parts};
 use crate::pack::output::{Hashes, Output};
-use crate::pack::paged::encode::{Encoded, Place, encode};
-use crate::pack::paged::page_source::SourceFile;
+use crate::pack::paged::encode::{Encoded, PagePlace, encode};
+use crate::pack::paged::page_source::PageSource;
 use crate::pack::paged::search::Search;
 use crate::pack::stream::write::{compress, compressor};
 use crate::pack::{BaseFile, Body};
@@ -166,13 +166,13 @@ fn finish(
 }
 
 /// A file of the pack as others of it refer to it; a description is no page of anything.
-fn as_source(input: &Input) -> Result<SourceFile> {
+fn as_source(input: &Input) -> Result<PageSource> {
     let file = match &input.body {
         Body::Bytes(_) => None,
         Body::File(file) => Some(file.try_clone().map_err(Error::io("open", &input.path))?),
     };
     let size = if file.is_some() { input.size } else { 0 };
-    Ok(SourceFile { file, path: input.path.clone(), size })
+    Ok(PageSource { file, path: input.path.clone(), size })
 }
 
 impl Shared<'_> {
@@ -182,7 +182,7 @@ impl Shared<'_> {
         let shared_raw = Arc::clone(&raw);
         lanes.submit_ordered(HASH, number, move |_| self.hashes.add(part, Some(&shared_raw[..part.len])));
         let frame = (part.offset / FRAME_SIZE as u64) as usize;
-        let place = Place { source: self.own + part.input, page: (frame * FRAME_PAGES) as u64 };
+        let place = PagePlace { source: self.own + part.input, page: (frame * FRAME_PAGES) as u64 };
         let encoded = encode(&raw[..part.len], place, self.own, &self.search, self.level)?;
         drop(raw);
         lanes.submit_ordered(WRITE, number, move |_| {

@@ -4,13 +4,14 @@
 use crate::digest::block_sums::BlockSums;
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
+use crate::pack::computed_id::ComputedId;
 use crate::pack::stream::zstd_frames::{Chunk, FrameSource, Piece, Pieces, RAW_LEN, Rest};
 use crate::pipeline::buffers::{DECODED_IN_FLIGHT, frames_in_flight};
 use crate::pipeline::lanes::{self, LaneKind, Lanes};
 use crate::pipeline::mutex::lock;
 use forkd_format::manifest::FileEntry;
 use forkd_format::reader::{FileId, PackEvent, PackReader};
-use forkd_format::{Digest, FormatError, Hasher, Manifest};
+use forkd_format::{FormatError, Hasher, Manifest};
 use std::io::Read;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -98,7 +99,7 @@ struct Placing {
 }
 
 /// A pack whose manifest was read, and nothing behind it.
-pub(crate) struct Incoming<R> {
+pub(crate) struct PackStream<R> {
     source: FrameSource<R>,
     reader: PackReader,
     pieces: Pieces,
@@ -150,7 +151,7 @@ struct Shared<'e, S> {
     zero_frame: Mutex<(usize, Vec<u8>)>,
 }
 
-impl<R: Read> Incoming<R> {
+impl<R: Read> PackStream<R> {
     /// Reads up to the end of the manifest.
     pub(crate) fn open(input: R, name: &str, env: Env<'_>) -> Result<Self> {
         let mut source = FrameSource::new(input, name);
@@ -204,18 +205,18 @@ impl<R: Read> Incoming<R> {
 
     /// For version 3: the digest that names the pack, where what follows the manifest begins, and that. The frame that holds the
     /// manifest must hold nothing else.
-    pub(crate) fn into_rest(self) -> Result<(Manifest, Digest, u64, Rest<R>)> {
+    pub(crate) fn into_rest(self) -> Result<(Manifest, ComputedId, u64, Rest<R>)> {
         let Self { source, reader, pending, manifest, name, .. } = self;
         let padding =
             pending.as_ref().map_or(&[][..], |placing| &placing.content.bytes()[placing.range.clone()]);
-        let (digest, len) = reader.manifest_digest().unwrap_or_else(|| (Digest::of(b""), 0));
+        let (id, len) = ComputedId::of_manifest(&reader);
         if padding.len() != forkd_format::layout::padding(len) || !forkd_sys::is_zero(padding) {
             let source =
                 FormatError::Manifest("expected its padding behind it in its frame, and no more".into());
             return Err(Error::Malformed { file: name, source });
         }
         let (at, rest) = source.into_rest();
-        Ok((manifest, digest, at, rest))
+        Ok((manifest, id, at, rest))
     }
 
     /// Reads the rest into a sink, to the end of the stream. Returns once every file has its declared digest. The input is

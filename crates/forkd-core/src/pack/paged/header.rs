@@ -1,7 +1,8 @@
 //! What stands before the frames of a pack.
 
 use crate::error::{Error, Kind, Result};
-use crate::pack::stream::read::Incoming;
+use crate::pack::computed_id::ComputedId;
+use crate::pack::stream::read::PackStream;
 use crate::pack::stream::zstd_frames::{Rest, read_error};
 use forkd_format::v3::{Index, SKIPPABLE_HEADER, StoredFrame, TreeHash, parse_index_frame_header};
 use forkd_format::{Digest, FormatError, Manifest};
@@ -14,10 +15,10 @@ const MAX_PADDING: u64 = 1 << 20;
 const MAX_TRAILER: u64 = 1 << 10;
 
 /// The manifest and the index of a pack, checked.
-pub(crate) struct Head {
+pub(crate) struct PagedHeader {
     pub(crate) manifest: Manifest,
-    /// SHA-256 of the manifest: it names the index, which names all the rest, and so the pack.
-    pub(crate) digest: Digest,
+    /// The manifest names the index, which names all the rest, and so the pack.
+    pub(crate) id: ComputedId,
     pub(crate) index: Index,
     /// The first stored frame of each file, counted over the pack.
     first: Vec<u32>,
@@ -26,10 +27,10 @@ pub(crate) struct Head {
     stored: Vec<StoredFrame>,
 }
 
-impl Head {
+impl PagedHeader {
     /// Reads on from a manifest of version 3. The rest begins with the first frame.
-    pub(crate) fn read<R: Read>(incoming: Incoming<R>, name: &str) -> Result<(Self, Rest<R>)> {
-        let (manifest, digest, at, mut rest) = incoming.into_rest()?;
+    pub(crate) fn read<R: Read>(incoming: PackStream<R>, name: &str) -> Result<(Self, Rest<R>)> {
+        let (manifest, id, at, mut rest) = incoming.into_rest()?;
         let malformed = |source: FormatError| Error::Malformed { file: name.to_owned(), source };
         let wrong = |message: String| malformed(FormatError::Index(message));
         let Some(declared) = &manifest.index else { return Err(wrong("the manifest declares none".into())) };
@@ -74,7 +75,7 @@ impl Head {
             places.extend(stored.map(|(number, _)| (file as u32, number as u32)));
         }
         let stored = index.stored().map(|(_, _, frame)| *frame).collect();
-        Ok((Self { manifest, digest, index, first, places, stored }, rest))
+        Ok((Self { manifest, id, index, first, places, stored }, rest))
     }
 
     /// Stored frames.

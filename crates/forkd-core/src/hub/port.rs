@@ -1,0 +1,49 @@
+//! The port to hubs.
+
+use crate::env::{Cancel, Progress};
+use crate::error::Result;
+use crate::hub::offer::Offer;
+use crate::hub::release::Release;
+use forkd_format::Reference;
+
+/// A place where snapshots are published under names. All errors are those of its transport, and [`crate::Kind::Integrity`] where what it says
+/// is malformed.
+pub trait Hub: Send + Sync {
+    /// How messages name it; never with a secret.
+    fn name(&self) -> String;
+
+    /// The packs that a name stands for, the one that every host reads first. Never empty.
+    ///
+    /// # Errors
+    /// [`crate::Kind::NotFound`] with what is there instead; [`crate::Kind::Integrity`] where none has the digest that the reference pins.
+    fn offers(&self, reference: &Reference, cancel: &Cancel) -> Result<Vec<Offer>>;
+
+    /// All packages, sorted by name.
+    ///
+    /// # Errors
+    /// Where the hub cannot be read.
+    fn list(&self, cancel: &Cancel) -> Result<Vec<HubPackage>>;
+
+    /// Uploads the packs of a release, then lists them: nobody sees a name whose packs are not there.
+    ///
+    /// # Errors
+    /// [`crate::Kind::General`] where the version is published with other bytes.
+    fn publish(&self, release: &Release<'_>, progress: &dyn Progress, cancel: &Cancel) -> Result<()>;
+
+    /// Takes a version off the list. Its packs stay: others may pin them.
+    ///
+    /// # Errors
+    /// [`crate::Kind::NotFound`].
+    fn delete(&self, reference: &Reference, progress: &dyn Progress, cancel: &Cancel) -> Result<()>;
+}
+
+/// What a hub lists under one name.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct HubPackage {
+    /// `owner/name`.
+    pub name: String,
+    /// For people.
+    pub description: Option<String>,
+    /// Names of its versions.
+    pub versions: Vec<String>,
+}

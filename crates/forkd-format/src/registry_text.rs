@@ -1,0 +1,138 @@
+//! A `registry.json` that is changed: keys that we do not know, and the order of all, stay as they are (`docs/format/registry.md`).
+
+use crate::error::FormatError;
+use crate::registry::Registry;
+use serde_json::{Map, Value, json};
+use std::fmt;
+
+/// The text of a registry, as a document that can be changed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RegistryText(Map<String, Value>);
+
+impl Default for RegistryText {
+    fn default() -> Self {
+        let mut document = Map::new();
+        document.insert("schema_version".into(), json!(1));
+        document.insert("packages".into(), json!({}));
+        Self(document)
+    }
+}
+
+impl RegistryText {
+    /// Parses a registry.
+    ///
+    /// # Errors
+    /// As [`Registry::parse`].
+    pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
+        Registry::parse(bytes)?;
+        serde_json::from_slice(bytes).map(Self).map_err(|e| FormatError::Registry(e.to_string()))
+    }
+
+    /// The entry of a version, as it is written.
+    #[must_use]
+    pub fn version(&self, package: &str, version: &str) -> Option<&Map<String, Value>> {
+        self.0.get("packages")?.get(package)?.get("versions")?.get(version)?.as_object()
+    }
+
+    /// Lists a version, and as `latest` too where it shall be or where there is none.
+    pub fn set_version(
+        &mut self,
+        package: &str,
+        version: &str,
+        description: Option<&str>,
+        entry: Map<String, Value>,
+        latest: bool,
+    ) {
+        let package = object(object(&mut self.0, "packages"), package);
+        if let Some(description) = description {
+            package.insert("description".into(), description.into());
+        }
+        let versions = object(package, "versions");
+        if latest || !versions.contains_key("latest") {
+            versions.insert("latest".into(), Value::Object(entry.clone()));
+        }
+        versions.insert(version.to_owned(), Value::Object(entry));
+    }
+
+    /// Takes a version off the list; says whether it was there. A package goes with its last one, and with its `latest`: every package has one.
+    pub fn remove_version(&mut self, package: &str, version: &str) -> bool {
+        let packages = object(&mut self.0, "packages");
+        let Some(Value::Object(found)) = packages.get_mut(package) else { return false };
+        let versions = object(found, "versions");
+        let Some(removed) = versions.shift_remove(version) else { return false };
+        // What `latest` stands for is gone too; the one that was listed last takes its place.
+        if versions.get("latest") == Some(&removed) {
+            versions.shift_remove("latest");
+        }
+        let last = versions.iter().next_back().map(|(_, entry)| entry.clone());
+        match last {
+            None => drop(packages.shift_remove(package)),
+            Some(last) if !versions.contains_key("latest") => drop(versions.insert("latest".into(), last)),
+            Some(_) => {}
+        }
+        true
+    }
+}
+
+/// The object under a key; made where there is none.
+fn object<'m>(map: &'m mut Map<String, Value>, key: &str) -> &'m mut Map<String, Value> {
+    let value = map.entry(key).or_insert_with(|| json!({}));
+    if !value.is_object() {
+        *value = json!({});
+    }
+    match value {
+        Value::Object(found) => found,
+        _ => unreachable!("it was made one just now"),
+    }
+}
+
+impl fmt::Display for RegistryText {
+    /// As people read it: indented, with a line's end.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = serde_json::to_string_pretty(&self.0).map_err(|_| fmt::Error)?;
+        writeln!(f, "{text}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Digest;
+
+    fn entry(name: &str) -> Map<String, Value> {
+        let value =
+            json!({ "url": name, "sha256": Digest::of(name.as_bytes()).to_string(), "size_bytes": 1 });
+        value.as_object().unwrap().clone()
+    }
+
+    #[test]
+    fn what_it_does_not_know_stays_as_it_is() {
+        let text = r#"{"_note":"x","packages":{"b/b":{"stars":7,"versions":{"latest":{"url":"u","sha256":
+"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","size_bytes":5,"odd":[1]}}}},"schema_version":1}"#;
+        let mut registry = RegistryText::parse(text.as_bytes()).unwrap();
+        registry.set_version("a/a", "v1", Some("d"), entry("one"), false);
+        let shown = registry.to_string();
+        let value: Value = serde_json::from_str(&shown).unwrap();
+        assert_eq!(value["_note"], "x");
+        assert_eq!(value["packages"]["b/b"]["versions"]["latest"]["odd"], json!([1]));
+        assert!(shown.find("_note").unwrap() < shown.find("packages").unwrap());
+        assert_eq!(value["packages"]["a/a"]["versions"]["latest"]["url"], "one");
+        assert!(registry.remove_version("a/a", "v1") && !registry.remove_version("a/a", "v1"));
+        let mut expected = RegistryText::parse(text.as_bytes()).unwrap();
+        assert!(!expected.remove_version("a/a", "v1"));
+        assert_eq!(registry, expected);
+    }
+
+    #[test]
+    fn latest_is_always_there() {
+        let mut registry = RegistryText::default();
+        registry.set_version("a/a", "v1", None, entry("one"), true);
+        registry.set_version("a/a", "v2", None, entry("two"), true);
+        assert_eq!(registry.version("a/a", "latest").unwrap()["url"], "two");
+        assert!(registry.remove_version("a/a", "v2"));
+        assert_eq!(registry.version("a/a", "latest").unwrap()["url"], "one");
+        Registry::parse(registry.to_string().as_bytes()).unwrap();
+        assert!(registry.remove_version("a/a", "v1"));
+        assert_eq!(registry, RegistryText::default());
+    }
+}

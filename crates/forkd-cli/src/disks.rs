@@ -5,7 +5,7 @@ use crate::commands::Context;
 use crate::config;
 use crate::output::{mib, seconds};
 use anyhow::Result;
-use forkd_core::cache::{Cache, CacheEntry, CacheKind, CacheWriter, Slot};
+use forkd_core::cache::{Cache, CacheEntry, CacheKind, CacheSlot, CacheWriter};
 use forkd_core::{Error, Kind};
 use forkd_format::Digest;
 use forkd_image::{
@@ -142,16 +142,16 @@ fn produce(
     make: impl FnOnce(&CacheWriter) -> Result<()>,
 ) -> Result<CacheEntry> {
     let slot = if fresh {
-        Slot::Free(cache.create(CacheKind::Rootfs, key, context.env())?)
+        CacheSlot::Free(cache.create(CacheKind::Rootfs, key, context.env())?)
     } else {
         cache.find_or_create(CacheKind::Rootfs, key, context.env())?
     };
     let mut writer = match slot {
-        Slot::Found(held) => {
+        CacheSlot::Found(held) => {
             context.output.line("✓ root disk: from the cache");
             return Ok(held);
         }
-        Slot::Free(writer) => writer,
+        CacheSlot::Free(writer) => writer,
     };
     // What a killed run left is not known to be right.
     writer.restart()?;

@@ -1,11 +1,12 @@
-use crate::cache::Cache;
+use crate::cache::folder::Cache;
 use crate::digest::block_sums::differing;
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::pack::description::{memory_digest, parse_description, put};
 use crate::pack::pack_file::open_pack;
 use crate::pack::sidecar::{open_sidecar, read_sidecar};
-use crate::pack::stream::read::{PackStream, Sink};
+use crate::pack::stream::content::Sink;
+use crate::pack::stream::read::PackStream;
 use crate::store::lock::LockKind;
 use crate::store::record::HashedFile;
 use crate::store::root::Store;

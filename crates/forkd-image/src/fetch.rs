@@ -5,7 +5,7 @@ use crate::layer_source::Layer;
 use crate::manifest::Descriptor;
 use crate::registry::Registry;
 use crate::source::FetchReport;
-use forkd_core::cache::{Cache, CacheEntry, CacheKind, CacheWriter, Slot};
+use forkd_core::cache::{Cache, CacheEntry, CacheKind, CacheSlot, CacheWriter};
 use forkd_core::{Cancel, Env, Error, Kind, Progress, Result};
 use forkd_format::{Digest, Hasher};
 use reqwest::StatusCode;
@@ -157,12 +157,12 @@ impl Job<'_> {
         let env = Env { progress: self.progress, cancel: self.cancel, jobs };
         let writer = loop {
             match cache.find_or_create(CacheKind::Blob, &self.layer.digest, env)? {
-                Slot::Free(writer) => break writer,
-                Slot::Found(entry) if entry.len() == self.layer.size => {
+                CacheSlot::Free(writer) => break writer,
+                CacheSlot::Found(entry) if entry.len() == self.layer.size => {
                     self.progress.advance(self.layer.size);
                     return Ok((entry, None));
                 }
-                Slot::Found(entry) => entry.discard()?,
+                CacheSlot::Found(entry) => entry.discard()?,
             }
         };
         let mut state = self.go_on(writer)?;

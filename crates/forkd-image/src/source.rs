@@ -11,7 +11,7 @@ use crate::manifest::{self, Descriptor, Document, MAX_CONFIG, MAX_MANIFEST, Mani
 use crate::platform::Platform;
 use crate::reference::{ImageSource, RegistryReference};
 use crate::registry::Registry;
-use forkd_core::cache::{Cache, CacheKind, Slot};
+use forkd_core::cache::{Cache, CacheKind, CacheSlot};
 use forkd_core::{Env, Error, Kind, Result};
 use forkd_format::{Digest, Hasher};
 use std::os::unix::fs::FileExt;
@@ -193,7 +193,7 @@ impl Sources {
     }
 
     fn keep(&self, bytes: &[u8], digest: &Digest, env: Env<'_>) -> Result<()> {
-        if let Slot::Free(mut writer) = self.cache.find_or_create(CacheKind::Blob, digest, env)? {
+        if let CacheSlot::Free(mut writer) = self.cache.find_or_create(CacheKind::Blob, digest, env)? {
             writer.restart()?;
             writer.write_at(bytes, 0)?;
             writer.commit()?;

@@ -3,7 +3,7 @@ use super::inspect::{Local, local, nowhere};
 use crate::config;
 use crate::output::{mib, printable, ratio, seconds};
 use anyhow::Result;
-use forkd_core::cache::{Cache, CacheKind, Slot};
+use forkd_core::cache::{Cache, CacheKind, CacheSlot};
 use forkd_core::hub::IndexHub;
 use forkd_core::store::ScratchStore;
 use forkd_core::{Error, Kind, PackOptions, PullOptions, PullTarget, Store, UnpackOptions};
@@ -146,8 +146,8 @@ fn kernel(store: &Store, tag: &Tag, context: &Context<'_>) -> Result<(String, Pa
     let bytes = kernel.vmlinux()?;
     let release = field("release").unwrap_or("unknown").to_owned();
     let entry = match Cache::new(&root).find_or_create(CacheKind::Blob, &Digest::of(&bytes), context.env())? {
-        Slot::Found(entry) => entry,
-        Slot::Free(mut writer) => {
+        CacheSlot::Found(entry) => entry,
+        CacheSlot::Free(mut writer) => {
             writer.restart()?;
             writer.write_at(&bytes, 0)?;
             writer.commit()?

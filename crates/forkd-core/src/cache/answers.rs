@@ -1,6 +1,6 @@
 //! What servers answered before, and which copy that was: asked again, they need not send it again.
 
-use crate::cache::Cache;
+use crate::cache::folder::Cache;
 use crate::env::Cancel;
 use crate::error::{Error, Kind, Result};
 use crate::hub::remote::{Answer, Location, Remote, Request, Validator, read_small};

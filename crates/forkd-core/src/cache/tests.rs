@@ -1,8 +1,13 @@
-use super::*;
+use super::{Cache, CacheKind, CacheSlot, Freed};
+use crate::env::Env;
 use crate::{Cancel, Kind, Silent};
+use forkd_format::Digest;
 use forkd_sys::Call;
+use std::fs::{FileTimes, OpenOptions};
 use std::io::Read;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 fn env(cancel: &Cancel) -> Env<'_> {
     Env { progress: &Silent, cancel, jobs: 2 }
@@ -77,7 +82,7 @@ fn of_two_writers_the_second_waits_and_finds() {
         std::thread::sleep(Duration::from_millis(100));
         writer.write_at(b"whole", 0).unwrap();
         let _entry = writer.commit().unwrap();
-        assert!(matches!(second.join().unwrap(), Slot::Found(entry) if entry.len() == 5));
+        assert!(matches!(second.join().unwrap(), CacheSlot::Found(entry) if entry.len() == 5));
     });
     // Who waits can be stopped.
     let other = Digest::of(b"other");

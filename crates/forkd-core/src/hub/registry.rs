@@ -1,7 +1,7 @@
 //! Hubs that are a `registry.json` and packs beside it or elsewhere: a folder, or a web server (`docs/format/registry.md`).
 
-use crate::cache::Cache;
 use crate::cache::answers::AnswerCache;
+use crate::cache::folder::Cache;
 use crate::env::{Cancel, Progress};
 use crate::error::{Error, Kind, Result};
 use crate::hub::offer::{Claim, Offer};

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::machine::engine::{Engine, Files, Limits};
 use crate::machine::fork;
 use crate::machine::frozen::{ParentEdge, seal_frozen};
-use crate::machine::guest::Output;
+use crate::machine::program::Output;
 use crate::machine::run_dir::Runtime;
 use crate::machine::session::{greet, rest, wake, with_console};
 use crate::machine::shell::{require_shell, run_command};

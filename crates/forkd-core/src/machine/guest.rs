@@ -2,13 +2,12 @@
 
 use crate::env::Cancel;
 use crate::error::{Error, Kind as Failure, Result};
-use forkd_agent::message::{Exec, Exit, Forked, Hello, INPUT_WINDOW, Kind, Malformed, PROTOCOL, Put, Woken};
+use forkd_agent::message::{Forked, Hello, INPUT_WINDOW, Kind, Malformed, PROTOCOL, Put, Woken};
 use forkd_agent::wire::{self, Decoder, Frame, MAX_PAYLOAD};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::mpsc::Receiver;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A guest that has said nothing for so long is asked whether it lives, and for so long more is waited for.
@@ -17,64 +16,30 @@ const SILENCE: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long the host may sleep before it looks for a stop.
-const TICK: Duration = Duration::from_millis(50);
+pub(crate) const TICK: Duration = Duration::from_millis(50);
 
 /// A conversation with a guest's agent.
 #[derive(Debug)]
 pub struct Guest {
-    stream: UnixStream,
+    pub(crate) stream: UnixStream,
     /// The same socket: a frame must not be written into the middle of another.
-    writer: Arc<Mutex<UnixStream>>,
-    decoder: Decoder,
-    next_id: u32,
-    cancel: Cancel,
+    pub(crate) writer: Arc<Mutex<UnixStream>>,
+    pub(crate) decoder: Decoder,
+    pub(crate) next_id: u32,
+    pub(crate) cancel: Cancel,
     /// When the guest last said something, and whether it was asked since.
-    heard: (Instant, bool),
+    pub(crate) heard: (Instant, bool),
     /// Says that the port is taken.
-    lock: Option<std::fs::File>,
+    pub(crate) lock: Option<std::fs::File>,
     /// What the agent said of itself.
     pub hello: Hello,
 }
 
-/// Which output of a program.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Output {
-    /// Standard output.
-    Out,
-    /// Standard error.
-    Err,
-}
-
-/// What a running program is told apart from its input.
-#[derive(Debug, Clone, Copy)]
-pub enum Control {
-    /// A signal, by its number.
-    Signal(u8),
-    /// Its terminal has another size now: rows, columns.
-    Resize(u16, u16),
-}
-
-/// Where a program's input comes from and its output goes.
-pub struct Streams<'a> {
-    /// Its input; it is read by a thread that may outlive the call by one read.
-    pub input: Option<Box<dyn Read + Send>>,
-    /// Told each piece of output.
-    pub output: &'a mut dyn FnMut(Output, &[u8]) -> Result<()>,
-    /// Signals and sizes.
-    pub controls: Option<&'a Receiver<Control>>,
-}
-
-impl std::fmt::Debug for Streams<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Streams")
-    }
-}
-
-fn broken(e: &std::io::Error) -> Error {
+pub(crate) fn broken(e: &std::io::Error) -> Error {
     Error::new(Failure::General, format!("the guest's agent does not answer: {e}"))
 }
 
-fn malformed(_: Malformed) -> Error {
+pub(crate) fn malformed(_: Malformed) -> Error {
     Error::new(Failure::General, "the guest's agent sent a malformed answer")
 }
 
@@ -129,7 +94,7 @@ impl Guest {
         self
     }
 
-    fn send(&mut self, kind: Kind, payload: &[u8]) -> Result<u32> {
+    pub(crate) fn send(&mut self, kind: Kind, payload: &[u8]) -> Result<u32> {
         if payload.len() > MAX_PAYLOAD {
             let message = format!(
                 "{} bytes are too many for one message to the guest; at most {MAX_PAYLOAD}",
@@ -142,12 +107,12 @@ impl Guest {
         Ok(self.next_id)
     }
 
-    fn write(&self, id: u32, kind: Kind, payload: &[u8]) -> Result<()> {
+    pub(crate) fn write(&self, id: u32, kind: Kind, payload: &[u8]) -> Result<()> {
         write(&self.writer, id, kind, payload).map_err(|e| broken(&e))
     }
 
     /// The next frame; `None` at the deadline.
-    fn receive(&mut self, deadline: Option<Instant>) -> Result<Option<Frame>> {
+    pub(crate) fn receive(&mut self, deadline: Option<Instant>) -> Result<Option<Frame>> {
         let mut buffer = vec![0; 64 << 10];
         loop {
             if let Some(frame) = self.decoder.next_frame() {
@@ -164,7 +129,7 @@ impl Guest {
     }
 
     /// A guest whose processor stands still, or whose agent is gone, would be waited for without end.
-    fn ask_for_life(&mut self) -> Result<()> {
+    pub(crate) fn ask_for_life(&mut self) -> Result<()> {
         let (heard, asked) = self.heard;
         if heard.elapsed() > SILENCE + PATIENCE && asked {
             let silence = heard.elapsed().as_secs();
@@ -178,7 +143,7 @@ impl Guest {
     }
 
     /// Takes what has come, waiting one tick at most; whether something has.
-    fn fill(&mut self, buffer: &mut [u8]) -> Result<bool> {
+    pub(crate) fn fill(&mut self, buffer: &mut [u8]) -> Result<bool> {
         match self.stream.read(buffer) {
             Ok(0) => Err(broken(&ErrorKind::UnexpectedEof.into())),
             Ok(read) => {
@@ -199,7 +164,7 @@ impl Guest {
     }
 
     /// Waits for the answer to a request, handing out what comes before it.
-    fn answer(
+    pub(crate) fn answer(
         &mut self,
         id: u32,
         limit: Option<Duration>,
@@ -317,106 +282,17 @@ impl Guest {
             }
         }
     }
-
-    /// Runs a program to its end.
-    ///
-    /// # Errors
-    /// What the agent says; where output cannot be handed on, or it is interrupted, the program is ended with the conversation.
-    pub fn exec(&mut self, exec: &Exec, streams: &mut Streams<'_>) -> Result<Exit> {
-        let input = streams.input.take();
-        let exec = Exec { input: input.is_some(), ..exec.clone() };
-        let id = self.send(Kind::Exec, &exec.encode())?;
-        let window = Arc::new(Window::default());
-        if let Some(input) = input {
-            let (writer, window) = (Arc::clone(&self.writer), Arc::clone(&window));
-            std::thread::spawn(move || pump(input, &writer, id, &window));
-        }
-        let outcome = self.follow(id, &window, streams);
-        window.close();
-        outcome
-    }
-
-    fn follow(&mut self, id: u32, window: &Window, streams: &mut Streams<'_>) -> Result<Exit> {
-        loop {
-            while let Some(control) = streams.controls.and_then(|controls| controls.try_recv().ok()) {
-                match control {
-                    Control::Signal(number) => self.write(id, Kind::Signal, &[number])?,
-                    Control::Resize(rows, columns) => {
-                        let size = [rows.to_le_bytes(), columns.to_le_bytes()].concat();
-                        self.write(id, Kind::Resize, &size)?;
-                    }
-                }
-            }
-            let Some(frame) = self.receive(Some(Instant::now() + TICK))? else {
-                self.ask_for_life()?;
-                continue;
-            };
-            match Kind::from_u8(frame.kind) {
-                _ if frame.id != id => {}
-                Some(Kind::Stdout) => (streams.output)(Output::Out, &frame.payload)?,
-                Some(Kind::Stderr) => (streams.output)(Output::Err, &frame.payload)?,
-                Some(Kind::Taken) => window.give(count(&frame)? as usize),
-                Some(Kind::Exit) => return Exit::decode(&frame.payload).map_err(malformed),
-                Some(Kind::Error) => return Err(refusal(&frame)),
-                _ => {}
-            }
-        }
-    }
 }
 
-fn write(writer: &Mutex<UnixStream>, id: u32, kind: Kind, payload: &[u8]) -> std::io::Result<()> {
+pub(crate) fn write(writer: &Mutex<UnixStream>, id: u32, kind: Kind, payload: &[u8]) -> std::io::Result<()> {
     let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
     writer.write_all(&wire::encode(id, kind as u8, payload))
 }
 
-fn count(frame: &Frame) -> Result<u32> {
+pub(crate) fn count(frame: &Frame) -> Result<u32> {
     Ok(u32::from_le_bytes(frame.payload.as_slice().try_into().map_err(|_| malformed(Malformed))?))
 }
 
-fn refusal(frame: &Frame) -> Error {
+pub(crate) fn refusal(frame: &Frame) -> Error {
     Error::new(Failure::General, format!("in the guest: {}", String::from_utf8_lossy(&frame.payload)))
-}
-
-/// Room for input on its way.
-#[derive(Default)]
-struct Window {
-    used: Mutex<(usize, bool)>,
-    changed: Condvar,
-}
-
-impl Window {
-    fn give(&self, bytes: usize) {
-        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        used.0 = used.0.saturating_sub(bytes);
-        self.changed.notify_all();
-    }
-
-    fn close(&self) {
-        self.used.lock().unwrap_or_else(PoisonError::into_inner).1 = true;
-        self.changed.notify_all();
-    }
-
-    /// Waits for room; false once the program has ended.
-    fn take(&self, bytes: usize) -> bool {
-        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        while used.0 + bytes > INPUT_WINDOW && !used.1 {
-            used = self.changed.wait(used).unwrap_or_else(PoisonError::into_inner);
-        }
-        used.0 += bytes;
-        !used.1
-    }
-}
-
-/// Sends input until it or the program ends.
-fn pump(mut input: Box<dyn Read + Send>, writer: &Mutex<UnixStream>, id: u32, window: &Window) {
-    let mut buffer = vec![0; MAX_PAYLOAD / 2];
-    loop {
-        let read = match input.read(&mut buffer) {
-            Err(e) if e.kind() == ErrorKind::Interrupted => continue,
-            read => read.unwrap_or(0),
-        };
-        if !window.take(read) || write(writer, id, Kind::Input, &buffer[..read]).is_err() || read == 0 {
-            return;
-        }
-    }
 }

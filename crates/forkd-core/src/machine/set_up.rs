@@ -3,7 +3,8 @@
 use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::machine::engine::{Engine, Files, Machine, Network};
-use crate::machine::guest::{Guest, Output};
+use crate::machine::guest::Guest;
+use crate::machine::program::Output;
 use crate::machine::run_dir::Runtime;
 use crate::machine::session::{explain, greet};
 use crate::machine::shell::{require_shell, run_as_root};

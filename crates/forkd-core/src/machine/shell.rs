@@ -1,5 +1,6 @@
 use crate::error::{Error, Kind, Result};
-use crate::machine::guest::{Guest, Output, Streams};
+use crate::machine::guest::Guest;
+use crate::machine::program::{Output, Streams};
 use forkd_agent::message::Exec;
 
 /// Fails where the guest cannot run commands of the user's.

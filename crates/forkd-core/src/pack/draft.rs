@@ -1,5 +1,5 @@
 use crate::error::{Error, Kind, Result};
-use crate::pack::input::Input;
+use crate::pack::input::PackInput;
 use crate::pack::options::PackOptions;
 use crate::store::stored::Stored;
 use forkd_format::layout::{entry_header, padding};
@@ -7,7 +7,7 @@ use forkd_format::manifest::{FILE_ORDER, FileEntry, Link, MANIFEST, MEMORY, SNAP
 use forkd_format::{Digest, Manifest, PackFormat};
 
 /// The manifest with every size and no digest: exactly as long as it will be.
-pub(crate) fn draft(chain: &[Stored], inputs: &[Input], options: &PackOptions) -> Result<Manifest> {
+pub(crate) fn draft(chain: &[Stored], inputs: &[PackInput], options: &PackOptions) -> Result<Manifest> {
     let unknown = Digest::of(b"");
     let mut links = Vec::new();
     for (l, stored) in chain.iter().enumerate() {
@@ -73,7 +73,7 @@ pub(crate) fn manifest_entry(manifest: &Manifest) -> Result<Vec<u8>> {
 }
 
 /// Enters the digests that the files turned out to have, and holds the chain's edges against them.
-pub(crate) fn complete(manifest: &mut Manifest, inputs: &[Input], digests: Vec<Digest>) -> Result<()> {
+pub(crate) fn complete(manifest: &mut Manifest, inputs: &[PackInput], digests: Vec<Digest>) -> Result<()> {
     for (input, digest) in inputs.iter().zip(digests) {
         manifest.links[input.link].files[input.index].sha256 = digest;
     }

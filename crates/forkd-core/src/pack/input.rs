@@ -8,29 +8,41 @@ use std::fs::File;
 use std::path::PathBuf;
 
 /// One file to be packed.
-pub(crate) struct Input {
+pub(crate) struct PackInput {
     pub(crate) link: usize,
     pub(crate) index: usize,
     pub(crate) path: PathBuf,
     pub(crate) size: u64,
-    pub(crate) body: Body,
+    pub(crate) body: InputBody,
 }
 
-pub(crate) enum Body {
+pub(crate) enum InputBody {
     Bytes(Vec<u8>),
     File(File),
 }
 
-pub(crate) fn open_inputs(chain: &[Stored]) -> Result<Vec<Input>> {
+pub(crate) fn open_inputs(chain: &[Stored]) -> Result<Vec<PackInput>> {
     let mut inputs = Vec::new();
     for (link, stored) in chain.iter().enumerate() {
         let portable = stored.snapshot.relocated("", None).to_bytes();
         let path = stored.dir.join(SNAPSHOT_JSON);
-        inputs.push(Input { link, index: 0, path, size: portable.len() as u64, body: Body::Bytes(portable) });
+        inputs.push(PackInput {
+            link,
+            index: 0,
+            path,
+            size: portable.len() as u64,
+            body: InputBody::Bytes(portable),
+        });
         for (i, (_, path)) in stored.bodies().into_iter().enumerate() {
             let file = stored.open(&path)?;
             let metadata = file.metadata().map_err(Error::io("read", &path))?;
-            inputs.push(Input { link, index: i + 1, path, size: metadata.len(), body: Body::File(file) });
+            inputs.push(PackInput {
+                link,
+                index: i + 1,
+                path,
+                size: metadata.len(),
+                body: InputBody::File(file),
+            });
         }
     }
     Ok(inputs)
@@ -38,7 +50,7 @@ pub(crate) fn open_inputs(chain: &[Stored]) -> Result<Vec<Input>> {
 
 /// A part of one file: which bytes, how much padding follows, and whether it is known to be a hole.
 #[derive(Clone, Copy)]
-pub(crate) struct Part {
+pub(crate) struct InputPiece {
     pub(crate) input: usize,
     pub(crate) offset: u64,
     pub(crate) len: usize,
@@ -47,34 +59,34 @@ pub(crate) struct Part {
 }
 
 /// The aligned pieces of a file, of `step` bytes each, with its holes.
-pub(crate) struct Parts<'a> {
+pub(crate) struct InputPieces<'a> {
     pub(crate) index: usize,
-    pub(crate) input: &'a Input,
+    pub(crate) input: &'a PackInput,
     at: u64,
     /// The first byte at or after `at` that is not in a hole.
     data: u64,
     step: usize,
 }
 
-impl<'a> Parts<'a> {
-    pub(crate) fn new(index: usize, input: &'a Input, step: usize) -> Self {
+impl<'a> InputPieces<'a> {
+    pub(crate) fn new(index: usize, input: &'a PackInput, step: usize) -> Self {
         Self { index, input, at: 0, data: 0, step }
     }
 
-    pub(crate) fn next(&mut self) -> std::io::Result<Option<Part>> {
+    pub(crate) fn next(&mut self) -> std::io::Result<Option<InputPiece>> {
         let left = self.input.size - self.at;
         if left == 0 {
             return Ok(None);
         }
         let len = left.min(self.step as u64) as usize;
         let end = self.at + len as u64;
-        if let Body::File(file) = &self.input.body
+        if let InputBody::File(file) = &self.input.body
             && self.data <= self.at
         {
             self.data = forkd_sys::next_data(file, self.at)?.unwrap_or(self.input.size);
         }
         let pad = if end == self.input.size { padding(self.input.size) } else { 0 };
-        let part = Part { input: self.index, offset: self.at, len, pad, hole: self.data >= end };
+        let part = InputPiece { input: self.index, offset: self.at, len, pad, hole: self.data >= end };
         self.at = end;
         Ok(Some(part))
     }

@@ -3,7 +3,7 @@
 use crate::digest::sparse::read_data;
 use crate::env::Env;
 use crate::error::{Error, Result};
-use crate::pack::input::{Body, Input, Part};
+use crate::pack::input::{InputBody, InputPiece, PackInput};
 use crate::pipeline::mutex::lock;
 use crate::store::root::Store;
 use forkd_format::{Digest, Hasher};
@@ -15,7 +15,7 @@ use std::sync::Mutex;
 const WRITEBACK_STEP: u64 = 8 << 20;
 
 /// The pack, written from its front to its end.
-pub(crate) struct Output<'e> {
+pub(crate) struct PackOutput<'e> {
     store: &'e Store,
     file: &'e File,
     path: &'e Path,
@@ -24,7 +24,7 @@ pub(crate) struct Output<'e> {
     begun: u64,
 }
 
-impl<'e> Output<'e> {
+impl<'e> PackOutput<'e> {
     /// Goes on after so many bytes.
     pub(crate) fn new(store: &'e Store, file: &'e File, path: &'e Path, at: u64) -> Self {
         Self { store, file, path, at, begun: 0 }
@@ -51,18 +51,18 @@ impl<'e> Output<'e> {
 
 /// The SHA-256 of each input, as its bytes come in order.
 pub(crate) struct Hashes<'e> {
-    inputs: &'e [Input],
+    inputs: &'e [PackInput],
     states: Mutex<Vec<(Hasher, Option<Digest>)>>,
     env: Env<'e>,
 }
 
 impl<'e> Hashes<'e> {
-    pub(crate) fn new(inputs: &'e [Input], env: Env<'e>) -> Self {
+    pub(crate) fn new(inputs: &'e [PackInput], env: Env<'e>) -> Self {
         Self { inputs, states: Mutex::new(inputs.iter().map(|_| (Hasher::default(), None)).collect()), env }
     }
 
     /// Adds a part; `None` for zeros.
-    pub(crate) fn add(&self, part: Part, bytes: Option<&[u8]>) -> Result<()> {
+    pub(crate) fn add(&self, part: InputPiece, bytes: Option<&[u8]>) -> Result<()> {
         let mut states = lock(&self.states);
         let (hasher, done) = &mut states[part.input];
         match bytes {
@@ -84,15 +84,15 @@ impl<'e> Hashes<'e> {
     }
 }
 
-impl Input {
+impl PackInput {
     /// Reads a part: what is in a hole becomes zero without being read.
-    pub(crate) fn read(&self, part: Part, buffer: &mut [u8]) -> Result<()> {
+    pub(crate) fn read(&self, part: InputPiece, buffer: &mut [u8]) -> Result<()> {
         let buffer = &mut buffer[..part.len];
         match &self.body {
-            Body::Bytes(bytes) => {
+            InputBody::Bytes(bytes) => {
                 buffer.copy_from_slice(&bytes[part.offset as usize..part.offset as usize + part.len]);
             }
-            Body::File(file) => {
+            InputBody::File(file) => {
                 read_data(file, part.offset, buffer).map_err(Error::io("read", &self.path))?;
             }
         }

@@ -1,6 +1,6 @@
 //! Which of the packs of a version to take: the one of which fewest bytes must come.
 
-use crate::cache::Cache;
+use crate::cache::folder::Cache;
 use crate::error::{Kind, Result};
 use crate::hub::offer::Offer;
 use crate::pack::paged::kernel;

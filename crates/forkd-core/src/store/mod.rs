@@ -6,6 +6,7 @@ pub(crate) mod chain_memory;
 pub(crate) mod lock;
 pub(crate) mod record;
 pub(crate) mod root;
+pub(crate) mod small_file;
 pub(crate) mod staged;
 pub(crate) mod stored;
 pub(crate) mod usage;

@@ -75,7 +75,7 @@ impl Record {
             return Ok(None);
         }
         let wrong = |message: String| Error::new(Kind::Integrity, format!("{}: {message}", path.display()));
-        let record: Self = serde_json::from_slice(&crate::store::stored::read_small(&path, 64 << 20)?)
+        let record: Self = serde_json::from_slice(&crate::store::small_file::read_small(&path, 64 << 20)?)
             .map_err(|e| wrong(e.to_string()))?;
         match record.record_version {
             1 => Ok(Some(record)),

@@ -1,10 +1,10 @@
 use crate::error::{Error, Kind, Result};
 use crate::store::record::{HashedFile, Record, RecordedFile, modified_ns};
+use crate::store::small_file::read_small;
 use forkd_format::manifest::{MEMORY, ROOTFS, SNAPSHOT_JSON, VMSTATE};
 use forkd_format::v3::TreeHash;
 use forkd_format::{Digest, Snapshot, Tag};
 use std::fs::{self, Metadata};
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// A snapshot as it lies in the store.
@@ -90,17 +90,6 @@ pub(crate) fn parent_of(stored: Option<&Stored>) -> Result<Option<Tag>> {
     let Some(stored) = stored else { return Ok(None) };
     let parent = stored.snapshot.parent().map_err(Error::malformed(stored.dir.display().to_string()))?;
     Ok(parent.map(|parent| parent.tag))
-}
-
-/// Reads a file that must be small.
-pub(crate) fn read_small(path: &Path, limit: u64) -> Result<Vec<u8>> {
-    let file = fs::File::open(path).map_err(Error::io("open", path))?;
-    let mut bytes = Vec::new();
-    file.take(limit + 1).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
-    if bytes.len() as u64 > limit {
-        return Err(Error::new(Kind::Integrity, format!("{}: more than {limit} bytes", path.display())));
-    }
-    Ok(bytes)
 }
 
 /// Checks that no file of a snapshot was altered since it was stored: by size and time and, where these differ, by digest. A machine

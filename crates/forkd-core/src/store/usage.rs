@@ -1,6 +1,6 @@
 //! What lies on the disk.
 
-use crate::cache::{Cache, CacheKind};
+use crate::cache::folder::{Cache, CacheKind};
 use crate::error::{Error, Result};
 use crate::images;
 use crate::store::root::Store;

@@ -4,7 +4,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pack::description::{parse_description, put};
 use crate::pack::paged::page_source::PageSource;
 use crate::pack::sidecar::read_sidecar;
-use crate::pack::stream::read::Sink;
+use crate::pack::stream::content::Sink;
 use crate::pipeline::mutex::lock;
 use crate::store::record::{Provenance, Record, RecordedFile};
 use crate::store::staged::{RootfsPath, SealedSnapshot, StagedSnapshot, complete};

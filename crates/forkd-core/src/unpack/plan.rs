@@ -1,4 +1,4 @@
-use crate::cache::Cache;
+use crate::cache::folder::Cache;
 use crate::error::{Error, Kind, Result};
 use crate::store::root::Store;
 use crate::store::stored::{Stored, parent_of};

@@ -1,4 +1,4 @@
-use crate::cache::Cache;
+use crate::cache::folder::Cache;
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::pack::paged::header::PagedHeader;

@@ -24,7 +24,7 @@ pub(crate) struct PagePlace {
 }
 
 /// A frame, as it goes into the pack.
-pub(crate) struct Encoded {
+pub(crate) struct EncodedFrame {
     pub(crate) hash: TreeHash,
     pub(crate) sum: u64,
     pub(crate) bytes: Vec<u8>,
@@ -39,7 +39,7 @@ pub(crate) fn encode(
     own: usize,
     search: &Search<'_>,
     level: i32,
-) -> Result<Option<Encoded>> {
+) -> Result<Option<EncodedFrame>> {
     let mut maker = Maker { plan: Plan::default(), prefix: Vec::new(), named: Vec::new(), data: Vec::new() };
     let mut pages = Vec::new();
     let allowed = |found: PageRef| {
@@ -77,7 +77,7 @@ pub(crate) fn encode(
     }
     let len = (bytes.len() - SKIPPABLE_HEADER) as u32;
     bytes[..SKIPPABLE_HEADER].copy_from_slice(&data_frame_header(len));
-    Ok(Some(Encoded { hash, sum: xxhash_rust::xxh3::xxh3_64(raw), bytes, plan }))
+    Ok(Some(EncodedFrame { hash, sum: xxhash_rust::xxh3::xxh3_64(raw), bytes, plan }))
 }
 
 struct Maker {

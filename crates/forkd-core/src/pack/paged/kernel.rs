@@ -1,6 +1,7 @@
 //! The guest's kernel as a base: kept in the cache under its SHA-256, the same file for all snapshots that were baked with it.
 
-use crate::cache::{Cache, CacheKind, Slot};
+use crate::cache::entry::CacheSlot;
+use crate::cache::folder::{Cache, CacheKind};
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::pack::paged::page_source::PageSource;
@@ -41,7 +42,7 @@ pub(crate) fn open(
         return Ok(PageSource { file: Some(file), path, size: base.size });
     };
     let mut slot = cache.find_or_create(CacheKind::Blob, &base.sha256, env)?;
-    if let Slot::Found(entry) = &slot
+    if let CacheSlot::Found(entry) = &slot
         && HashedFile::read(entry.path(), &mut |_| env.cancel.check())?.sha256 != base.sha256
     {
         // It would spoil every pack that needs it until somebody emptied the cache.
@@ -50,8 +51,8 @@ pub(crate) fn open(
         slot = cache.find_or_create(CacheKind::Blob, &base.sha256, env)?;
     }
     let entry = match slot {
-        Slot::Found(entry) => entry,
-        Slot::Free(mut writer) => {
+        CacheSlot::Found(entry) => entry,
+        CacheSlot::Free(mut writer) => {
             writer.restart()?;
             match take(base, beside, env, &mut |bytes, at| writer.write_at(bytes, at)) {
                 Ok(()) => writer.commit()?,

@@ -3,13 +3,13 @@
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::pack::draft::{complete, manifest_entry};
-use crate::pack::input::{Input, Part, Parts};
-use crate::pack::output::{Hashes, Output};
-use crate::pack::paged::encode::{Encoded, PagePlace, encode};
+use crate::pack::input::{InputBody, InputPiece, InputPieces, PackInput};
+use crate::pack::output::{Hashes, PackOutput};
+use crate::pack::paged::bases_written::BaseFile;
+use crate::pack::paged::encode::{EncodedFrame, PagePlace, encode};
 use crate::pack::paged::page_source::PageSource;
 use crate::pack::paged::search::Search;
 use crate::pack::stream::write::{compress, compressor};
-use crate::pack::{BaseFile, Body};
 use crate::pipeline::buffers::{Buffer, Buffers};
 use crate::pipeline::lanes::{self, LaneKind, Lanes};
 use crate::pipeline::mutex::lock;
@@ -35,18 +35,18 @@ const ENCODE: usize = 2;
 const LANES: [LaneKind; 3] = [LaneKind::Ordered, LaneKind::Ordered, LaneKind::Parallel];
 
 /// What the jobs of one run share.
-struct Shared<'e> {
-    inputs: &'e [Input],
+struct PagedWrite<'e> {
+    inputs: &'e [PackInput],
     hashes: Hashes<'e>,
-    written: Mutex<Written<'e>>,
+    written: Mutex<WriteState<'e>>,
     search: Search<'e>,
     /// Base files: the source number of the first input.
     own: usize,
     level: i32,
 }
 
-struct Written<'e> {
-    output: Output<'e>,
+struct WriteState<'e> {
+    output: PackOutput<'e>,
     files: Vec<FileFrames>,
     bases: Vec<Base>,
 }
@@ -55,7 +55,7 @@ struct Written<'e> {
 #[allow(clippy::too_many_arguments, reason = "as its sibling for versions 1 and 2, and the bases")]
 pub(crate) fn write(
     manifest: &mut Manifest,
-    inputs: &[Input],
+    inputs: &[PackInput],
     bases: Vec<BaseFile>,
     level: i32,
     store: &Store,
@@ -83,8 +83,8 @@ pub(crate) fn write(
         .collect();
     let search = Search::build(&sources, env)?;
     let counts = inputs.iter().enumerate().map(|(i, input)| match &input.body {
-        Body::Bytes(_) => (frame_count(input.size), frame_count(input.size)),
-        Body::File(_) => (frame_count(input.size), search.frames(own + i)),
+        InputBody::Bytes(_) => (frame_count(input.size), frame_count(input.size)),
+        InputBody::File(_) => (frame_count(input.size), search.frames(own + i)),
     });
     let index_room = Index::len_for(&counts.collect::<Vec<_>>());
     manifest.index = Some(IndexEntry { size: index_room as u64, sha256: Digest::of(b"") });
@@ -94,9 +94,15 @@ pub(crate) fn write(
     let room = compress_bound(manifest_entry(manifest)?.len()) + SKIPPABLE_HEADER + index_room;
     let mut named = manifest.bases.clone();
     named.iter_mut().for_each(|base| (base.copied_pages, base.similar_pages) = (0, 0));
-    let written = Written { output: Output::new(store, out, path, room as u64), files, bases: named };
-    let shared =
-        Shared { inputs, hashes: Hashes::new(inputs, env), written: Mutex::new(written), search, own, level };
+    let written = WriteState { output: PackOutput::new(store, out, path, room as u64), files, bases: named };
+    let shared = PagedWrite {
+        inputs,
+        hashes: Hashes::new(inputs, env),
+        written: Mutex::new(written),
+        search,
+        own,
+        level,
+    };
     // High levels need tens of MiB a thread.
     let jobs = if level > 12 { env.jobs.min(2) } else { env.jobs };
     let buffers = Buffers::new(4 * jobs + 8, FRAME_SIZE);
@@ -104,7 +110,7 @@ pub(crate) fn write(
         let shared = &shared;
         let mut number = 0;
         for (i, input) in inputs.iter().enumerate() {
-            let mut parts = Parts::new(i, input, FRAME_SIZE);
+            let mut parts = InputPieces::new(i, input, FRAME_SIZE);
             while let Some(part) = parts.next().map_err(Error::io("read", &input.path))? {
                 if part.hole {
                     lanes.submit_ordered(HASH, number, move |_| shared.hashes.add(part, None));
@@ -120,13 +126,13 @@ pub(crate) fn write(
         }
         Ok(())
     })?;
-    let Written { output, files, bases } =
+    let WriteState { output, files, bases } =
         shared.written.into_inner().unwrap_or_else(PoisonError::into_inner);
-    finish(manifest, inputs, shared.hashes.finish(), Finished { output, files, bases, room, level })
+    finish(manifest, inputs, shared.hashes.finish(), PackEnd { output, files, bases, room, level })
 }
 
-struct Finished<'e> {
-    output: Output<'e>,
+struct PackEnd<'e> {
+    output: PackOutput<'e>,
     files: Vec<FileFrames>,
     bases: Vec<Base>,
     room: usize,
@@ -136,11 +142,11 @@ struct Finished<'e> {
 /// Writes the end of the pack, then its head, which only now is known.
 fn finish(
     manifest: &mut Manifest,
-    inputs: &[Input],
+    inputs: &[PackInput],
     digests: Vec<Digest>,
-    finished: Finished<'_>,
+    finished: PackEnd<'_>,
 ) -> Result<u64> {
-    let Finished { mut output, files, bases, room, level } = finished;
+    let PackEnd { mut output, files, bases, room, level } = finished;
     let data_len = output.at - room as u64;
     let mut end = vec![0; compress_bound(END_OF_ARCHIVE.len())];
     let len = compress(&mut compressor(level)?, &END_OF_ARCHIVE, &mut end)?;
@@ -166,17 +172,23 @@ fn finish(
 }
 
 /// A file of the pack as others of it refer to it; a description is no page of anything.
-fn as_source(input: &Input) -> Result<PageSource> {
+fn as_source(input: &PackInput) -> Result<PageSource> {
     let file = match &input.body {
-        Body::Bytes(_) => None,
-        Body::File(file) => Some(file.try_clone().map_err(Error::io("open", &input.path))?),
+        InputBody::Bytes(_) => None,
+        InputBody::File(file) => Some(file.try_clone().map_err(Error::io("open", &input.path))?),
     };
     let size = if file.is_some() { input.size } else { 0 };
     Ok(PageSource { file, path: input.path.clone(), size })
 }
 
-impl Shared<'_> {
-    fn part<'s>(&'s self, lanes: &Lanes<'s>, part: Part, mut buffer: Buffer, number: u64) -> Result<()> {
+impl PagedWrite<'_> {
+    fn part<'s>(
+        &'s self,
+        lanes: &Lanes<'s>,
+        part: InputPiece,
+        mut buffer: Buffer,
+        number: u64,
+    ) -> Result<()> {
         self.inputs[part.input].read(part, &mut buffer)?;
         let raw = Arc::new(buffer);
         let shared_raw = Arc::clone(&raw);
@@ -192,8 +204,8 @@ impl Shared<'_> {
     }
 }
 
-impl Written<'_> {
-    fn frame(&mut self, file: usize, number: usize, encoded: &Encoded) -> Result<()> {
+impl WriteState<'_> {
+    fn frame(&mut self, file: usize, number: usize, encoded: &EncodedFrame) -> Result<()> {
         let offset = self.output.at;
         self.output.append(&encoded.bytes)?;
         let (hash, sum, len) = (encoded.hash, encoded.sum, encoded.bytes.len() as u32);

@@ -5,7 +5,8 @@ use crate::digest::block_sums::BlockSums;
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::pack::computed_id::ComputedId;
-use crate::pack::stream::zstd_frames::{Chunk, FrameSource, Piece, Pieces, RAW_LEN, Rest};
+use crate::pack::stream::content::{FilePart, FrameContent, PartBytes, Placement, Sink};
+use crate::pack::stream::zstd_frames::{Chunk, FrameSource, Piece, Pieces, Rest};
 use crate::pipeline::buffers::{DECODED_IN_FLIGHT, frames_in_flight};
 use crate::pipeline::lanes::{self, LaneKind, Lanes};
 use crate::pipeline::mutex::lock;
@@ -16,18 +17,6 @@ use std::io::Read;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use zstd::bulk::Decompressor;
-
-/// Takes the files of a pack.
-pub(crate) trait Sink: Sync {
-    /// A declared file begins.
-    fn start(&self, file: FileId) -> Result<()>;
-    /// Bytes of it, in file order. Stretches that are known to be zero are left out.
-    fn write(&self, file: FileId, offset: u64, bytes: &[u8]) -> Result<()>;
-    /// All its bytes were written; the sums are those of [`crate::digest::block_sums`].
-    fn written(&self, file: FileId, blocks: String);
-    /// So many bytes of content were checked.
-    fn advance(&self, bytes: u64);
-}
 
 // Hashing is serial within a file. Files take turns in a few lanes, so that the end of one (often zeros) and the beginning of the
 // next are hashed at the same time. Writing has one lane: the kernel lets one thread at a time write to a file.
@@ -52,63 +41,17 @@ const MAX_FRAMES_BEFORE_MANIFEST: usize = 64;
 
 const HOLE_STEP: usize = 64 << 20;
 
-static ZEROS: [u8; RAW_LEN] = [0; RAW_LEN];
-
-/// What a frame decodes to.
-enum Content {
-    Zeros,
-    Bytes(Piece),
-}
-
-impl Content {
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Zeros => &ZEROS,
-            Self::Bytes(piece) => &piece.raw,
-        }
-    }
-}
-
-/// A stretch of a file.
-struct Part {
-    file: FileId,
-    offset: u64,
-    bytes: Bytes,
-}
-
-/// Bytes of a file, in file order.
-enum Bytes {
-    Zeros(u64),
-    Of(Arc<Content>, Range<usize>),
-}
-
-impl Bytes {
-    fn len(&self) -> u64 {
-        match self {
-            Self::Zeros(len) => *len,
-            Self::Of(_, range) => range.len() as u64,
-        }
-    }
-}
-
-/// A part of a decoded chunk that is not placed yet.
-struct Placing {
-    content: Arc<Content>,
-    range: Range<usize>,
-    starts_frame: bool,
-}
-
 /// A pack whose manifest was read, and nothing behind it.
 pub(crate) struct PackStream<R> {
     source: FrameSource<R>,
     reader: PackReader,
     pieces: Pieces,
-    pending: Option<Placing>,
+    pending: Option<Placement>,
     manifest: Manifest,
     name: String,
 }
 
-struct Place {
+struct PlaceState {
     reader: PackReader,
     /// Jobs that each hash lane was given.
     hash_jobs: [u64; HASH_LANES],
@@ -139,11 +82,11 @@ fn add<T: Default>(
 }
 
 /// What the jobs of one run share.
-struct Shared<'e, S> {
+struct StreamRead<'e, S> {
     name: &'e str,
     manifest: &'e Manifest,
     sink: &'e S,
-    place: Mutex<Place>,
+    place: Mutex<PlaceState>,
     hashers: PerFile<Hasher>,
     sums: PerFile<BlockSums>,
     decoders: Mutex<Vec<Decompressor<'static>>>,
@@ -177,8 +120,8 @@ impl<R: Read> PackStream<R> {
                 at += taken;
                 if let (Some(PackEvent::Manifest), Some(manifest)) = (event, reader.manifest()) {
                     let content = at..content;
-                    let pending = Placing {
-                        content: Arc::new(Content::Bytes(piece)),
+                    let pending = Placement {
+                        content: Arc::new(FrameContent::Bytes(piece)),
                         range: content,
                         starts_frame: false,
                     };
@@ -223,11 +166,11 @@ impl<R: Read> PackStream<R> {
     /// given back for checks of its own.
     pub(crate) fn receive<S: Sink>(self, sink: &S, env: Env<'_>) -> Result<R> {
         let Self { mut source, reader, pieces, mut pending, manifest, name } = self;
-        let shared = Shared {
+        let shared = StreamRead {
             name: &name,
             manifest: &manifest,
             sink,
-            place: Mutex::new(Place { reader, hash_jobs: [0; HASH_LANES], write_jobs: 0 }),
+            place: Mutex::new(PlaceState { reader, hash_jobs: [0; HASH_LANES], write_jobs: 0 }),
             hashers: per_file(&manifest),
             sums: per_file(&manifest),
             decoders: Mutex::default(),
@@ -254,8 +197,8 @@ impl<R: Read> PackStream<R> {
                     }
                     Ok(Some(Chunk::Decoded { piece, content, starts_frame })) => {
                         let content_range = 0..content;
-                        let placing = Placing {
-                            content: Arc::new(Content::Bytes(piece)),
+                        let placing = Placement {
+                            content: Arc::new(FrameContent::Bytes(piece)),
                             range: content_range,
                             starts_frame,
                         };
@@ -277,7 +220,7 @@ impl<R: Read> PackStream<R> {
     }
 }
 
-impl<'e, S: Sink> Shared<'e, S> {
+impl<'e, S: Sink> StreamRead<'e, S> {
     fn decode(&'e self, lanes: &Lanes<'e>, number: u64, mut piece: Piece, len: usize, content: usize) {
         let range = 0..content;
         let known_zero = {
@@ -294,9 +237,9 @@ impl<'e, S: Sink> Shared<'e, S> {
         if zeros && !known_zero {
             *lock(&self.zero_frame) = (content, piece.compressed[..len].to_vec());
         }
-        let content = Arc::new(if zeros { Content::Zeros } else { Content::Bytes(piece) });
+        let content = Arc::new(if zeros { FrameContent::Zeros } else { FrameContent::Bytes(piece) });
         lanes.submit_ordered(PLACE, number, move |lanes| {
-            self.place(lanes, &Placing { content, range, starts_frame: true })
+            self.place(lanes, &Placement { content, range, starts_frame: true })
         });
     }
 
@@ -317,7 +260,7 @@ impl<'e, S: Sink> Shared<'e, S> {
     }
 
     /// Walks decoded bytes and hands each part on.
-    fn place(&'e self, lanes: &Lanes<'e>, placing: &Placing) -> Result<()> {
+    fn place(&'e self, lanes: &Lanes<'e>, placing: &Placement) -> Result<()> {
         let mut place = lock(&self.place);
         let Range { mut start, end } = placing.range.clone();
         if placing.starts_frame && place.reader.at_end() {
@@ -334,22 +277,22 @@ impl<'e, S: Sink> Shared<'e, S> {
                     self.submit(lanes, &mut place, &mut batch);
                     self.sink.start(file)?;
                     if self.entry(file).size == 0 {
-                        batch.push(Part { file, offset: 0, bytes: Bytes::Zeros(0) });
+                        batch.push(FilePart { file, offset: 0, bytes: PartBytes::Zeros(0) });
                     }
                 }
                 Some(PackEvent::Data { file, offset, range }) => {
                     let range = start + range.start..start + range.end;
                     let bytes = match *placing.content {
-                        Content::Zeros => Bytes::Zeros(range.len() as u64),
-                        Content::Bytes(_) => Bytes::Of(Arc::clone(&placing.content), range),
+                        FrameContent::Zeros => PartBytes::Zeros(range.len() as u64),
+                        FrameContent::Bytes(_) => PartBytes::Of(Arc::clone(&placing.content), range),
                     };
-                    batch.push(Part { file, offset, bytes });
+                    batch.push(FilePart { file, offset, bytes });
                 }
                 Some(PackEvent::Hole { file, offset, len }) => {
                     // In steps, so that a stop is seen between them.
                     for start in (0..len).step_by(HOLE_STEP) {
-                        let bytes = Bytes::Zeros((len - start).min(HOLE_STEP as u64));
-                        batch.push(Part { file, offset: offset + start, bytes });
+                        let bytes = PartBytes::Zeros((len - start).min(HOLE_STEP as u64));
+                        batch.push(FilePart { file, offset: offset + start, bytes });
                         if len > HOLE_STEP as u64 {
                             self.submit(lanes, &mut place, &mut batch);
                         }
@@ -364,10 +307,10 @@ impl<'e, S: Sink> Shared<'e, S> {
     }
 
     /// Has the parts of one file hashed and written, by two lanes at the same time.
-    fn submit(&'e self, lanes: &Lanes<'e>, place: &mut Place, batch: &mut Vec<Part>) {
+    fn submit(&'e self, lanes: &Lanes<'e>, place: &mut PlaceState, batch: &mut Vec<FilePart>) {
         let Some(file) = batch.first().map(|part| part.file) else { return };
         let lane = (file.link + file.file) % HASH_LANES;
-        let parts: Arc<[Part]> = std::mem::take(batch).into();
+        let parts: Arc<[FilePart]> = std::mem::take(batch).into();
         let copy = Arc::clone(&parts);
         lanes.submit_ordered(HASH + lane, place.hash_jobs[lane], move |_| {
             copy.iter().try_for_each(|part| self.hash(part.file, &part.bytes))
@@ -379,11 +322,11 @@ impl<'e, S: Sink> Shared<'e, S> {
         place.write_jobs += 1;
     }
 
-    fn hash(&self, file: FileId, bytes: &Bytes) -> Result<()> {
+    fn hash(&self, file: FileId, bytes: &PartBytes) -> Result<()> {
         let entry = self.entry(file);
         let complete = add(&self.hashers, file, bytes.len(), entry.size, |hasher| match bytes {
-            Bytes::Zeros(len) => hasher.update_zeros(*len),
-            Bytes::Of(content, range) => hasher.update(&content.bytes()[range.clone()]),
+            PartBytes::Zeros(len) => hasher.update_zeros(*len),
+            PartBytes::Of(content, range) => hasher.update(&content.bytes()[range.clone()]),
         });
         self.sink.advance(bytes.len());
         match complete.map(Hasher::finish) {
@@ -399,12 +342,12 @@ impl<'e, S: Sink> Shared<'e, S> {
         }
     }
 
-    fn write(&self, file: FileId, offset: u64, bytes: &Bytes) -> Result<()> {
+    fn write(&self, file: FileId, offset: u64, bytes: &PartBytes) -> Result<()> {
         let complete = add(&self.sums, file, bytes.len(), self.entry(file).size, |sums| match bytes {
-            Bytes::Zeros(len) => sums.update_zeros(*len),
-            Bytes::Of(content, range) => sums.update(&content.bytes()[range.clone()]),
+            PartBytes::Zeros(len) => sums.update_zeros(*len),
+            PartBytes::Of(content, range) => sums.update(&content.bytes()[range.clone()]),
         });
-        if let Bytes::Of(content, range) = bytes {
+        if let PartBytes::Of(content, range) = bytes {
             self.sink.write(file, offset, &content.bytes()[range.clone()])?;
         }
         if let Some(sums) = complete {

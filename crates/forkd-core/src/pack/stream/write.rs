@@ -3,8 +3,8 @@
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::pack::draft::{complete, manifest_entry};
-use crate::pack::input::{Input, Part, Parts};
-use crate::pack::output::{Hashes, Output};
+use crate::pack::input::{InputPiece, InputPieces, PackInput};
+use crate::pack::output::{Hashes, PackOutput};
 use crate::pack::stream::zstd_frames::{COMPRESSED_LEN, Piece, Pieces};
 use crate::pipeline::buffers::frames_in_flight;
 use crate::pipeline::lanes::{self, LaneKind, Lanes};
@@ -28,11 +28,11 @@ const COMPRESS: usize = 2;
 const LANES: [LaneKind; 3] = [LaneKind::Ordered, LaneKind::Ordered, LaneKind::Parallel];
 
 /// What the jobs of one run share.
-struct Shared<'e> {
+struct StreamWrite<'e> {
     level: i32,
-    inputs: &'e [Input],
+    inputs: &'e [PackInput],
     hashes: Hashes<'e>,
-    output: Mutex<Output<'e>>,
+    output: Mutex<PackOutput<'e>>,
     compressors: Mutex<Vec<Compressor<'static>>>,
     /// Frames of zeros, by their length: most of a memory image.
     zero_frames: Mutex<HashMap<usize, Arc<Vec<u8>>>>,
@@ -41,7 +41,7 @@ struct Shared<'e> {
 /// Writes a pack; gives its size.
 pub(crate) fn write(
     manifest: &mut Manifest,
-    inputs: &[Input],
+    inputs: &[PackInput],
     level: i32,
     store: &Store,
     out: &File,
@@ -50,11 +50,11 @@ pub(crate) fn write(
 ) -> Result<u64> {
     // The manifest comes first but is known last: room is kept for its frame, and a skippable frame fills what it leaves.
     let room = zstd::zstd_safe::compress_bound(manifest_entry(manifest)?.len()) + 8;
-    let shared = Shared {
+    let shared = StreamWrite {
         level,
         inputs,
         hashes: Hashes::new(inputs, env),
-        output: Mutex::new(Output::new(store, out, path, room as u64)),
+        output: Mutex::new(PackOutput::new(store, out, path, room as u64)),
         compressors: Mutex::default(),
         zero_frames: Mutex::default(),
     };
@@ -80,7 +80,7 @@ pub(crate) fn write(
             let header =
                 entry_header(&name, input.size).map_err(Error::malformed(path.display().to_string()))?;
             literal(header.to_vec(), &mut frames);
-            let mut parts = Parts::new(i, input, PIECE_SIZE);
+            let mut parts = InputPieces::new(i, input, PIECE_SIZE);
             while let Some(part) = parts.next().map_err(Error::io("read", &input.path))? {
                 let Ok(piece) = pieces.take(false, env.cancel, || lanes.failed()) else {
                     return env.cancel.check();
@@ -106,12 +106,12 @@ pub(crate) fn write(
     Ok(output.at)
 }
 
-impl Shared<'_> {
+impl StreamWrite<'_> {
     /// Reads a part, hands it to be hashed, compresses it and hands that to be written.
     fn part<'s>(
         &'s self,
         lanes: &Lanes<'s>,
-        part: Part,
+        part: InputPiece,
         mut piece: Piece,
         frame: u64,
         hash: u64,

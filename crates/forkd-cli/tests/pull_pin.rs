@@ -26,8 +26,8 @@ fn said(user: &User, code: i32, args: &[&str]) -> String {
 }
 
 /// All that is in the store, but for the locks of those that were killed.
-fn left(user: &User) -> Vec<(String, String)> {
-    tree(&user.store()).into_iter().filter(|(path, _)| !path.contains("locks")).collect()
+fn left(user: &User) -> Vec<(std::path::PathBuf, String)> {
+    tree(&user.store()).into_iter().filter(|(path, _)| !path.starts_with("forkd/locks")).collect()
 }
 
 impl Swap {

@@ -4,30 +4,35 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A request to stop, seen by every long operation within a fraction of a second.
 #[derive(Debug, Clone, Default)]
-pub struct Cancel(Arc<AtomicBool>, Option<Arc<AtomicBool>>);
+pub struct Cancel {
+    own: Arc<AtomicBool>,
+    /// Those of whoever asked for the work, and of whoever asked them.
+    above: Vec<Arc<AtomicBool>>,
+}
 
 impl Cancel {
     /// The flag itself, for a signal handler.
     #[must_use]
     pub fn flag(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.0)
+        Arc::clone(&self.own)
     }
 
-    /// One that is stopped with this one, or by itself.
+    /// One that is stopped with this one and all that this one is stopped with, or by itself.
     #[must_use]
     pub fn child(&self) -> Self {
-        Self(Arc::default(), Some(self.flag()))
+        let above = self.above.iter().cloned().chain([self.flag()]).collect();
+        Self { own: Arc::default(), above }
     }
 
     /// Asks for a stop.
     pub fn cancel(&self) {
-        self.0.store(true, Ordering::SeqCst);
+        self.own.store(true, Ordering::SeqCst);
     }
 
     /// Whether a stop was asked for.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::SeqCst) || self.1.as_ref().is_some_and(|parent| parent.load(Ordering::SeqCst))
+        std::iter::once(&self.own).chain(&self.above).any(|flag| flag.load(Ordering::SeqCst))
     }
 
     /// Fails once a stop was asked for.
@@ -76,5 +81,24 @@ pub struct Env<'a> {
 impl std::fmt::Debug for Env<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Env").field("jobs", &self.jobs).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grandchild_hears_its_grandparent() {
+        let parent = Cancel::default();
+        let child = parent.child();
+        let grandchild = child.child();
+        child.child().cancel();
+        assert!(!grandchild.is_cancelled());
+        grandchild.cancel();
+        assert!(!child.is_cancelled() && grandchild.check().is_err());
+        let other = child.child();
+        parent.cancel();
+        assert!(other.is_cancelled() && child.is_cancelled());
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use forkd_sys::{Disk, LockKind, try_lock};
-use std::fs::{self, File};
+use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,6 +10,7 @@ use std::time::Duration;
 /// A whole file of the cache. For as long as this lives, [`Cache::trim`] and [`Cache::clear`] leave the file alone.
 #[derive(Debug)]
 pub struct CacheEntry {
+    pub(crate) disk: Disk,
     pub(crate) path: PathBuf,
     pub(crate) file: File,
     pub(crate) len: u64,
@@ -68,7 +69,7 @@ impl CacheEntry {
         if !is_named(&self.path, &self.file) {
             return Ok(());
         }
-        fs::remove_file(&self.path).map_err(Error::io("remove", &self.path))
+        self.disk.remove_file(&self.path).map_err(Error::io("remove", &self.path))
     }
 }
 
@@ -138,7 +139,7 @@ impl CacheWriter {
         }
         self.disk.sync_dir(&dir).map_err(Error::io("sync", &dir))?;
         let len = file.metadata().map_err(Error::io("read", &self.target))?.len();
-        Ok(CacheEntry { path: self.target.clone(), file, len })
+        Ok(CacheEntry { disk: self.disk.clone(), path: self.target.clone(), file, len })
     }
 
     /// Takes away what is there.
@@ -154,7 +155,7 @@ impl Drop for CacheWriter {
     fn drop(&mut self) {
         // The lock is still held, so the name is this writer's. Nothing worth going on with: nothing stays.
         if self.file.metadata().is_ok_and(|found| found.len() == 0) && is_named(&self.path, &self.file) {
-            let _ = fs::remove_file(&self.path);
+            let _ = self.disk.remove_file(&self.path);
         }
     }
 }

@@ -141,7 +141,7 @@ impl Cache {
         // A file named by a digest has no other use for its time, and reading does not change it as it does the access time.
         let _ = file.set_times(FileTimes::new().set_modified(SystemTime::now()));
         let len = file.metadata().map_err(Error::io("read", &path))?.len();
-        Ok(Some(CacheEntry { path, file, len }))
+        Ok(Some(CacheEntry { disk: self.disk.clone(), path, file, len }))
     }
 
     /// Begins a file, or goes on with what an earlier writer left, once no other process is at it. The other may have finished it:

@@ -2,6 +2,7 @@ use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::store::root::Store;
 use forkd_format::Tag;
+use forkd_sys::Disk;
 pub use forkd_sys::LockKind;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
@@ -69,7 +70,7 @@ pub(crate) fn acquire(
     let mut told = false;
     loop {
         env.cancel.check()?;
-        let mut file = match open(&dir, &path) {
+        let mut file = match open(store.disk(), &dir, &path) {
             Err(e) if kind == LockKind::Shared && is_read_only(&e) => {
                 return Ok(TagLock { held: None, store: store.clone() });
             }
@@ -98,12 +99,12 @@ pub(crate) fn acquire(
     }
 }
 
-fn open(dir: &Path, path: &Path) -> io::Result<File> {
+fn open(disk: &Disk, dir: &Path, path: &Path) -> io::Result<File> {
     let mut tries = 0;
     loop {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).custom_flags(forkd_sys::NO_FOLLOW);
-        match fs::create_dir_all(dir).and_then(|()| options.open(path)) {
+        match disk.make_dirs(dir).and_then(|()| options.open(path)) {
             Err(e) if crate::store::root::is_taken_away(&e) && tries < 100 => tries += 1,
             other => return other,
         }

@@ -2,7 +2,7 @@
 
 use crate::cache::folder::{Cache, CacheKind};
 use crate::error::{Error, Result};
-use crate::images;
+use crate::images::images;
 use crate::store::root::Store;
 use std::collections::HashSet;
 use std::fs;

@@ -39,7 +39,7 @@ impl BaseSearch<'_> {
             return Ok(found);
         }
         if base.kind == BaseKind::Kernel {
-            return kernel::open(base, self.work, self.cache, sidecar, self.env);
+            return kernel::open(base, (self.store.disk(), self.work), self.cache, sidecar, self.env);
         }
         if let Some(found) = by_content::find_unrecorded(self.store, base, self.env)? {
             return Ok(found);

@@ -8,8 +8,9 @@ use crate::pack::paged::page_source::PageSource;
 use crate::pack::sidecar::{OpenSidecar, decode};
 use crate::store::record::HashedFile;
 use forkd_format::manifest::Base;
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::FileExt;
+use forkd_sys::Disk;
+use std::fs::File;
+use std::io::ErrorKind;
 use std::path::Path;
 
 /// A kernel is no larger.
@@ -20,10 +21,10 @@ pub(crate) fn is_here(base: &Base, cache: Option<&Cache>) -> Result<bool> {
     Ok(cache.map_or(Ok(None), |cache| cache.find(CacheKind::Blob, &base.sha256))?.is_some())
 }
 
-/// Opens a kernel of the cache; where that has none, takes it from beside the pack. Without a cache it goes into the staging folder.
+/// Opens a kernel of the cache; where that has none, takes it from beside the pack. Without a cache it goes into the work folder.
 pub(crate) fn open(
     base: &Base,
-    staging: &Path,
+    (disk, work): (&Disk, &Path),
     cache: Option<&Cache>,
     beside: OpenSidecar<'_>,
     env: Env<'_>,
@@ -33,11 +34,14 @@ pub(crate) fn open(
         return Err(Error::new(Kind::Integrity, message));
     }
     let Some(cache) = cache else {
-        let path = staging.join("vmlinux");
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path);
-        let file = file.map_err(Error::io("create", &path))?;
+        let path = work.join("vmlinux");
+        // One that an earlier run left is not believed.
+        disk.remove_file(&path)
+            .or_else(|e| if e.kind() == ErrorKind::NotFound { Ok(()) } else { Err(e) })
+            .map_err(Error::io("remove", &path))?;
+        let file = disk.create(&path, 0o600).map_err(Error::io("create", &path))?;
         take(base, beside, env, &mut |bytes, at| {
-            file.write_all_at(bytes, at).map_err(Error::io("write", &path))
+            disk.write_at(&file, &path, bytes, at).map_err(Error::io("write", &path))
         })?;
         return Ok(PageSource { file: Some(file), path, size: base.size });
     };

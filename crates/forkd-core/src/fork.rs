@@ -6,7 +6,7 @@ use crate::guest::Guest;
 use crate::runtime::{Child, RunDir, Runtime, hex, random};
 use crate::store::{LockKind, Stored, TagLock};
 use crate::{Env, Error, Kind, Result, Store};
-use forkd_agent::message::{Forked as Identity, Woken};
+use forkd_agent::message::{Identity, WakeReport};
 use forkd_format::Tag;
 use forkd_format::manifest::{MEMORY, ROOTFS};
 use std::os::unix::fs::OpenOptionsExt;
@@ -159,7 +159,7 @@ pub fn check(engine: &dyn Engine, stored: &Stored) -> Result<()> {
 }
 
 /// Gives a guest that has just booted a clock and entropy, for which it would else wait.
-pub(crate) fn seed(guest: &mut Guest, network: bool) -> Result<Woken> {
+pub(crate) fn seed(guest: &mut Guest, network: bool) -> Result<WakeReport> {
     let identity = Identity { clock_ns: clock_ns(), seed: random(32)?, network, ..Identity::default() };
     guest.forked(&identity, WAKE_LIMIT)
 }
@@ -169,7 +169,7 @@ fn clock_ns() -> u64 {
 }
 
 /// Makes a child itself: its clock, its entropy, its names.
-pub(crate) fn wake(guest: &mut Guest, id: &str, network: bool) -> Result<Woken> {
+pub(crate) fn wake(guest: &mut Guest, id: &str, network: bool) -> Result<WakeReport> {
     let (seed_bytes, machine_id) = (random(32)?, hex(&random(16)?));
     let identity =
         Identity { clock_ns: clock_ns(), seed: seed_bytes, hostname: id.to_owned(), machine_id, network };

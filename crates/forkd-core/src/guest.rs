@@ -1,8 +1,10 @@
 //! A conversation with the agent inside a guest (docs/agent.md).
 
 use crate::{Cancel, Error, Kind as Failure, Result};
-use forkd_agent::message::{Exec, Exit, Forked, Hello, INPUT_WINDOW, Kind, Malformed, PROTOCOL, Put, Woken};
-use forkd_agent::wire::{self, Decoder, Frame, MAX_PAYLOAD};
+use forkd_agent::message::{
+    Exec, Exit, Hello, INPUT_WINDOW, Identity, Malformed, MessageKind, PROTOCOL, Put, WakeReport,
+};
+use forkd_agent::wire::{self, Decoder, MAX_PAYLOAD, Packet};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -21,7 +23,7 @@ const TICK: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Guest {
     stream: UnixStream,
-    /// The same socket: a frame must not be written into the middle of another.
+    /// The same socket: a packet must not be written into the middle of another.
     writer: Arc<Mutex<UnixStream>>,
     decoder: Decoder,
     next_id: u32,
@@ -97,13 +99,13 @@ impl Guest {
         };
         // What an earlier conversation left in the port has other ids.
         guest.next_id = u32::from_le_bytes(crate::runtime::random(4)?.try_into().unwrap_or_default());
-        let id = guest.send(Kind::Hello, &[])?;
+        let id = guest.send(MessageKind::Hello, &[])?;
         let deadline = Instant::now() + limit;
         loop {
             match guest.receive(Some(deadline))? {
                 None => return Ok(None),
-                Some(frame) if frame.id == id && frame.kind == Kind::Ok as u8 => {
-                    guest.hello = Hello::decode(&frame.payload).map_err(malformed)?;
+                Some(packet) if packet.id == id && packet.kind == MessageKind::Ok as u8 => {
+                    guest.hello = Hello::decode(&packet.payload).map_err(malformed)?;
                     break;
                 }
                 Some(_) => {}
@@ -126,7 +128,7 @@ impl Guest {
         self
     }
 
-    fn send(&mut self, kind: Kind, payload: &[u8]) -> Result<u32> {
+    fn send(&mut self, kind: MessageKind, payload: &[u8]) -> Result<u32> {
         if payload.len() > MAX_PAYLOAD {
             let message = format!(
                 "{} bytes are too many for one message to the guest; at most {MAX_PAYLOAD}",
@@ -139,16 +141,16 @@ impl Guest {
         Ok(self.next_id)
     }
 
-    fn write(&self, id: u32, kind: Kind, payload: &[u8]) -> Result<()> {
+    fn write(&self, id: u32, kind: MessageKind, payload: &[u8]) -> Result<()> {
         write(&self.writer, id, kind, payload).map_err(|e| broken(&e))
     }
 
-    /// The next frame; `None` at the deadline.
-    fn receive(&mut self, deadline: Option<Instant>) -> Result<Option<Frame>> {
+    /// The next packet; `None` at the deadline.
+    fn receive(&mut self, deadline: Option<Instant>) -> Result<Option<Packet>> {
         let mut buffer = vec![0; 64 << 10];
         loop {
-            if let Some(frame) = self.decoder.next_frame() {
-                return Ok(Some(frame));
+            if let Some(packet) = self.decoder.next_packet() {
+                return Ok(Some(packet));
             }
             self.cancel.check()?;
             if deadline.is_some_and(|at| Instant::now() >= at) {
@@ -169,7 +171,7 @@ impl Guest {
         }
         if heard.elapsed() > SILENCE && !asked {
             self.heard.1 = true;
-            self.send(Kind::Ping, b"alive")?;
+            self.send(MessageKind::Ping, b"alive")?;
         }
         Ok(())
     }
@@ -204,24 +206,24 @@ impl Guest {
     ) -> Result<Vec<u8>> {
         let deadline = limit.map(|limit| Instant::now() + limit);
         loop {
-            let Some(frame) = self.receive(deadline)? else {
+            let Some(packet) = self.receive(deadline)? else {
                 let message = format!(
                     "the guest's agent does not answer within {} s",
                     limit.unwrap_or_default().as_secs()
                 );
                 return Err(Error::new(Failure::General, message));
             };
-            match Kind::from_u8(frame.kind) {
-                _ if frame.id != id => {}
-                Some(Kind::Ok) => return Ok(frame.payload),
-                Some(Kind::Error) => return Err(refusal(&frame)),
-                Some(Kind::Stdout) => part(&frame.payload)?,
+            match MessageKind::from_u8(packet.kind) {
+                _ if packet.id != id => {}
+                Some(MessageKind::Ok) => return Ok(packet.payload),
+                Some(MessageKind::Error) => return Err(refusal(&packet)),
+                Some(MessageKind::Stdout) => part(&packet.payload)?,
                 _ => {}
             }
         }
     }
 
-    fn request(&mut self, kind: Kind, payload: &[u8], limit: Duration) -> Result<Vec<u8>> {
+    fn request(&mut self, kind: MessageKind, payload: &[u8], limit: Duration) -> Result<Vec<u8>> {
         let id = self.send(kind, payload)?;
         self.answer(id, Some(limit), &mut |_| Ok(()))
     }
@@ -232,7 +234,7 @@ impl Guest {
     /// Where none comes in time.
     pub fn ping(&mut self, limit: Duration) -> Result<Duration> {
         let begun = Instant::now();
-        self.request(Kind::Ping, b"ping", limit)?;
+        self.request(MessageKind::Ping, b"ping", limit)?;
         Ok(begun.elapsed())
     }
 
@@ -241,7 +243,7 @@ impl Guest {
     /// # Errors
     /// What the agent says.
     pub fn prepare(mut self, limit: Duration) -> Result<()> {
-        self.request(Kind::Prepare, &[], limit).map(drop)
+        self.request(MessageKind::Prepare, &[], limit).map(drop)
     }
 
     /// Ends all programs and lets go of the disk, as before a machine is switched off. Ends the conversation.
@@ -249,16 +251,16 @@ impl Guest {
     /// # Errors
     /// What the agent says.
     pub fn halt(mut self, limit: Duration) -> Result<()> {
-        self.request(Kind::Halt, &[], limit).map(drop)
+        self.request(MessageKind::Halt, &[], limit).map(drop)
     }
 
     /// Makes a child itself: its clock, its entropy, its names.
     ///
     /// # Errors
     /// What the agent says; what did not work but does no harm is in the answer.
-    pub fn forked(&mut self, forked: &Forked, limit: Duration) -> Result<Woken> {
-        let payload = self.request(Kind::Forked, &forked.encode(), limit)?;
-        Woken::decode(&payload).map_err(malformed)
+    pub fn forked(&mut self, identity: &Identity, limit: Duration) -> Result<WakeReport> {
+        let payload = self.request(MessageKind::Forked, &identity.encode(), limit)?;
+        WakeReport::decode(&payload).map_err(malformed)
     }
 
     /// Hands a line to the guest's eval endpoint; gives its line.
@@ -266,7 +268,7 @@ impl Guest {
     /// # Errors
     /// What the agent says, as that nothing listens.
     pub fn eval(&mut self, line: &str, limit: Option<Duration>) -> Result<String> {
-        let id = self.send(Kind::Eval, line.as_bytes())?;
+        let id = self.send(MessageKind::Eval, line.as_bytes())?;
         let mut answer = Vec::new();
         self.answer(id, limit, &mut |part| {
             answer.extend_from_slice(part);
@@ -283,7 +285,7 @@ impl Guest {
     /// # Errors
     /// What the agent and `write` say.
     pub fn get(&mut self, path: &str, write: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<u32> {
-        let id = self.send(Kind::Get, path.as_bytes())?;
+        let id = self.send(MessageKind::Get, path.as_bytes())?;
         let mode = self.answer(id, None, write)?;
         Ok(u32::from_le_bytes(mode.try_into().map_err(|_| malformed(Malformed))?))
     }
@@ -293,23 +295,23 @@ impl Guest {
     /// # Errors
     /// What the agent and the reader say.
     pub fn put(&mut self, path: &str, mode: u32, from: &mut dyn Read, name: &Path) -> Result<u64> {
-        let id = self.send(Kind::Put, &Put { path: path.to_owned(), mode }.encode())?;
+        let id = self.send(MessageKind::Put, &Put { path: path.to_owned(), mode }.encode())?;
         let (mut sent, mut taken) = (0u64, 0u64);
         let mut buffer = vec![0; MAX_PAYLOAD];
         let mut ended = false;
         loop {
             while !ended && sent - taken <= (INPUT_WINDOW - MAX_PAYLOAD) as u64 {
                 let read = from.read(&mut buffer).map_err(Error::io("read", name))?;
-                self.write(id, Kind::Input, &buffer[..read])?;
+                self.write(id, MessageKind::Input, &buffer[..read])?;
                 sent += read as u64;
                 ended = read == 0;
             }
-            let Some(frame) = self.receive(None)? else { continue };
-            match Kind::from_u8(frame.kind) {
-                _ if frame.id != id => {}
-                Some(Kind::Taken) => taken += u64::from(count(&frame)?),
-                Some(Kind::Ok) => return Ok(sent),
-                Some(Kind::Error) => return Err(refusal(&frame)),
+            let Some(packet) = self.receive(None)? else { continue };
+            match MessageKind::from_u8(packet.kind) {
+                _ if packet.id != id => {}
+                Some(MessageKind::Taken) => taken += u64::from(count(&packet)?),
+                Some(MessageKind::Ok) => return Ok(sent),
+                Some(MessageKind::Error) => return Err(refusal(&packet)),
                 _ => {}
             }
         }
@@ -322,7 +324,7 @@ impl Guest {
     pub fn exec(&mut self, exec: &Exec, streams: &mut Streams<'_>) -> Result<Exit> {
         let input = streams.input.take();
         let exec = Exec { input: input.is_some(), ..exec.clone() };
-        let id = self.send(Kind::Exec, &exec.encode())?;
+        let id = self.send(MessageKind::Exec, &exec.encode())?;
         let window = Arc::new(Window::default());
         if let Some(input) = input {
             let (writer, window) = (Arc::clone(&self.writer), Arc::clone(&window));
@@ -337,41 +339,41 @@ impl Guest {
         loop {
             while let Some(control) = streams.controls.and_then(|controls| controls.try_recv().ok()) {
                 match control {
-                    Control::Signal(number) => self.write(id, Kind::Signal, &[number])?,
+                    Control::Signal(number) => self.write(id, MessageKind::Signal, &[number])?,
                     Control::Resize(rows, columns) => {
                         let size = [rows.to_le_bytes(), columns.to_le_bytes()].concat();
-                        self.write(id, Kind::Resize, &size)?;
+                        self.write(id, MessageKind::Resize, &size)?;
                     }
                 }
             }
-            let Some(frame) = self.receive(Some(Instant::now() + TICK))? else {
+            let Some(packet) = self.receive(Some(Instant::now() + TICK))? else {
                 self.ask_for_life()?;
                 continue;
             };
-            match Kind::from_u8(frame.kind) {
-                _ if frame.id != id => {}
-                Some(Kind::Stdout) => (streams.output)(Output::Out, &frame.payload)?,
-                Some(Kind::Stderr) => (streams.output)(Output::Err, &frame.payload)?,
-                Some(Kind::Taken) => window.give(count(&frame)? as usize),
-                Some(Kind::Exit) => return Exit::decode(&frame.payload).map_err(malformed),
-                Some(Kind::Error) => return Err(refusal(&frame)),
+            match MessageKind::from_u8(packet.kind) {
+                _ if packet.id != id => {}
+                Some(MessageKind::Stdout) => (streams.output)(Output::Out, &packet.payload)?,
+                Some(MessageKind::Stderr) => (streams.output)(Output::Err, &packet.payload)?,
+                Some(MessageKind::Taken) => window.give(count(&packet)? as usize),
+                Some(MessageKind::Exit) => return Exit::decode(&packet.payload).map_err(malformed),
+                Some(MessageKind::Error) => return Err(refusal(&packet)),
                 _ => {}
             }
         }
     }
 }
 
-fn write(writer: &Mutex<UnixStream>, id: u32, kind: Kind, payload: &[u8]) -> std::io::Result<()> {
+fn write(writer: &Mutex<UnixStream>, id: u32, kind: MessageKind, payload: &[u8]) -> std::io::Result<()> {
     let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
     writer.write_all(&wire::encode(id, kind as u8, payload))
 }
 
-fn count(frame: &Frame) -> Result<u32> {
-    Ok(u32::from_le_bytes(frame.payload.as_slice().try_into().map_err(|_| malformed(Malformed))?))
+fn count(packet: &Packet) -> Result<u32> {
+    Ok(u32::from_le_bytes(packet.payload.as_slice().try_into().map_err(|_| malformed(Malformed))?))
 }
 
-fn refusal(frame: &Frame) -> Error {
-    Error::new(Failure::General, format!("in the guest: {}", String::from_utf8_lossy(&frame.payload)))
+fn refusal(packet: &Packet) -> Error {
+    Error::new(Failure::General, format!("in the guest: {}", String::from_utf8_lossy(&packet.payload)))
 }
 
 /// Room for input on its way.
@@ -412,7 +414,8 @@ fn pump(mut input: Box<dyn Read + Send>, writer: &Mutex<UnixStream>, id: u32, wi
             Err(e) if e.kind() == ErrorKind::Interrupted => continue,
             read => read.unwrap_or(0),
         };
-        if !window.take(read) || write(writer, id, Kind::Input, &buffer[..read]).is_err() || read == 0 {
+        if !window.take(read) || write(writer, id, MessageKind::Input, &buffer[..read]).is_err() || read == 0
+        {
             return;
         }
     }

@@ -1,4 +1,4 @@
-use crate::FormatError;
+use crate::error::FormatError;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::fmt;

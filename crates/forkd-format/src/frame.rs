@@ -1,6 +1,6 @@
 //! Where zstd frames begin and end (RFC 8878), without decoding them: what parallel decoding needs.
 
-use crate::FormatError;
+use crate::error::FormatError;
 
 /// The largest window that a pack may ask for, as a power of two: 128 MiB.
 pub const MAX_WINDOW_LOG: u32 = 27;

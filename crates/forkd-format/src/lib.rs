@@ -8,11 +8,13 @@ mod digest;
 mod error;
 pub mod frame;
 pub mod layout;
+mod little_endian;
 pub mod manifest;
 pub mod reader;
 pub mod recipe;
 mod reference;
 pub mod registry;
+mod sizes;
 mod snapshot;
 mod tag;
 mod tar;
@@ -24,11 +26,6 @@ pub use manifest::Manifest;
 pub use recipe::Recipe;
 pub use reference::Reference;
 pub use registry::Registry;
+pub use sizes::{PAGE_SIZE, PIECE_SIZE};
 pub use snapshot::{ParentLink, Snapshot};
 pub use tag::Tag;
-
-/// The unit in which zero bytes become holes, in bytes. Equal to the page size of every guest we run.
-pub const PAGE_SIZE: usize = 4096;
-
-/// A frame never spans an aligned piece of this many bytes of one file (`docs/format/pack.md`).
-pub const PIECE_SIZE: usize = 4 << 20;

@@ -1,8 +1,10 @@
 //! A pack's uncompressed stream, held against its own manifest.
 
+use crate::digest::Digest;
+use crate::error::FormatError;
+use crate::manifest::Manifest;
 use crate::manifest::{MANIFEST, MAX_MANIFEST};
 use crate::tar::{TarEvent, TarParser};
-use crate::{Digest, FormatError, Manifest};
 use std::collections::HashMap;
 use std::ops::Range;
 

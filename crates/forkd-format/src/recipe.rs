@@ -1,6 +1,6 @@
 //! `recipe.toml`: what a snapshot is made of and how it is tested (`docs/recipes.md`).
 
-use crate::FormatError;
+use crate::error::FormatError;
 use serde::Deserialize;
 
 /// The name of the file in a recipe's folder.

@@ -1,7 +1,9 @@
 //! `registry.json`: the list behind `owner/name` (`docs/format/registry.md`).
 
+use crate::digest::Digest;
+use crate::error::FormatError;
 use crate::manifest::Base;
-use crate::{Digest, FormatError, Reference};
+use crate::reference::Reference;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 

@@ -1,4 +1,7 @@
-use crate::{Digest, FormatError, Tag};
+use crate::digest::Digest;
+use crate::error::FormatError;
+use crate::sizes::PAGE_SIZE;
+use crate::tag::Tag;
 use serde_json::{Map, Value};
 
 /// A parsed `snapshot.json` (`docs/format/snapshot.md`). Unknown keys survive a round trip, in their order.
@@ -65,7 +68,7 @@ impl Snapshot {
     }
 
     /// Pages of a chain link that are all zero although the parent's are not, as runs: the first page and how many, in pages
-    /// of [`crate::PAGE_SIZE`], ascending, with something between them. That they lie inside the memory is not known here.
+    /// of [`PAGE_SIZE`], ascending, with something between them. That they lie inside the memory is not known here.
     ///
     /// # Errors
     /// [`FormatError::Snapshot`] where the list is something else.
@@ -84,7 +87,7 @@ impl Snapshot {
             });
             let (first, count) =
                 pair.ok_or_else(|| wrong(format!("expected [page, count], found {}", short(run))))?;
-            if first.checked_add(count).is_none_or(|end| end > u64::MAX / crate::PAGE_SIZE as u64) {
+            if first.checked_add(count).is_none_or(|end| end > u64::MAX / PAGE_SIZE as u64) {
                 return Err(wrong(format!("{} is beyond any memory", short(run))));
             }
             if let Some((before, len)) = found.last()

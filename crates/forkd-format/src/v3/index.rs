@@ -1,9 +1,10 @@
 //! The table of a pack's frames.
 
-use super::{
-    FRAME_SIZE, MAX_FRAME_LEN, RootHasher, TreeHash, frame_count, frame_len, le32, le64, zero_frame_hash,
-};
-use crate::{FormatError, PAGE_SIZE};
+use super::file_root::{RootHasher, TreeHash, zero_frame_hash};
+use super::sizes::{FRAME_SIZE, MAX_FRAME_LEN, frame_count, frame_len};
+use crate::error::FormatError;
+use crate::little_endian::{le32, le64};
+use crate::sizes::PAGE_SIZE;
 
 const MAGIC: &[u8; 8] = b"forkdix3";
 /// What we write; a reader takes a longer one and passes over what it does not know.

@@ -1,7 +1,7 @@
 //! What frames and files are named by: BLAKE3 over the pages that are not zero and where they lie, so that zeros cost nothing.
 
-use super::{FRAME_SIZE, page_count};
-use crate::FormatError;
+use super::sizes::{FRAME_SIZE, page_count};
+use crate::error::FormatError;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::LazyLock;

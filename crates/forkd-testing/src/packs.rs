@@ -1,5 +1,6 @@
 //! Packs written by hand, with no code of forkd's: for what forkd would never write itself.
 
+use crate::random::pseudo_random;
 use sha2::{Digest, Sha256};
 use tar::{EntryType, Header};
 
@@ -32,7 +33,7 @@ pub fn digest(bytes: &[u8]) -> String {
 }
 
 fn bodies(seed: u64, json: &str) -> Vec<(String, Vec<u8>)> {
-    let mut random = crate::pseudo_random(seed);
+    let mut random = pseudo_random(seed);
     let mut memory = vec![0; 24 << 10];
     for byte in &mut memory[4096..16 << 10] {
         *byte = random() as u8;

@@ -30,7 +30,7 @@ pub enum MessageKind {
     Eval = 11,
     /// Request, no payload: end all programs and let go of the disk. Answer: [`MessageKind::Ok`]; the host then switches the machine off.
     Halt = 12,
-    /// Answer: done.
+    /// Answer: the request is done; its payload is as the request says.
     Ok = 64,
     /// Answer: not done; why, in UTF-8.
     Error = 65,
@@ -51,7 +51,7 @@ pub const INPUT_WINDOW: usize = 256 << 10;
 pub const PROTOCOL: u32 = 1;
 
 impl MessageKind {
-    /// The kind with a number.
+    /// What the number in a packet's header means; `None` for kinds of later versions.
     #[must_use]
     pub fn from_u8(kind: u8) -> Option<Self> {
         const ALL: [MessageKind; 18] = [
@@ -150,16 +150,16 @@ impl<'a> FieldReader<'a> {
 /// What the guest says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hello {
-    /// [`PROTOCOL`].
+    /// The version of the messages that the agent speaks ([`PROTOCOL`] here).
     pub protocol: u32,
     /// Nanoseconds since the guest booted.
     pub uptime_ns: u64,
-    /// The running kernel's release.
+    /// The running kernel's release, as `uname -r` prints it.
     pub kernel: String,
 }
 
 impl Hello {
-    /// The payload.
+    /// The payload of the answer to a [`MessageKind::Hello`] (docs/agent.md).
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         FieldWriter::default()
@@ -169,10 +169,10 @@ impl Hello {
             .0
     }
 
-    /// Reads a payload.
+    /// Reads the payload of the answer to a [`MessageKind::Hello`].
     ///
     /// # Errors
-    /// [`Malformed`].
+    /// [`Malformed`] where fields are cut off, too many, or no text where text is expected.
     pub fn decode(payload: &[u8]) -> Result<Self, Malformed> {
         let mut r = FieldReader(payload);
         let protocol = u32::try_from(r.number()?).map_err(|_| Malformed)?;
@@ -182,7 +182,7 @@ impl Hello {
     }
 }
 
-/// A program to be run.
+/// A program that the host wants run, and how.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Exec {
     /// The program, looked up in `PATH`, and its arguments.
@@ -202,7 +202,7 @@ pub struct Exec {
 }
 
 impl Exec {
-    /// The payload.
+    /// The payload of a [`MessageKind::Exec`] (docs/agent.md).
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let terminal =
@@ -218,10 +218,10 @@ impl Exec {
             .0
     }
 
-    /// Reads a payload.
+    /// Reads the payload of a [`MessageKind::Exec`].
     ///
     /// # Errors
-    /// [`Malformed`].
+    /// [`Malformed`] where fields are cut off, too many, or no text where text is expected.
     pub fn decode(payload: &[u8]) -> Result<Self, Malformed> {
         let mut r = FieldReader(payload);
         let (argv, env, cwd, user) = (r.texts()?, r.texts()?, r.text()?, r.text()?);
@@ -235,7 +235,7 @@ impl Exec {
     }
 }
 
-/// How a program ended.
+/// How a program ended, once all its output was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exit {
     /// Its exit code, or 128 and the signal that ended it, as shells have it.
@@ -245,42 +245,42 @@ pub struct Exit {
 }
 
 impl Exit {
-    /// The payload.
+    /// The payload of a [`MessageKind::Exit`] (docs/agent.md).
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         vec![self.code, self.timed_out.into()]
     }
 
-    /// Reads a payload.
+    /// Reads the payload of a [`MessageKind::Exit`].
     ///
     /// # Errors
-    /// [`Malformed`].
+    /// [`Malformed`] where it is not two bytes, the second 0 or 1.
     pub fn decode(payload: &[u8]) -> Result<Self, Malformed> {
         let [code, timed_out @ (0 | 1)] = payload else { return Err(Malformed) };
         Ok(Self { code: *code, timed_out: *timed_out == 1 })
     }
 }
 
-/// A file to be written.
+/// Where the bytes of the [`MessageKind::Input`] that follows are to go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Put {
-    /// Its absolute path.
+    /// Absolute; the folder must exist, and what is there is replaced.
     pub path: String,
-    /// Its permission bits.
+    /// Permission bits, of which the lowest twelve count.
     pub mode: u32,
 }
 
 impl Put {
-    /// The payload.
+    /// The payload of a [`MessageKind::Put`] (docs/agent.md).
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         FieldWriter::default().bytes(self.path.as_bytes()).number(self.mode.into()).0
     }
 
-    /// Reads a payload.
+    /// Reads the payload of a [`MessageKind::Put`].
     ///
     /// # Errors
-    /// [`Malformed`].
+    /// [`Malformed`] where fields are cut off, too many, or no text where text is expected.
     pub fn decode(payload: &[u8]) -> Result<Self, Malformed> {
         let mut r = FieldReader(payload);
         let put = Self { path: r.text()?, mode: u32::try_from(r.number()?).map_err(|_| Malformed)? };
@@ -289,23 +289,23 @@ impl Put {
     }
 }
 
-/// What makes a child differ from its siblings.
+/// What a child is told after it woke: all that makes it differ from its siblings.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Identity {
     /// The host's wall clock, nanoseconds since 1970.
     pub clock_ns: u64,
     /// 32 bytes from the host's generator.
     pub seed: Vec<u8>,
-    /// Its host name.
+    /// What the child is called; empty for a guest that has just booted and is no child.
     pub hostname: String,
-    /// Its machine-id: 32 hexadecimal digits.
+    /// 32 hexadecimal digits (machine-id(5)); empty to leave the guest's own.
     pub machine_id: String,
     /// Whether it has a network: 10.0.2.15/24 behind 10.0.2.2, names from 10.0.2.3.
     pub network: bool,
 }
 
 impl Identity {
-    /// The payload.
+    /// The payload of a [`MessageKind::Forked`] (docs/agent.md).
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         FieldWriter::default()
@@ -317,10 +317,10 @@ impl Identity {
             .0
     }
 
-    /// Reads a payload.
+    /// Reads the payload of a [`MessageKind::Forked`].
     ///
     /// # Errors
-    /// [`Malformed`].
+    /// [`Malformed`] where fields are cut off, too many, or no text where text is expected.
     pub fn decode(payload: &[u8]) -> Result<Self, Malformed> {
         let mut r = FieldReader(payload);
         let identity = Self {
@@ -335,7 +335,7 @@ impl Identity {
     }
 }
 
-/// A child is itself now.
+/// What a child answers once it is itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WakeReport {
     /// The guest's wall clock, nanoseconds since 1970, as the answer is sent.
@@ -345,16 +345,16 @@ pub struct WakeReport {
 }
 
 impl WakeReport {
-    /// The payload.
+    /// The payload of the answer to a [`MessageKind::Forked`] (docs/agent.md).
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         FieldWriter::default().number(self.clock_ns).texts(&self.warnings).0
     }
 
-    /// Reads a payload.
+    /// Reads the payload of the answer to a [`MessageKind::Forked`].
     ///
     /// # Errors
-    /// [`Malformed`].
+    /// [`Malformed`] where fields are cut off, too many, or no text where text is expected.
     pub fn decode(payload: &[u8]) -> Result<Self, Malformed> {
         let mut r = FieldReader(payload);
         Ok(Self { clock_ns: r.number()?, warnings: r.texts()? })

@@ -4,17 +4,17 @@
 pub const MAGIC: [u8; 4] = *b"fkd\x01";
 /// Bytes before a payload: magic, id, kind, three zero bytes, payload length; integers little-endian.
 pub const HEADER_LEN: usize = 16;
-/// The longest payload.
+/// The longest payload, in bytes; what is longer is sent in several packets.
 pub const MAX_PAYLOAD: usize = 64 << 10;
 
-/// One packet.
+/// What is sent at once, and is lost at once where the stream breaks off in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packet {
     /// Which request it belongs to; answers repeat it.
     pub id: u32,
     /// What it is ([`crate::message::MessageKind`]).
     pub kind: u8,
-    /// At most [`MAX_PAYLOAD`] bytes.
+    /// What its kind holds ([`crate::message`]), at most [`MAX_PAYLOAD`] bytes.
     pub payload: Vec<u8>,
 }
 
@@ -64,7 +64,7 @@ impl Decoder {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next whole packet.
+    /// The next packet that has come whole; `None` where more bytes are needed.
     pub fn next_packet(&mut self) -> Option<Packet> {
         loop {
             let rest = &self.buffer[self.at..];

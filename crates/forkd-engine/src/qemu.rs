@@ -23,14 +23,14 @@ const PROGRAM: &str = "qemu-system-x86_64";
 const COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=3 mitigations=off no_timer_check cryptomgr.notests \
 rcupdate.rcu_expedited=1 psi=0 i8042.noaux i8042.nokbd clocksource=hpet tsc=unstable panic=-1 init_on_free=1 \
 nokaslr norandmaps";
-/// The QEMU of this host.
+/// The engine that runs machines in processes of `qemu-system-x86_64`.
 #[derive(Debug)]
 pub struct Qemu {
     program: PathBuf,
 }
 
 impl Qemu {
-    /// Finds QEMU on the path.
+    /// Finds QEMU in the folders of a `PATH`.
     ///
     /// # Errors
     /// [`Kind::Incompatible`] with what to install.
@@ -51,7 +51,7 @@ impl Qemu {
         Self { program: PathBuf::from(PROGRAM) }
     }
 
-    /// Its version.
+    /// What `--version` says it is, such as 7.2.9.
     ///
     /// # Errors
     /// Where it does not run.
@@ -65,7 +65,7 @@ impl Qemu {
     /// Whether it has the machine that snapshots are baked on.
     ///
     /// # Errors
-    /// [`Kind::Incompatible`] where it has not.
+    /// [`Kind::Incompatible`] where QEMU is too old for it.
     pub fn has_machine(&self) -> Result<()> {
         let output = Command::new(&self.program)
             .args(["-M", "help"])

@@ -23,7 +23,7 @@ fn short(value: &Value) -> String {
 /// The edge from a chain link to its parent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParentLink {
-    /// The parent's tag.
+    /// What the parent was called when the link was made.
     pub tag: Tag,
     /// SHA-256 of the parent's `memory.bin`, where the snapshot names one.
     pub content_hash: Option<Digest>,
@@ -153,7 +153,7 @@ impl Snapshot {
         self.text("rootfs")
     }
 
-    /// A field of any name.
+    /// The value of a key, known to this forkd or not.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.0.get(key)
@@ -177,7 +177,7 @@ impl Snapshot {
         Self(map)
     }
 
-    /// The file's bytes.
+    /// What is written to `snapshot.json`: indented JSON, keys in their order.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         Value::Object(self.0.clone()).to_string().into_bytes()

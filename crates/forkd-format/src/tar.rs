@@ -45,7 +45,7 @@ struct Override {
 #[derive(Debug, Default)]
 struct TarBody {
     name: String,
-    /// Its size.
+    /// Bytes of the file, holes included.
     size: u64,
     /// Bytes of it that stand in the stream.
     stored: u64,
@@ -103,7 +103,7 @@ impl TarParser {
         matches!(self.state, TarState::Trailer { .. })
     }
 
-    /// Bytes taken so far.
+    /// Bytes of the stream that were taken: where the next one stands.
     pub(crate) fn offset(&self) -> u64 {
         self.offset
     }

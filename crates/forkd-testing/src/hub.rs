@@ -22,13 +22,13 @@ pub use files::SIGNATURE;
 pub struct Asked {
     /// `GET`, `HEAD` or `PUT`.
     pub method: String,
-    /// The path with its query.
+    /// The path with its query, fault prefixes included.
     pub uri: String,
     /// Whether an Authorization header came.
     pub authorised: bool,
-    /// The Range header.
+    /// The Range header's value.
     pub range: Option<String>,
-    /// The If-Range header.
+    /// The If-Range header's value.
     pub if_range: Option<String>,
     /// The status of the answer; 0 while there is none.
     pub status: u16,
@@ -77,7 +77,7 @@ struct HubState {
 /// | `/noetag/…` | neither ETag nor Last-Modified |
 /// | `/changing/…` | another ETag each time |
 pub struct Hub {
-    /// Where it listens.
+    /// Where it listens: 127.0.0.1 and a free port.
     pub address: SocketAddr,
     log: Log,
     runtime: Option<tokio::runtime::Runtime>,
@@ -98,7 +98,7 @@ impl Hub {
         Self { address, log, runtime: Some(runtime) }
     }
 
-    /// The URL of a path.
+    /// The `http` URL of a path below the folder that is served.
     #[must_use]
     pub fn url(&self, path: &str) -> String {
         format!("http://{}/{path}", self.address)

@@ -7,9 +7,9 @@ use tar::{EntryType, Header};
 /// One tar entry.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    /// Its name.
+    /// The path in the archive; may be one that no pack may have.
     pub name: String,
-    /// Its kind.
+    /// May be one that no pack may hold.
     pub kind: EntryType,
     /// Its bytes, or the target of a link.
     pub bytes: Vec<u8>,
@@ -58,7 +58,7 @@ pub fn manifest(tag: &str, files: &[(String, Vec<u8>)]) -> String {
     )
 }
 
-/// A whole version 1 pack.
+/// The entries of a whole version 1 pack, whose bytes come of the seed.
 #[must_use]
 pub fn entries(tag: &str, seed: u64) -> Entries {
     let files = bodies(seed, r#"{"vmstate":"/h/v","memory":"/h/m","volumes":[]}"#);

@@ -7,14 +7,14 @@ use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// A made-up snapshot.
+/// What a made-up snapshot is to be like.
 #[derive(Debug, Clone)]
 pub struct Fixture {
-    /// Its tag.
+    /// The name of its folder in the store.
     pub tag: String,
-    /// Makes its bytes.
+    /// What its bytes are drawn from: the same seed makes the same bytes.
     pub seed: u64,
-    /// Bytes of memory.
+    /// Size of `memory.bin` in bytes; about a quarter of its pages hold something.
     pub memory: u64,
     /// Bytes of the root disk; none without.
     pub rootfs: Option<u64>,

@@ -29,7 +29,7 @@ pub(super) struct Children {
 #[derive(Default)]
 struct ChildTable {
     running: HashMap<i32, Arc<ProgramEnd>>,
-    /// How many were ever started.
+    /// How many were started since boot: tells whether one was while nobody held the lock.
     count: u64,
     frozen: bool,
 }
@@ -142,7 +142,7 @@ impl Children {
         self.freezer.kill();
     }
 
-    /// Lets everything go on.
+    /// Lets what was stopped go on, and programs be started again.
     pub(super) fn thaw(&self) -> Result<(), String> {
         // What is started into a frozen group never becomes the program.
         self.freezer.thaw()?;

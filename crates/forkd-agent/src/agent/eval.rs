@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 const LIMIT: Duration = Duration::from_secs(600);
 /// How soon to try again where the endpoint has too many callers.
 const RETRY: Duration = Duration::from_millis(5);
-/// The longest answer.
+/// The longest answer, in bytes.
 const MAX_ANSWER: usize = 64 << 20;
 
 struct EvalJob {
@@ -62,7 +62,7 @@ impl EvalJob {
         Ok(())
     }
 
-    /// True once all is done.
+    /// Does what can be done without waiting; true once the answer was passed on.
     fn advance(&mut self, queue: &mut SendQueue, scratch: &mut [u8]) -> Result<bool, String> {
         if Instant::now() >= self.until {
             return Err(format!("the eval endpoint has not answered within {} s", LIMIT.as_secs()));

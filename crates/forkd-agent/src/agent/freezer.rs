@@ -20,7 +20,7 @@ pub(super) struct Freezer {
 }
 
 impl Freezer {
-    /// Makes the group.
+    /// Mounts the kernel's control groups and makes the one for programs.
     pub(super) fn set_up(&self) {
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
         let at = Path::new(ROOT);

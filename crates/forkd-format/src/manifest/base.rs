@@ -7,13 +7,13 @@ use serde::{Deserialize, Deserializer, Serialize};
 /// The longest name of a base, in bytes.
 const MAX_LABEL: usize = 128;
 
-/// What a base file is.
+/// Where a base file is looked for (`[[bases]] kind` in `docs/format/pack-v3.md`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BaseKind {
-    /// A file of a snapshot.
+    /// In a snapshot of the store.
     Snapshot,
-    /// The uncompressed kernel of a guest.
+    /// In the cache of kernels, or beside the pack: a guest's kernel, uncompressed.
     Kernel,
 }
 
@@ -21,7 +21,7 @@ pub enum BaseKind {
 /// size and by either of its digests.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Base {
-    /// What it is.
+    /// Where it is looked for.
     pub kind: BaseKind,
     /// The snapshot's tag, or the kernel's release; for people.
     #[serde(deserialize_with = "label")]
@@ -29,11 +29,11 @@ pub struct Base {
     /// Its name in the snapshot, or `vmlinux`; for people.
     #[serde(deserialize_with = "label")]
     pub path: String,
-    /// Its size in bytes.
+    /// Bytes of the whole file.
     pub size: u64,
-    /// SHA-256 of the whole file.
+    /// By which a whole file is recognised.
     pub sha256: Digest,
-    /// What its frames make.
+    /// By which a file is recognised frame by frame.
     pub root: TreeHash,
     /// Pages of it that frames copy.
     pub copied_pages: u64,

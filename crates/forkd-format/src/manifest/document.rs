@@ -9,13 +9,13 @@ use crate::tag::Tag;
 pub struct Manifest {
     /// 1 (one base), 2 (a chain) or 3 (either, in frames with an index).
     pub version: u32,
-    /// The tag of the head.
+    /// What the last link is called, and where the pack unpacks to unless told otherwise.
     pub tag: Tag,
-    /// For people.
+    /// What it is, in its publisher's words; shown to people, read by no rule.
     pub description: Option<String>,
     /// The container image that the rootfs was made from, for audit.
     pub base_image: Option<String>,
-    /// RFC 3339, UTC.
+    /// When it was packed: RFC 3339, UTC. Not checked.
     pub created_at: Option<String>,
     /// The version of forkd that packed.
     pub forkd_version: Option<String>,

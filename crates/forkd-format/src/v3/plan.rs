@@ -8,26 +8,26 @@ use crate::sizes::PAGE_SIZE;
 /// the pack itself, in its order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RefRun {
-    /// The source.
+    /// Counted as above.
     pub source: usize,
     /// Its first page, in pages of [`PAGE_SIZE`].
     pub page: u64,
-    /// How many.
+    /// How many pages follow each other, from 1.
     pub count: usize,
 }
 
 /// What a run of pages is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RunKind {
-    /// All zero.
+    /// Zeros, which stand nowhere.
     Zero,
     /// The next bytes of the frame's zstd part.
     Data,
     /// The same as pages of a source, from this one on.
     Copy {
-        /// The source.
+        /// Counted as in [`RefRun`].
         source: usize,
-        /// Its first page.
+        /// In pages from the source's beginning.
         page: u64,
     },
 }
@@ -37,7 +37,7 @@ pub enum RunKind {
 pub struct Run {
     /// Where they come from.
     pub kind: RunKind,
-    /// How many.
+    /// How many pages of the frame, from 1.
     pub count: usize,
 }
 
@@ -54,7 +54,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The bytes in the frame.
+    /// What stands at the beginning of the frame: its own length, the prefix, the runs, in LEB128 numbers.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut body = Vec::new();

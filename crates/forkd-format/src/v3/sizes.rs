@@ -4,7 +4,7 @@ use crate::sizes::PAGE_SIZE;
 
 /// Bytes of a file that one frame covers.
 pub const FRAME_SIZE: usize = 1 << 20;
-/// Pages that one frame covers.
+/// Pages that a whole frame covers; the last frame of a file may cover fewer.
 pub const FRAME_PAGES: usize = FRAME_SIZE / PAGE_SIZE;
 /// Reference pages that one frame may name for its prefix.
 pub const MAX_PREFIX_PAGES: usize = 1024;

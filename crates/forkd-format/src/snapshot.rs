@@ -177,7 +177,7 @@ impl Snapshot {
         Self(map)
     }
 
-    /// What is written to `snapshot.json`: indented JSON, keys in their order.
+    /// What is written to `snapshot.json`: JSON on one line, keys in their order.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         Value::Object(self.0.clone()).to_string().into_bytes()

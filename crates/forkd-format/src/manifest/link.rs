@@ -13,7 +13,7 @@ pub const SNAPSHOT_JSON: &str = "snapshot.json";
 pub const VMSTATE: &str = "vmstate";
 /// The guest's root disk as it was at the freeze, an ext4 image.
 pub const ROOTFS: &str = "rootfs.ext4";
-/// The guest's memory, byte for byte; of a chain's later links only the pages that changed.
+/// The guest's memory, byte for byte; of a chain's later links only the pages that differ from the parent.
 pub const MEMORY: &str = "memory.bin";
 /// The files of one link in the order in which a pack holds them; only the root disk may be absent.
 pub const FILE_ORDER: [&str; 4] = [SNAPSHOT_JSON, VMSTATE, ROOTFS, MEMORY];

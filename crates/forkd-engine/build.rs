@@ -7,7 +7,7 @@ use std::process::Command;
 fn main() {
     let var = |name: &str| env::var(name).unwrap_or_else(|_| panic!("cargo sets {name}"));
     let root = Path::new(&var("CARGO_MANIFEST_DIR")).join("../..");
-    for path in ["crates/forkd-agent", "crates/forkd-sys", "Cargo.lock"] {
+    for path in ["crates/forkd-agent", "Cargo.lock"] {
         println!("cargo:rerun-if-changed={}", root.join(path).display());
     }
     // Guests are x86-64 today. A C library that can be linked statically is part of every Rust target for Linux with a C compiler.

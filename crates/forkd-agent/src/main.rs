@@ -1,5 +1,5 @@
 //! The agent: PID 1 of a guest (docs/agent.md).
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod agent;
 

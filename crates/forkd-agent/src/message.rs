@@ -1,36 +1,36 @@
-//! Messages: what the payload of a frame of each kind holds.
+//! Messages: what the payload of a packet of each kind holds.
 
 use std::fmt;
 
-/// What a frame is. Requests come from the host, answers from the guest.
+/// What a packet is. Requests come from the host, answers from the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Kind {
-    /// Request, the first of a connection: what an earlier connection of this port had begun is ended. Answer: [`Kind::Ok`] with [`Hello`].
+pub enum MessageKind {
+    /// Request, the first of a connection: what an earlier connection of this port had begun is ended. Answer: [`MessageKind::Ok`] with [`Hello`].
     Hello = 1,
-    /// Request: any payload. Answer: [`Kind::Ok`] with the same payload.
+    /// Request: any payload. Answer: [`MessageKind::Ok`] with the same payload.
     Ping = 2,
-    /// Request: [`Exec`]. Answers: [`Kind::Stdout`] and [`Kind::Stderr`], then [`Kind::Exit`]; [`Kind::Error`] where it cannot be started.
+    /// Request: [`Exec`]. Answers: [`MessageKind::Stdout`] and [`MessageKind::Stderr`], then [`MessageKind::Exit`]; [`MessageKind::Error`] where it cannot be started.
     Exec = 3,
-    /// More input for an [`Kind::Exec`] or [`Kind::Put`] of the same id; an empty one ends it. Answered by [`Kind::Taken`].
+    /// More input for an [`MessageKind::Exec`] or [`MessageKind::Put`] of the same id; an empty one ends it. Answered by [`MessageKind::Taken`].
     Input = 4,
-    /// A signal for the process group of an [`Kind::Exec`]: one byte, its number. Not answered.
+    /// A signal for the process group of an [`MessageKind::Exec`]: one byte, its number. Not answered.
     Signal = 5,
-    /// A terminal's new size for an [`Kind::Exec`]: rows, columns, two bytes each, little-endian. Not answered.
+    /// A terminal's new size for an [`MessageKind::Exec`]: rows, columns, two bytes each, little-endian. Not answered.
     Resize = 6,
-    /// Request: [`Put`], followed by [`Kind::Input`]. Answer: [`Kind::Ok`], once the file is in its place whole.
+    /// Request: [`Put`], followed by [`MessageKind::Input`]. Answer: [`MessageKind::Ok`], once the file is in its place whole.
     Put = 7,
-    /// Request: a path. Answers: [`Kind::Stdout`] with the file's bytes, then [`Kind::Ok`] with its mode, four bytes.
+    /// Request: a path. Answers: [`MessageKind::Stdout`] with the file's bytes, then [`MessageKind::Ok`] with its mode, four bytes.
     Get = 8,
-    /// Request, no payload: make ready for the freeze. Answer: [`Kind::Ok`]; the host then hangs up and stops the machine.
+    /// Request, no payload: make ready for the freeze. Answer: [`MessageKind::Ok`]; the host then hangs up and stops the machine.
     Prepare = 9,
-    /// Request: [`Forked`]. Answer: [`Kind::Ok`] with [`Woken`], before which nothing but the agent runs in the guest.
+    /// Request: [`Identity`]. Answer: [`MessageKind::Ok`] with [`WakeReport`], before which nothing but the agent runs in the guest.
     Forked = 10,
-    /// Request: a line for the eval endpoint, without its end. Answer: [`Kind::Stdout`] with the endpoint's line in parts, then [`Kind::Ok`].
+    /// Request: a line for the eval endpoint, without its end. Answer: [`MessageKind::Stdout`] with the endpoint's line in parts, then [`MessageKind::Ok`].
     Eval = 11,
-    /// Request, no payload: end all programs and let go of the disk. Answer: [`Kind::Ok`]; the host then switches the machine off.
+    /// Request, no payload: end all programs and let go of the disk. Answer: [`MessageKind::Ok`]; the host then switches the machine off.
     Halt = 12,
-    /// Answer: done.
+    /// Answer: the request is done; its payload is as the request says.
     Ok = 64,
     /// Answer: not done; why, in UTF-8.
     Error = 65,
@@ -40,7 +40,7 @@ pub enum Kind {
     Stderr = 67,
     /// Answer: [`Exit`].
     Exit = 68,
-    /// Answer: so many bytes of [`Kind::Input`] were taken, four bytes. The host lets at most [`INPUT_WINDOW`] bytes be on their way.
+    /// Answer: so many bytes of [`MessageKind::Input`] were taken, four bytes. The host lets at most [`INPUT_WINDOW`] bytes be on their way.
     Taken = 69,
 }
 
@@ -50,29 +50,29 @@ pub const INPUT_WINDOW: usize = 256 << 10;
 /// The version of the messages, which `Hello` tells and `snapshot.json` records as `guest.protocol`.
 pub const PROTOCOL: u32 = 1;
 
-impl Kind {
-    /// The kind with a number.
+impl MessageKind {
+    /// What the number in a packet's header means; `None` for kinds of later versions.
     #[must_use]
     pub fn from_u8(kind: u8) -> Option<Self> {
-        const ALL: [Kind; 18] = [
-            Kind::Hello,
-            Kind::Ping,
-            Kind::Exec,
-            Kind::Input,
-            Kind::Signal,
-            Kind::Resize,
-            Kind::Put,
-            Kind::Get,
-            Kind::Prepare,
-            Kind::Forked,
-            Kind::Eval,
-            Kind::Halt,
-            Kind::Ok,
-            Kind::Error,
-            Kind::Stdout,
-            Kind::Stderr,
-            Kind::Exit,
-            Kind::Taken,
+        const ALL: [MessageKind; 18] = [
+            MessageKind::Hello,
+            MessageKind::Ping,
+            MessageKind::Exec,
+            MessageKind::Input,
+            MessageKind::Signal,
+            MessageKind::Resize,
+            MessageKind::Put,
+            MessageKind::Get,
+            MessageKind::Prepare,
+            MessageKind::Forked,
+            MessageKind::Eval,
+            MessageKind::Halt,
+            MessageKind::Ok,
+            MessageKind::Error,
+            MessageKind::Stdout,
+            MessageKind::Stderr,
+            MessageKind::Exit,
+            MessageKind::Taken,
         ];
         ALL.into_iter().find(|known| *known as u8 == kind)
     }
@@ -92,9 +92,9 @@ impl std::error::Error for Malformed {}
 
 /// Puts the fields of a payload one after another: integers little-endian, bytes and texts after their length in four bytes.
 #[derive(Default)]
-struct Writer(Vec<u8>);
+struct FieldWriter(Vec<u8>);
 
-impl Writer {
+impl FieldWriter {
     fn number(mut self, value: u64) -> Self {
         self.0.extend_from_slice(&value.to_le_bytes());
         self
@@ -111,9 +111,9 @@ impl Writer {
     }
 }
 
-struct Reader<'a>(&'a [u8]);
+struct FieldReader<'a>(&'a [u8]);
 
-impl<'a> Reader<'a> {
+impl<'a> FieldReader<'a> {
     fn take(&mut self, len: usize) -> Result<&'a [u8], Malformed> {
         let (taken, rest) = self.0.split_at_checked(len).ok_or(Malformed)?;
         self.0 = rest;
@@ -150,27 +150,31 @@ impl<'a> Reader<'a> {
 /// What the guest says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hello {
-    /// [`PROTOCOL`].
+    /// The version of the messages that the agent speaks ([`PROTOCOL`] here).
     pub protocol: u32,
     /// Nanoseconds since the guest booted.
     pub uptime_ns: u64,
-    /// The running kernel's release.
+    /// The running kernel's release, as `uname -r` prints it.
     pub kernel: String,
 }
 
 impl Hello {
-    /// The payload.
+    /// The payload of the answer to a [`MessageKind::Hello`] (docs/agent.md).
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        Writer::default().number(self.protocol.into()).number(self.uptime_ns).bytes(self.kernel.as_bytes()).0
+        FieldWriter::default()
+            .number(self.protocol.into())
+            .number(self.uptime_ns)
+            .bytes(self.kernel.as_bytes())
+            .0
     }
 
-    /// Reads a payload.
+    /// Reads the payload of the answer to a [`MessageKind::Hello`].
     ///
     /// # Errors
-    /// [`Malformed`].
+    /// [`Malformed`] where fields are cut off, too many, or no text where text is expected.
     pub fn decode(payload: &[u8]) -> Result<Self, Malformed> {
-        let mut r = Reader(payload);
+        let mut r = FieldReader(payload);
         let protocol = u32::try_from(r.number()?).map_err(|_| Malformed)?;
         let hello = Self { protocol, uptime_ns: r.number()?, kernel: r.text()? };
         // Later versions may say more.
@@ -178,7 +182,7 @@ impl Hello {
     }
 }
 
-/// A program to be run.
+/// A program that the host wants run, and how.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Exec {
     /// The program, looked up in `PATH`, and its arguments.
@@ -198,12 +202,12 @@ pub struct Exec {
 }
 
 impl Exec {
-    /// The payload.
+    /// The payload of a [`MessageKind::Exec`] (docs/agent.md).
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let terminal =
             self.terminal.map_or(0, |(rows, columns)| 1 << 32 | u64::from(rows) << 16 | u64::from(columns));
-        Writer::default()
+        FieldWriter::default()
             .texts(&self.argv)
             .texts(&self.env)
             .bytes(self.cwd.as_bytes())
@@ -214,12 +218,12 @@ impl Exec {
             .0
     }
 
-    /// Reads a payload.
+    /// Reads the payload of a [`MessageKind::Exec`].
     ///
     /// # Errors
-    /// [`Malformed`].
+    /// [`Malformed`] where fields are cut off, too many, or no text where text is expected.
     pub fn decode(payload: &[u8]) -> Result<Self, Malformed> {
-        let mut r = Reader(payload);
+        let mut r = FieldReader(payload);
         let (argv, env, cwd, user) = (r.texts()?, r.texts()?, r.text()?, r.text()?);
         let terminal = match r.number()? {
             0 => None,
@@ -231,7 +235,7 @@ impl Exec {
     }
 }
 
-/// How a program ended.
+/// How a program ended, once all its output was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exit {
     /// Its exit code, or 128 and the signal that ended it, as shells have it.
@@ -241,70 +245,70 @@ pub struct Exit {
 }
 
 impl Exit {
-    /// The payload.
+    /// The payload of a [`MessageKind::Exit`] (docs/agent.md).
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         vec![self.code, self.timed_out.into()]
     }
 
-    /// Reads a payload.
+    /// Reads the payload of a [`MessageKind::Exit`].
     ///
     /// # Errors
-    /// [`Malformed`].
+    /// [`Malformed`] where it is not two bytes, the second 0 or 1.
     pub fn decode(payload: &[u8]) -> Result<Self, Malformed> {
         let [code, timed_out @ (0 | 1)] = payload else { return Err(Malformed) };
         Ok(Self { code: *code, timed_out: *timed_out == 1 })
     }
 }
 
-/// A file to be written.
+/// Where the bytes of the [`MessageKind::Input`] that follows are to go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Put {
-    /// Its absolute path.
+    /// Absolute; the folder must exist, and what is there is replaced.
     pub path: String,
-    /// Its permission bits.
+    /// Permission bits, of which the lowest twelve count.
     pub mode: u32,
 }
 
 impl Put {
-    /// The payload.
+    /// The payload of a [`MessageKind::Put`] (docs/agent.md).
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        Writer::default().bytes(self.path.as_bytes()).number(self.mode.into()).0
+        FieldWriter::default().bytes(self.path.as_bytes()).number(self.mode.into()).0
     }
 
-    /// Reads a payload.
+    /// Reads the payload of a [`MessageKind::Put`].
     ///
     /// # Errors
-    /// [`Malformed`].
+    /// [`Malformed`] where fields are cut off, too many, or no text where text is expected.
     pub fn decode(payload: &[u8]) -> Result<Self, Malformed> {
-        let mut r = Reader(payload);
+        let mut r = FieldReader(payload);
         let put = Self { path: r.text()?, mode: u32::try_from(r.number()?).map_err(|_| Malformed)? };
         r.end()?;
         Ok(put)
     }
 }
 
-/// What makes a child differ from its siblings.
+/// What a child is told after it woke: all that makes it differ from its siblings.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Forked {
+pub struct Identity {
     /// The host's wall clock, nanoseconds since 1970.
     pub clock_ns: u64,
     /// 32 bytes from the host's generator.
     pub seed: Vec<u8>,
-    /// Its host name.
+    /// What the child is called; empty for a guest that has just booted and is no child.
     pub hostname: String,
-    /// Its machine-id: 32 hexadecimal digits.
+    /// 32 hexadecimal digits (machine-id(5)); empty to leave the guest's own.
     pub machine_id: String,
     /// Whether it has a network: 10.0.2.15/24 behind 10.0.2.2, names from 10.0.2.3.
     pub network: bool,
 }
 
-impl Forked {
-    /// The payload.
+impl Identity {
+    /// The payload of a [`MessageKind::Forked`] (docs/agent.md).
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        Writer::default()
+        FieldWriter::default()
             .number(self.clock_ns)
             .bytes(&self.seed)
             .bytes(self.hostname.as_bytes())
@@ -313,13 +317,13 @@ impl Forked {
             .0
     }
 
-    /// Reads a payload.
+    /// Reads the payload of a [`MessageKind::Forked`].
     ///
     /// # Errors
-    /// [`Malformed`].
+    /// [`Malformed`] where fields are cut off, too many, or no text where text is expected.
     pub fn decode(payload: &[u8]) -> Result<Self, Malformed> {
-        let mut r = Reader(payload);
-        let forked = Self {
+        let mut r = FieldReader(payload);
+        let identity = Self {
             clock_ns: r.number()?,
             seed: r.bytes()?.to_vec(),
             hostname: r.text()?,
@@ -327,32 +331,32 @@ impl Forked {
             network: r.number()? != 0,
         };
         r.end()?;
-        Ok(forked)
+        Ok(identity)
     }
 }
 
-/// A child is itself now.
+/// What a child answers once it is itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Woken {
+pub struct WakeReport {
     /// The guest's wall clock, nanoseconds since 1970, as the answer is sent.
     pub clock_ns: u64,
     /// What did not work, in words for people; empty where all did.
     pub warnings: Vec<String>,
 }
 
-impl Woken {
-    /// The payload.
+impl WakeReport {
+    /// The payload of the answer to a [`MessageKind::Forked`] (docs/agent.md).
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        Writer::default().number(self.clock_ns).texts(&self.warnings).0
+        FieldWriter::default().number(self.clock_ns).texts(&self.warnings).0
     }
 
-    /// Reads a payload.
+    /// Reads the payload of the answer to a [`MessageKind::Forked`].
     ///
     /// # Errors
-    /// [`Malformed`].
+    /// [`Malformed`] where fields are cut off, too many, or no text where text is expected.
     pub fn decode(payload: &[u8]) -> Result<Self, Malformed> {
-        let mut r = Reader(payload);
+        let mut r = FieldReader(payload);
         Ok(Self { clock_ns: r.number()?, warnings: r.texts()? })
     }
 }
@@ -370,12 +374,12 @@ mod tests {
         ) {
             let exec = Exec { argv: argv.clone(), env: argv.clone(), cwd: cwd.clone(), user: cwd.clone(), terminal, limit_ms: number, input: flag };
             prop_assert_eq!(Exec::decode(&exec.encode()), Ok(exec));
-            let forked = Forked { clock_ns: number, seed: bytes, hostname: cwd.clone(), machine_id: cwd.clone(), network: flag };
-            prop_assert_eq!(Forked::decode(&forked.encode()), Ok(forked));
+            let identity = Identity { clock_ns: number, seed: bytes, hostname: cwd.clone(), machine_id: cwd.clone(), network: flag };
+            prop_assert_eq!(Identity::decode(&identity.encode()), Ok(identity));
             let put = Put { path: cwd.clone(), mode: number as u32 };
             prop_assert_eq!(Put::decode(&put.encode()), Ok(put));
-            let woken = Woken { clock_ns: number, warnings: argv };
-            prop_assert_eq!(Woken::decode(&woken.encode()), Ok(woken));
+            let report = WakeReport { clock_ns: number, warnings: argv };
+            prop_assert_eq!(WakeReport::decode(&report.encode()), Ok(report));
             let hello = Hello { protocol: 1, uptime_ns: number, kernel: cwd };
             prop_assert_eq!(Hello::decode(&hello.encode()), Ok(hello));
             let exit = Exit { code: number as u8, timed_out: flag };
@@ -384,7 +388,7 @@ mod tests {
 
         #[test]
         fn any_bytes_are_read_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
-            let _ = (Exec::decode(&bytes), Forked::decode(&bytes), Put::decode(&bytes), Woken::decode(&bytes), Hello::decode(&bytes));
+            let _ = (Exec::decode(&bytes), Identity::decode(&bytes), Put::decode(&bytes), WakeReport::decode(&bytes), Hello::decode(&bytes));
         }
     }
 

@@ -1,5 +1,6 @@
 //! The initial RAM filesystem: the agent, and the modules that the kernel needs for its disk and its ports.
 
+use crate::agent::AGENT;
 use crate::kernel::Kernel;
 use forkd_core::{Error, Kind, Result};
 use std::collections::BTreeMap;
@@ -16,7 +17,7 @@ const WANTED: [&str; 6] = ["virtio_pci", "virtio_blk", "virtio_console", "virtio
 /// Where a module cannot be read.
 pub fn initramfs(kernel: &Kernel) -> Result<Vec<u8>> {
     let mut archive = Cpio::default();
-    archive.add("init", 0o100_755, crate::AGENT);
+    archive.add("init", 0o100_755, AGENT);
     archive.add("dev", 0o040_755, &[]);
     // For the time before the agent has mounted the kernel's own.
     archive.add_device("dev/console", 5, 1);

@@ -12,7 +12,7 @@ use std::process::Command;
 /// Debian's kernel for virtual machines: small, with virtio, ext4 and little else. A metapackage.
 const PACKAGE: &str = "linux-image-cloud-amd64";
 
-/// A kernel and its modules.
+/// A kernel that a machine can boot, and where its modules lie.
 #[derive(Debug, Clone)]
 pub struct Kernel {
     /// A bzImage, or an ELF vmlinux with a PVH entry.

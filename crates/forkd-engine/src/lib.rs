@@ -2,9 +2,11 @@
 //! reasons are in docs/engine.md.
 #![forbid(unsafe_code)]
 
+mod agent;
 mod cgroup;
 mod initramfs;
 mod kernel;
+mod platform;
 mod probe;
 mod process;
 mod qemu;
@@ -12,10 +14,9 @@ mod qmp;
 mod vm;
 mod vmlinux;
 
+pub use agent::AGENT;
 pub use cgroup::memory_limits;
 pub use initramfs::initramfs;
 pub use kernel::Kernel;
+pub use probe::KvmRefusal;
 pub use qemu::Qemu;
-
-/// The program that is PID 1 in every guest; static, for x86-64.
-pub const AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/forkd-agent"));

@@ -33,7 +33,7 @@ impl Process {
         Ok(Self { child: Some(child), log })
     }
 
-    /// Stands for no process.
+    /// What stands for no process, in the place of one that is let go.
     pub(crate) fn none() -> Self {
         Self { child: None, log: PathBuf::new() }
     }

@@ -1,5 +1,7 @@
 //! QEMU, with the arguments that make a snapshot restore elsewhere (docs/engine.md).
 
+use crate::kernel::Kernel;
+use crate::platform::{CPU, DEVICES, MACHINE, accel, check, host_cpu, memory_bytes};
 use crate::process::Process;
 use crate::qmp::Qmp;
 use crate::vm::QemuVm;
@@ -19,26 +21,17 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 const PROGRAM: &str = "qemu-system-x86_64";
-/// A versioned machine: the bare alias changes with QEMU's releases, and a snapshot loads only on the one it was baked on.
-pub(crate) const MACHINE: &str = "pc-q35-7.2";
-/// x86-64-v2, which every host of the last decade has.
-const CPU: &str = "Nehalem-v1";
 const COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=3 mitigations=off no_timer_check cryptomgr.notests \
 rcupdate.rcu_expedited=1 psi=0 i8042.noaux i8042.nokbd clocksource=hpet tsc=unstable panic=-1 init_on_free=1 \
 nokaslr norandmaps";
-/// What every machine has beside the chipset, by address. To be changed with each change of the arguments that a frozen state
-/// depends on: QEMU itself would tell of it only in words of its own, and not always.
-const DEVICES: [&str; 4] =
-    ["q35 without sata, smbus, usb", "virtio-blk-pci@3", "virtio-serial-pci@4", "virtio-net-pci@5"];
-
-/// The QEMU of this host.
+/// The engine that runs machines in processes of `qemu-system-x86_64`.
 #[derive(Debug)]
 pub struct Qemu {
     program: PathBuf,
 }
 
 impl Qemu {
-    /// Finds QEMU on the path.
+    /// Finds QEMU in the folders of a `PATH`.
     ///
     /// # Errors
     /// [`Kind::Incompatible`] with what to install.
@@ -59,7 +52,7 @@ impl Qemu {
         Self { program: PathBuf::from(PROGRAM) }
     }
 
-    /// Its version.
+    /// What `--version` says it is, such as 7.2.9.
     ///
     /// # Errors
     /// Where it does not run.
@@ -73,7 +66,7 @@ impl Qemu {
     /// Whether it has the machine that snapshots are baked on.
     ///
     /// # Errors
-    /// [`Kind::Incompatible`] where it has not.
+    /// [`Kind::Incompatible`] where QEMU is too old for it.
     pub fn has_machine(&self) -> Result<()> {
         let output = Command::new(&self.program)
             .args(["-M", "help"])
@@ -190,33 +183,6 @@ fn inherit(command: &mut Command, file: File) -> i32 {
     number
 }
 
-fn text<'a>(snapshot: &'a Snapshot, group: &str, field: &str) -> Option<&'a str> {
-    snapshot.get(group)?.get(field)?.as_str()
-}
-
-fn memory_bytes(snapshot: &Snapshot) -> Result<u64> {
-    let bytes = snapshot.frozen("memory").map(|(bytes, _)| bytes);
-    bytes.ok_or_else(|| {
-        Error::new(Kind::Incompatible, "snapshot.json does not say what was frozen ('frozen.memory')")
-    })
-}
-
-fn accel(snapshot: &Snapshot) -> Accel {
-    if text(snapshot, "engine", "accel") == Some("kvm") { Accel::Kvm } else { Accel::Tcg }
-}
-
-/// Whether this user may use KVM at all.
-pub(crate) fn open_kvm() -> Result<()> {
-    let path = Path::new("/dev/kvm");
-    File::options().read(true).write(true).open(path).map(drop).map_err(Error::io("open", path))
-}
-
-fn host_cpu() -> Option<String> {
-    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
-    let line = text.lines().find(|line| line.starts_with("model name"))?;
-    Some(line.split_once(':')?.1.trim().to_owned())
-}
-
 impl Engine for Qemu {
     fn boot(&self, machine: &Machine, files: &Files, run: &Path, _env: Env<'_>) -> Result<Box<dyn Vm>> {
         start(self.boot_command(machine, Some(files), run), run, None, Limits::default())
@@ -225,7 +191,7 @@ impl Engine for Qemu {
     fn describe(&self, machine: &Machine) -> Result<Map<String, Value>> {
         self.has_machine()?;
         let kernel = std::fs::read(&machine.kernel).map_err(Error::io("read", &machine.kernel))?;
-        let release = crate::Kernel::given(&machine.kernel)?.release;
+        let release = Kernel::given(&machine.kernel)?.release;
         let fields = json!({
             "format_version": 1,
             "volumes": [],
@@ -254,51 +220,7 @@ impl Engine for Qemu {
     }
 
     fn check(&self, snapshot: &Snapshot) -> Result<()> {
-        let refuse = |message: String| Err(Error::new(Kind::Incompatible, message));
-        if snapshot.get("engine").is_none() {
-            return refuse(
-                "snapshot.json has no 'engine': another tool baked it, and QEMU cannot restore it. It can be kept, packed and \
-                 verified here; bake it again with `forkd snapshot` to fork it"
-                    .into(),
-            );
-        }
-        if let Some(version) = snapshot.get("format_version").filter(|version| **version != 1) {
-            return refuse(format!("snapshot.json: format_version is {version}; this forkd reads 1"));
-        }
-        for (field, here) in [("name", "qemu"), ("machine", MACHINE), ("cpu", CPU), ("arch", "x86_64")] {
-            let needed = text(snapshot, "engine", field).unwrap_or("nothing");
-            if needed != here {
-                return refuse(format!(
-                    "snapshot.json: engine.{field} needs '{needed}'; this host has '{here}'"
-                ));
-            }
-        }
-        let devices = snapshot.get("engine").and_then(|engine| engine.get("devices"));
-        if devices != Some(&json!(DEVICES)) {
-            let needed = devices.map_or_else(|| "nothing".to_owned(), Value::to_string);
-            return refuse(format!(
-                "snapshot.json: engine.devices needs {needed}; this forkd has {}. Bake it again",
-                json!(DEVICES)
-            ));
-        }
-        match text(snapshot, "engine", "accel") {
-            Some("tcg") => {}
-            Some("kvm") => open_kvm().or_else(|e| {
-                refuse(format!("snapshot.json: engine.accel needs 'kvm'; this host has 'tcg' only ({e}). `forkd doctor` says more"))
-            })?,
-            other => {
-                let needed = other.unwrap_or("nothing");
-                return refuse(format!("snapshot.json: engine.accel needs '{needed}'; this host has 'tcg' or 'kvm'"));
-            }
-        }
-        let protocol = snapshot.get("guest").and_then(|guest| guest.get("protocol")).and_then(Value::as_u64);
-        if protocol != Some(PROTOCOL.into()) {
-            let needed = protocol.map_or("nothing".into(), |version| version.to_string());
-            return refuse(format!(
-                "snapshot.json: guest.protocol needs '{needed}'; this forkd speaks '{PROTOCOL}'"
-            ));
-        }
-        memory_bytes(snapshot).map(drop)
+        check(snapshot)
     }
 
     fn restore(&self, snapshot: &Stored, files: &Files, limits: Limits, run: &Path) -> Result<Box<dyn Vm>> {
@@ -364,43 +286,4 @@ fn processes_of(run: &Path) -> Vec<u32> {
             .is_ok_and(|words| words.windows(needle.len()).any(|bytes| bytes == needle))
     })
     .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn snapshot(change: impl FnOnce(&mut Value)) -> Snapshot {
-        let mut value = json!({
-            "engine": { "name": "qemu", "machine": MACHINE, "accel": "tcg", "cpu": CPU, "arch": "x86_64",
-                "devices": DEVICES },
-            "guest": { "protocol": PROTOCOL },
-            "frozen": { "memory": { "bytes": 4096, "sha256": "0".repeat(64) } },
-        });
-        change(&mut value);
-        Snapshot::parse(value.to_string().as_bytes()).unwrap()
-    }
-
-    #[test]
-    fn what_does_not_fit_is_named() {
-        let qemu = Qemu { program: PathBuf::new() };
-        qemu.check(&snapshot(|_| {})).unwrap();
-        for (group, field, value) in [
-            ("engine", "name", "firecracker"),
-            ("engine", "machine", "pc-q35-99"),
-            ("engine", "cpu", "max"),
-            ("engine", "arch", "aarch64"),
-            ("engine", "accel", "hvf"),
-            ("engine", "devices", "sata"),
-            ("guest", "protocol", "9"),
-        ] {
-            let error = qemu.check(&snapshot(|s| s[group][field] = json!(value))).unwrap_err();
-            assert_eq!(error.kind(), Kind::Incompatible);
-            assert!(error.to_string().contains(&format!("{group}.{field}")), "{error}");
-        }
-        for key in ["engine", "frozen"] {
-            let without = snapshot(|s| drop(s.as_object_mut().unwrap().remove(key)));
-            assert_eq!(qemu.check(&without).unwrap_err().kind(), Kind::Incompatible, "{key}");
-        }
-    }
 }

@@ -16,7 +16,7 @@ const LZ4_BLOCK: usize = 8 << 20;
 /// Of the boot sector, the fields up to `payload_length`.
 const HEADER: usize = 0x250;
 
-/// See [`crate::Kernel::vmlinux`].
+/// See [`crate::kernel::Kernel::vmlinux`].
 pub(crate) fn vmlinux(image: &Path) -> Result<Vec<u8>> {
     let file = File::open(image).map_err(Error::io("open", image))?;
     let length = file.metadata().map_err(Error::io("read", image))?.len();

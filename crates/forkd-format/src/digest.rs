@@ -1,4 +1,4 @@
-use crate::FormatError;
+use crate::error::FormatError;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::fmt;
@@ -9,7 +9,7 @@ use std::fmt;
 pub struct Digest([u8; 32]);
 
 impl Digest {
-    /// The digest of one slice.
+    /// Hashes what is in memory already; [`Hasher`] takes what comes in parts.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         let mut hasher = Hasher::default();
@@ -73,12 +73,12 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// A running SHA-256.
+/// SHA-256 of bytes that come in parts.
 #[derive(Clone, Default)]
 pub struct Hasher(Sha256);
 
 impl Hasher {
-    /// Adds bytes.
+    /// Takes the next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }

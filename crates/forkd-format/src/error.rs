@@ -24,7 +24,7 @@ pub enum FormatError {
     Tar {
         /// Offset in the uncompressed stream, in bytes.
         offset: u64,
-        /// What was expected and found.
+        /// The rule that is broken: what it expects, and what was found.
         message: String,
     },
     /// A recipe.toml that breaks a rule of `docs/recipes.md`.

@@ -1,6 +1,6 @@
 //! Where zstd frames begin and end (RFC 8878), without decoding them: what parallel decoding needs.
 
-use crate::FormatError;
+use crate::error::FormatError;
 
 /// The largest window that a pack may ask for, as a power of two: 128 MiB.
 pub const MAX_WINDOW_LOG: u32 = 27;
@@ -14,11 +14,11 @@ const MAX_BLOCK: usize = 128 << 10;
 pub enum FrameHeader {
     /// A frame that decoders pass over: its whole length in bytes.
     Skippable(u64),
-    /// A frame of data.
+    /// A frame that decodes to something.
     Data {
         /// Bytes that it decodes to, where the header says so.
         content_size: Option<u64>,
-        /// Length of the header.
+        /// Bytes of the header, from the magic number to the first block.
         len: usize,
         /// Whether four bytes of checksum end the frame.
         checksum: bool,

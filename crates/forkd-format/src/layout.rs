@@ -1,6 +1,6 @@
 //! The tar bytes around the files of a pack, the same on every host (`docs/format/pack.md`).
 
-use crate::FormatError;
+use crate::error::FormatError;
 
 /// The two zero blocks that end an archive.
 pub const END_OF_ARCHIVE: [u8; 1024] = [0; 1024];

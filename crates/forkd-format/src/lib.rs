@@ -8,6 +8,7 @@ mod digest;
 mod error;
 pub mod frame;
 pub mod layout;
+mod little_endian;
 pub mod manifest;
 mod pack_format;
 pub mod reader;
@@ -15,6 +16,7 @@ pub mod recipe;
 mod reference;
 pub mod registry;
 pub mod registry_text;
+mod sizes;
 mod snapshot;
 mod tag;
 mod tar;
@@ -27,11 +29,6 @@ pub use pack_format::{PackFormat, PackId};
 pub use recipe::Recipe;
 pub use reference::Reference;
 pub use registry::Registry;
+pub use sizes::{PAGE_SIZE, PIECE_SIZE};
 pub use snapshot::{ParentLink, Snapshot};
 pub use tag::Tag;
-
-/// The unit in which zero bytes become holes, in bytes. Equal to the page size of every guest we run.
-pub const PAGE_SIZE: usize = 4096;
-
-/// A frame never spans an aligned piece of this many bytes of one file (`docs/format/pack.md`).
-pub const PIECE_SIZE: usize = 4 << 20;

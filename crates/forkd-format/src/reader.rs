@@ -1,8 +1,10 @@
 //! A pack's uncompressed stream, held against its own manifest.
 
+use crate::digest::Digest;
+use crate::error::FormatError;
+use crate::manifest::Manifest;
 use crate::manifest::{MANIFEST, MAX_MANIFEST};
 use crate::tar::{TarEvent, TarParser};
-use crate::{Digest, FormatError, Manifest};
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -15,7 +17,7 @@ pub struct FileId {
     pub file: usize,
 }
 
-/// What a step found.
+/// What [`PackReader::step`] found.
 #[derive(Debug, PartialEq, Eq)]
 pub enum PackEvent {
     /// The manifest was read and holds; [`PackReader::manifest`] has it.
@@ -24,16 +26,16 @@ pub enum PackEvent {
     Start(FileId),
     /// Bytes of the file: where in it, and which part of the slice just given.
     Data {
-        /// The file.
+        /// Whose bytes they are.
         file: FileId,
         /// Offset in the file, in bytes.
         offset: u64,
-        /// The part of the slice.
+        /// Where they stand in the slice that was given.
         range: Range<usize>,
     },
     /// A stretch of the file that is zero and stands nowhere in the pack.
     Hole {
-        /// The file.
+        /// Whose bytes are zero.
         file: FileId,
         /// Offset in the file, in bytes.
         offset: u64,

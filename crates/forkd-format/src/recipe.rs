@@ -1,12 +1,12 @@
 //! `recipe.toml`: what a snapshot is made of and how it is tested (`docs/recipes.md`).
 
-use crate::FormatError;
+use crate::error::FormatError;
 use serde::Deserialize;
 
 /// The name of the file in a recipe's folder.
 pub const RECIPE: &str = "recipe.toml";
 
-/// A recipe.
+/// What `recipe.toml` says (`docs/recipes.md`); a key that is not known is an error.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
@@ -17,12 +17,12 @@ pub struct Recipe {
     pub debian: Vec<String>,
     /// A container image; this or `debian`.
     pub image: Option<String>,
-    /// Guest memory in MiB.
+    /// Memory of the guest in MiB, 64 to 1,048,576; 512 where absent.
     #[serde(default = "default_memory")]
     pub memory_mib: u64,
     /// Size of the root disk in MiB; where absent, what is on it and 1 GiB.
     pub disk_mib: Option<u64>,
-    /// Put on the disk.
+    /// Put on the disk before `setup` runs.
     #[serde(default)]
     pub files: Vec<RecipeFile>,
     /// Shell commands run as root in a guest with a network; what they change on the disk stays.
@@ -43,22 +43,22 @@ pub struct Recipe {
     pub tests: Vec<RecipeTest>,
 }
 
-/// A file of a recipe.
+/// A file that a recipe puts on the disk.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RecipeFile {
     /// Its path below the recipe's folder or `../`, whose bytes are taken.
     pub from: Option<String>,
-    /// Its text; this or `from`.
+    /// What it holds, where that is text in the recipe; this or `from`.
     pub content: Option<String>,
     /// Its absolute path in the guest.
     pub to: String,
-    /// Its permission bits, in octal.
+    /// Permission bits in octal digits, `0644` where absent.
     #[serde(default = "default_mode")]
     pub mode: String,
 }
 
-/// A test of a recipe.
+/// What a child of the result must answer.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RecipeTest {
@@ -68,7 +68,7 @@ pub struct RecipeTest {
     pub run: Option<String>,
     /// What the answer, or standard output without white space around it, must be.
     pub expect: Option<String>,
-    /// What must be in it.
+    /// A part that the answer must have.
     pub contains: Option<String>,
 }
 
@@ -142,10 +142,10 @@ impl RecipeFile {
         self.mode().map(drop)
     }
 
-    /// Its permission bits.
+    /// The permission bits as a number.
     ///
     /// # Errors
-    /// Where they are not octal.
+    /// Where `mode` is not octal, in words.
     pub fn mode(&self) -> Result<u32, String> {
         let mode = u32::from_str_radix(&self.mode, 8).ok().filter(|mode| *mode <= 0o7777);
         mode.ok_or_else(|| format!("files: mode = {:?} is not octal, as \"0755\"", self.mode))
@@ -163,7 +163,7 @@ impl RecipeTest {
     /// Compares an answer with what is expected.
     ///
     /// # Errors
-    /// In words.
+    /// What was expected and what came, in words.
     pub fn judge(&self, answer: &str) -> Result<(), String> {
         let answer = answer.trim();
         let shown = || crate::error::shorten(answer);

@@ -1,4 +1,5 @@
-use crate::{Digest, FormatError};
+use crate::digest::Digest;
+use crate::error::FormatError;
 use std::fmt;
 
 /// A name in a registry: `owner/name[@version][@sha256:<hex>]`.

@@ -1,7 +1,9 @@
 //! `registry.json`: the list behind `owner/name` (`docs/format/registry.md`).
 
+use crate::digest::Digest;
+use crate::error::FormatError;
 use crate::manifest::Base;
-use crate::{Digest, FormatError, Reference};
+use crate::reference::Reference;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -15,26 +17,26 @@ pub struct Registry {
     packages: BTreeMap<String, Package>,
 }
 
-/// One `owner/name`.
+/// What is listed for one `owner/name`.
 #[derive(Debug, Deserialize)]
 pub struct Package {
-    /// For people.
+    /// In its publisher's words, shown to people.
     #[serde(default)]
     pub description: Option<String>,
     /// Version name to artifact; `latest` is always there.
     pub versions: BTreeMap<String, Version>,
 }
 
-/// One artifact.
+/// What a version's name stands for: the pack that every host reads, and others of the same snapshot.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Version {
     /// Where the pack lies; may be relative to the registry's own URL.
     pub url: String,
-    /// SHA-256 of the pack file.
+    /// Of the pack file as it is downloaded.
     pub sha256: Digest,
     /// Size of the pack file, in bytes.
     pub size_bytes: u64,
-    /// Guest memory in MiB.
+    /// Memory that a guest of it takes, in MiB; for people.
     #[serde(default)]
     pub memory_mib: Option<u64>,
     /// The container image behind the rootfs.
@@ -48,7 +50,7 @@ pub struct Version {
 /// A version 3 pack of a snapshot, beside the one that every host reads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Artifact {
-    /// 3.
+    /// The version of the pack's format; other numbers than 3 are passed over.
     pub format: u32,
     /// Where the pack lies; may be relative to the registry's own URL.
     pub url: String,
@@ -87,7 +89,7 @@ pub enum Missing {
 }
 
 impl Registry {
-    /// Parses a registry.
+    /// Reads `registry.json`, schema version 1.
     ///
     /// # Errors
     /// [`FormatError::Registry`] where it is not JSON, not schema version 1, or a package lacks `latest`.

@@ -1,4 +1,7 @@
-use crate::{Digest, FormatError, Tag};
+use crate::digest::Digest;
+use crate::error::FormatError;
+use crate::sizes::PAGE_SIZE;
+use crate::tag::Tag;
 use serde_json::{Map, Value};
 
 /// A parsed `snapshot.json` (`docs/format/snapshot.md`). Unknown keys survive a round trip, in their order.
@@ -20,7 +23,7 @@ fn short(value: &Value) -> String {
 /// The edge from a chain link to its parent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParentLink {
-    /// The parent's tag.
+    /// What the parent was called when the link was made.
     pub tag: Tag,
     /// SHA-256 of the parent's `memory.bin`, where the snapshot names one.
     pub content_hash: Option<Digest>,
@@ -65,7 +68,7 @@ impl Snapshot {
     }
 
     /// Pages of a chain link that are all zero although the parent's are not, as runs: the first page and how many, in pages
-    /// of [`crate::PAGE_SIZE`], ascending, with something between them. That they lie inside the memory is not known here.
+    /// of [`PAGE_SIZE`], ascending, with something between them. That they lie inside the memory is not known here.
     ///
     /// # Errors
     /// [`FormatError::Snapshot`] where the list is something else.
@@ -84,7 +87,7 @@ impl Snapshot {
             });
             let (first, count) =
                 pair.ok_or_else(|| wrong(format!("expected [page, count], found {}", short(run))))?;
-            if first.checked_add(count).is_none_or(|end| end > u64::MAX / crate::PAGE_SIZE as u64) {
+            if first.checked_add(count).is_none_or(|end| end > u64::MAX / PAGE_SIZE as u64) {
                 return Err(wrong(format!("{} is beyond any memory", short(run))));
             }
             if let Some((before, len)) = found.last()
@@ -150,7 +153,7 @@ impl Snapshot {
         self.text("rootfs")
     }
 
-    /// A field of any name.
+    /// The value of a key, known to this forkd or not.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.0.get(key)
@@ -174,7 +177,7 @@ impl Snapshot {
         Self(map)
     }
 
-    /// The file's bytes.
+    /// What is written to `snapshot.json`: JSON on one line, keys in their order.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         Value::Object(self.0.clone()).to_string().into_bytes()

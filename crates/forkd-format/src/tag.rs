@@ -1,4 +1,4 @@
-use crate::FormatError;
+use crate::error::FormatError;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -13,7 +13,7 @@ impl Tag {
     /// The longest tag, in bytes.
     pub const MAX_LEN: usize = 64;
 
-    /// The tag as text.
+    /// As it is printed, and as a folder's name.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

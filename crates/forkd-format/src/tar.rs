@@ -1,7 +1,7 @@
 //! A tar reader that is pushed bytes and takes only what a pack may hold: regular files, whole or in GNU's old sparse form
 //! (which existing hosts write). Header fields are read by the `tar` crate; the rules are those of `docs/format/pack.md`.
 
-use crate::FormatError;
+use crate::error::FormatError;
 use std::ops::Range;
 
 const BLOCK: usize = 512;
@@ -23,7 +23,7 @@ pub(crate) enum TarEvent {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum TarState {
     Header,
     SparseMap,
     Body,
@@ -43,9 +43,9 @@ struct Override {
 
 /// The file that is being read: which stretches of it stand in the stream.
 #[derive(Debug, Default)]
-struct Body {
+struct TarBody {
     name: String,
-    /// Its size.
+    /// Bytes of the file, holes included.
     size: u64,
     /// Bytes of it that stand in the stream.
     stored: u64,
@@ -57,7 +57,7 @@ struct Body {
     at: u64,
 }
 
-impl Body {
+impl TarBody {
     /// Checks that the stretches are in order, within the file, and as long together as what is stored.
     fn is_coherent(&self) -> bool {
         let mut end = 0;
@@ -76,8 +76,8 @@ impl Body {
 
 #[derive(Debug)]
 pub(crate) struct TarParser {
-    state: State,
-    body: Body,
+    state: TarState,
+    body: TarBody,
     offset: u64,
     partial: Vec<u8>,
     pax: Vec<u8>,
@@ -87,8 +87,8 @@ pub(crate) struct TarParser {
 impl Default for TarParser {
     fn default() -> Self {
         Self {
-            state: State::Header,
-            body: Body::default(),
+            state: TarState::Header,
+            body: TarBody::default(),
             offset: 0,
             partial: Vec::with_capacity(BLOCK),
             pax: Vec::new(),
@@ -100,54 +100,54 @@ impl Default for TarParser {
 impl TarParser {
     /// Whether the end marker was read in full.
     pub(crate) fn at_end(&self) -> bool {
-        matches!(self.state, State::Trailer { .. })
+        matches!(self.state, TarState::Trailer { .. })
     }
 
-    /// Bytes taken so far.
+    /// Bytes of the stream that were taken: where the next one stands.
     pub(crate) fn offset(&self) -> u64 {
         self.offset
     }
 
     /// Offset of the next byte in the current file's body.
     pub(crate) fn body_offset(&self) -> Option<u64> {
-        (self.state == State::Body).then_some(self.body.at)
+        (self.state == TarState::Body).then_some(self.body.at)
     }
 
     /// Takes bytes from the front of `bytes`; says how many, and what they meant. Of a non-empty slice it takes
     /// at least one, or gives a [`TarEvent::Hole`].
     pub(crate) fn step(&mut self, bytes: &[u8]) -> Result<(usize, Option<TarEvent>), FormatError> {
         let (taken, event) = match self.state {
-            State::Header | State::SecondZeroBlock | State::SparseMap => self.block(bytes)?,
-            State::Body => self.step_body(bytes.len()),
-            State::Pax { left, pad } => {
+            TarState::Header | TarState::SecondZeroBlock | TarState::SparseMap => self.block(bytes)?,
+            TarState::Body => self.step_body(bytes.len()),
+            TarState::Pax { left, pad } => {
                 let step = clamp(left, bytes.len());
                 self.pax.extend_from_slice(&bytes[..step]);
-                self.state = State::Pax { left: left - step as u64, pad };
+                self.state = TarState::Pax { left: left - step as u64, pad };
                 if left == step as u64 {
                     self.read_pax()?;
-                    self.state = State::Padding { left: pad };
+                    self.state = TarState::Padding { left: pad };
                 }
                 (step, None)
             }
-            State::Padding { left } => {
+            TarState::Padding { left } => {
                 let step = clamp(left, bytes.len());
                 self.expect_zeros(&bytes[..step], "padding")?;
-                self.state = State::Padding { left: left - step as u64 };
+                self.state = TarState::Padding { left: left - step as u64 };
                 (step, None)
             }
-            State::Trailer { seen } => {
+            TarState::Trailer { seen } => {
                 let seen = seen + bytes.len() as u64;
                 self.expect_zeros(bytes, "the bytes after the end marker")?;
                 if seen > MAX_TRAILING {
                     return Err(self.wrong(format!("more than {MAX_TRAILING} bytes after the end marker")));
                 }
-                self.state = State::Trailer { seen };
+                self.state = TarState::Trailer { seen };
                 (bytes.len(), None)
             }
         };
         self.offset += taken as u64;
-        if matches!(self.state, State::Padding { left: 0 }) {
-            self.state = State::Header;
+        if matches!(self.state, TarState::Padding { left: 0 }) {
+            self.state = TarState::Header;
         }
         Ok((taken, event))
     }
@@ -168,7 +168,7 @@ impl TarParser {
             body.current += 1;
         }
         if body.at == body.size {
-            self.state = State::Padding { left: padding(body.stored) };
+            self.state = TarState::Padding { left: padding(body.stored) };
         }
         (taken, Some(event))
     }
@@ -182,17 +182,17 @@ impl TarParser {
         let block = std::mem::take(&mut self.partial);
         let zero = block.iter().all(|b| *b == 0);
         let event = match (self.state, zero) {
-            (State::SparseMap, _) => self.more_extents(&block)?,
-            (State::SecondZeroBlock, true) => {
-                self.state = State::Trailer { seen: 0 };
+            (TarState::SparseMap, _) => self.more_extents(&block)?,
+            (TarState::SecondZeroBlock, true) => {
+                self.state = TarState::Trailer { seen: 0 };
                 None
             }
-            (State::SecondZeroBlock, false) => {
+            (TarState::SecondZeroBlock, false) => {
                 return Err(self.wrong("one zero block where the archive's end has two"));
             }
             (_, true) if self.next.seen => return Err(self.wrong("an extended header without its entry")),
             (_, true) => {
-                self.state = State::SecondZeroBlock;
+                self.state = TarState::SecondZeroBlock;
                 None
             }
             (_, false) => self.header(&block)?,
@@ -224,7 +224,8 @@ impl TarParser {
             tar::EntryType::Regular => {
                 let over = std::mem::take(&mut self.next);
                 let (name, size) = (over.name.unwrap_or_else(|| name.to_owned()), over.size.unwrap_or(size));
-                self.body = Body { name, size, stored: size, extents: vec![(0, size)], ..Body::default() };
+                self.body =
+                    TarBody { name, size, stored: size, extents: vec![(0, size)], ..TarBody::default() };
                 self.begin_body().map(Some)
             }
             tar::EntryType::GNUSparse => {
@@ -235,10 +236,10 @@ impl TarParser {
                     .ok_or_else(|| self.wrong(format!("entry '{shown}' is sparse but not in GNU's form")))?;
                 let real =
                     gnu.real_size().map_err(|_| self.wrong("a sparse entry's size is not a number"))?;
-                self.body = Body { name, size: real, stored: size, ..Body::default() };
+                self.body = TarBody { name, size: real, stored: size, ..TarBody::default() };
                 self.add_extents(&gnu.sparse)?;
                 if gnu.is_extended() {
-                    self.state = State::SparseMap;
+                    self.state = TarState::SparseMap;
                     return Ok(None);
                 }
                 self.begin_body().map(Some)
@@ -248,7 +249,7 @@ impl TarParser {
             }
             tar::EntryType::XHeader if size > 0 && size <= MAX_PAX => {
                 self.pax.clear();
-                self.state = State::Pax { left: size, pad: padding(size) };
+                self.state = TarState::Pax { left: size, pad: padding(size) };
                 Ok(None)
             }
             tar::EntryType::XHeader => Err(self.wrong(format!("an extended header of {size} bytes"))),
@@ -293,7 +294,7 @@ impl TarParser {
             let name = crate::error::shorten(&self.body.name);
             return Err(self.wrong(format!("entry '{name}' has a sparse map that does not fit its size")));
         }
-        self.state = if self.body.size == 0 { State::Header } else { State::Body };
+        self.state = if self.body.size == 0 { TarState::Header } else { TarState::Body };
         Ok(TarEvent::Entry { name: self.body.name.clone(), size: self.body.size })
     }
 

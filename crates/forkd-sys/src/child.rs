@@ -59,7 +59,7 @@ pub fn user_id() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
-/// Kills a process.
+/// Ends a process at once (SIGKILL).
 ///
 /// # Errors
 /// As `kill(2)`; a process that has ended already is no error.
@@ -67,7 +67,7 @@ pub fn kill(pid: u32) -> io::Result<()> {
     send(pid, rustix::process::Signal::KILL)
 }
 
-/// Asks a process to end.
+/// Asks a process to end (SIGTERM).
 ///
 /// # Errors
 /// As `kill(2)`; a process that has ended already is no error.

@@ -8,13 +8,13 @@ use std::sync::Arc;
 /// A call that changes the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Call {
-    /// A folder is made.
+    /// `mkdir(2)`, also of the folders above.
     MakeDir,
-    /// A file is made.
+    /// `open(2)` with `O_CREAT` and `O_EXCL`.
     Create,
-    /// Bytes are written, or a file's length is set.
+    /// `pwrite(2)`, or `ftruncate(2)`.
     Write,
-    /// A file's mode is changed.
+    /// `fchmod(2)`.
     Mode,
     /// A file is synced to the disk.
     SyncFile,
@@ -22,9 +22,9 @@ pub enum Call {
     SyncDir,
     /// A name is moved to one that is free.
     Rename,
-    /// Two names change places.
+    /// `renameat2(2)` with `RENAME_EXCHANGE`: two names change places.
     Exchange,
-    /// A second name is made for a file.
+    /// `link(2)`.
     Link,
     /// A file or folder is deleted.
     Remove,
@@ -86,7 +86,7 @@ impl Disk {
         OpenOptions::new().read(true).write(true).create_new(true).mode(mode).open(path)
     }
 
-    /// Writes at an offset.
+    /// Writes all bytes at an offset of the file, in bytes; `path` is what a probe is told.
     ///
     /// # Errors
     /// As `pwrite(2)`.
@@ -104,7 +104,7 @@ impl Disk {
         file.set_len(len)
     }
 
-    /// Sets a file's permissions.
+    /// Sets the permission bits of an open file.
     ///
     /// # Errors
     /// As `fchmod(2)`.
@@ -122,7 +122,7 @@ impl Disk {
         file.sync_all()
     }
 
-    /// Syncs a folder's entries.
+    /// Syncs a folder's entries, so that names made and moved in it outlast a power failure.
     ///
     /// # Errors
     /// As `fsync(2)`.
@@ -149,7 +149,7 @@ impl Disk {
         }
     }
 
-    /// Moves a file over another.
+    /// Moves a file over another, which is gone then.
     ///
     /// # Errors
     /// As `rename(2)`.
@@ -176,7 +176,7 @@ impl Disk {
         fs::hard_link(from, to)
     }
 
-    /// Deletes a file.
+    /// Deletes one name of a file; its bytes go with the last one.
     ///
     /// # Errors
     /// As `unlink(2)`.

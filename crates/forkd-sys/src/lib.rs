@@ -1,9 +1,8 @@
 //! What the operating system must be asked for directly: sparse files, atomic renames, locks, child processes.
-//! The only crate of the workspace that may hold unsafe code.
+//! All of the host's unsafe code is here; a guest's is in crates/forkd-agent/src/agent/sys.rs.
 
 mod child;
 mod disk;
-pub mod guest;
 mod lock;
 mod socket;
 mod sparse;

@@ -71,7 +71,7 @@ pub fn zstd_part_after(prefix: &[u8], content: &[u8]) -> Vec<u8> {
     out
 }
 
-/// An unsigned LEB128 number.
+/// A number as plans have it: unsigned LEB128.
 #[must_use]
 pub fn leb(mut value: u64) -> Vec<u8> {
     let mut out = Vec::new();
@@ -116,13 +116,13 @@ pub fn plan(prefix: &[(u64, u64, u64)], runs: &[Run]) -> Vec<u8> {
 /// A file of a version 3 pack: its frames, `None` where one is all zero.
 #[derive(Debug, Clone)]
 pub struct FramedFile {
-    /// Its name in the link.
+    /// Its name in the link, such as `memory.bin`.
     pub path: String,
-    /// Its size in bytes.
+    /// Bytes of the file, zeros included.
     pub size: u64,
     /// What the manifest says of it, lower-case hexadecimal.
     pub sha256: String,
-    /// Its frames.
+    /// One for each MiB.
     pub frames: Vec<Option<Frame>>,
 }
 
@@ -148,7 +148,7 @@ impl FramedFile {
         self.frames.iter().enumerate().map(hash).collect()
     }
 
-    /// Lower-case hexadecimal.
+    /// The root that its frames make, computed anew; lower-case hexadecimal.
     #[must_use]
     pub fn root(&self) -> String {
         let mut hasher = blake3::Hasher::new();
@@ -180,7 +180,7 @@ pub struct Framed {
     pub bases: String,
     /// Its files, descriptions first.
     pub files: Vec<FramedFile>,
-    /// Bytes behind the frames.
+    /// What follows the frames: the end of the tar stream, compressed.
     pub end: Vec<u8>,
     /// Bytes of padding behind the index.
     pub padding: Vec<u8>,
@@ -228,7 +228,7 @@ impl Framed {
         out
     }
 
-    /// The manifest, given the index.
+    /// The manifest's text, given the index whose digest it names.
     #[must_use]
     pub fn manifest(&self, index: &[u8]) -> String {
         let mut text = format!(
@@ -281,7 +281,7 @@ impl Framed {
         out
     }
 
-    /// The whole pack.
+    /// The whole pack, as it should be.
     #[must_use]
     pub fn bytes(&self) -> Vec<u8> {
         self.edited(|_| {}, |text| text, |_| {})

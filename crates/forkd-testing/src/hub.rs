@@ -6,29 +6,29 @@ mod files;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, IF_RANGE, RANGE};
-use axum::http::{HeaderMap, HeaderName, Method, StatusCode};
+use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use faults::{Memory, Routed};
+use files::header;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// The query that a PUT must carry, as a presigned URL would.
-pub const SIGNATURE: &str = "X-Amz-Signature=5ec4e7";
+pub use files::SIGNATURE;
 
 /// A request that came, and what was answered.
 #[derive(Debug, Clone)]
 pub struct Asked {
     /// `GET`, `HEAD` or `PUT`.
     pub method: String,
-    /// The path with its query.
+    /// The path with its query, fault prefixes included.
     pub uri: String,
     /// Whether an Authorization header came.
     pub authorised: bool,
-    /// The Range header.
+    /// The Range header's value.
     pub range: Option<String>,
-    /// The If-Range header.
+    /// The If-Range header's value.
     pub if_range: Option<String>,
     /// The status of the answer; 0 while there is none.
     pub status: u16,
@@ -47,7 +47,7 @@ impl Asked {
 type Log = Arc<Mutex<Vec<Asked>>>;
 
 #[derive(Clone)]
-struct Shared {
+struct HubState {
     dir: PathBuf,
     log: Log,
     memory: Arc<Memory>,
@@ -77,7 +77,7 @@ struct Shared {
 /// | `/noetag/…` | neither ETag nor Last-Modified |
 /// | `/changing/…` | another ETag each time |
 pub struct Hub {
-    /// Where it listens.
+    /// Where it listens: 127.0.0.1 and a free port.
     pub address: SocketAddr,
     log: Log,
     runtime: Option<tokio::runtime::Runtime>,
@@ -92,13 +92,13 @@ impl Hub {
         let listener = runtime.block_on(tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).unwrap();
         let address = listener.local_addr().unwrap();
         let log = Log::default();
-        let shared = Shared { dir: dir.to_owned(), log: Arc::clone(&log), memory: Arc::default() };
-        let router = Router::new().fallback(logged).with_state(shared);
+        let state = HubState { dir: dir.to_owned(), log: Arc::clone(&log), memory: Arc::default() };
+        let router = Router::new().fallback(logged).with_state(state);
         runtime.spawn(async move { axum::serve(listener, router).await });
         Self { address, log, runtime: Some(runtime) }
     }
 
-    /// The URL of a path.
+    /// The `http` URL of a path below the folder that is served.
     #[must_use]
     pub fn url(&self, path: &str) -> String {
         format!("http://{}/{path}", self.address)
@@ -119,12 +119,8 @@ impl Drop for Hub {
     }
 }
 
-fn header(headers: &HeaderMap, name: HeaderName) -> Option<String> {
-    headers.get(name)?.to_str().ok().map(str::to_owned)
-}
-
 /// Requests are logged when they come, for an answer may never end.
-async fn logged(State(shared): State<Shared>, request: Request) -> Response {
+async fn logged(State(state): State<HubState>, request: Request) -> Response {
     let sent = Arc::new(AtomicU64::new(0));
     let asked = Asked {
         method: request.method().to_string(),
@@ -136,17 +132,17 @@ async fn logged(State(shared): State<Shared>, request: Request) -> Response {
         sent: Arc::clone(&sent),
     };
     let number = {
-        let mut log = shared.log.lock().unwrap();
+        let mut log = state.log.lock().unwrap();
         log.push(asked);
         log.len() - 1
     };
-    let response = answer(&shared, request, sent).await;
-    shared.log.lock().unwrap()[number].status = response.status().as_u16();
+    let response = answer(&state, request, sent).await;
+    state.log.lock().unwrap()[number].status = response.status().as_u16();
     response
 }
 
-async fn answer(shared: &Shared, request: Request, sent: Arc<AtomicU64>) -> Response {
-    let (faults, rest) = match faults::route(&shared.memory, request.uri()) {
+async fn answer(state: &HubState, request: Request, sent: Arc<AtomicU64>) -> Response {
+    let (faults, rest) = match faults::route(&state.memory, request.uri()) {
         Routed::Answer(response) => return *response,
         Routed::File(faults, rest) => (faults, rest),
     };
@@ -154,7 +150,7 @@ async fn answer(shared: &Shared, request: Request, sent: Arc<AtomicU64>) -> Resp
     if relative.components().any(|part| !matches!(part, Component::Normal(_))) || rest.is_empty() {
         return StatusCode::NOT_FOUND.into_response();
     }
-    let file = shared.dir.join(relative);
+    let file = state.dir.join(relative);
     let query = request.uri().query().unwrap_or_default().to_owned();
     match *request.method() {
         Method::GET | Method::HEAD => files::get(&file, request.headers(), &faults, sent),

@@ -1,14 +1,15 @@
 //! Packs written by hand, with no code of forkd's: for what forkd would never write itself.
 
+use crate::random::pseudo_random;
 use sha2::{Digest, Sha256};
 use tar::{EntryType, Header};
 
 /// One tar entry.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    /// Its name.
+    /// The path in the archive; may be one that no pack may have.
     pub name: String,
-    /// Its kind.
+    /// May be one that no pack may hold.
     pub kind: EntryType,
     /// Its bytes, or the target of a link.
     pub bytes: Vec<u8>,
@@ -32,7 +33,7 @@ pub fn digest(bytes: &[u8]) -> String {
 }
 
 fn bodies(seed: u64, json: &str) -> Vec<(String, Vec<u8>)> {
-    let mut random = crate::pseudo_random(seed);
+    let mut random = pseudo_random(seed);
     let mut memory = vec![0; 24 << 10];
     for byte in &mut memory[4096..16 << 10] {
         *byte = random() as u8;
@@ -57,7 +58,7 @@ pub fn manifest(tag: &str, files: &[(String, Vec<u8>)]) -> String {
     )
 }
 
-/// A whole version 1 pack.
+/// The entries of a whole version 1 pack, whose bytes come of the seed.
 #[must_use]
 pub fn entries(tag: &str, seed: u64) -> Entries {
     let files = bodies(seed, r#"{"vmstate":"/h/v","memory":"/h/m","volumes":[]}"#);

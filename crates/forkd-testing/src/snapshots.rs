@@ -1,35 +1,25 @@
 //! Snapshots to test with: small made-up ones, and the real ones of the fixtures folder.
 
+use crate::random::pseudo_random;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// A made-up snapshot.
+/// What a made-up snapshot is to be like.
 #[derive(Debug, Clone)]
 pub struct Fixture {
-    /// Its tag.
+    /// The name of its folder in the store.
     pub tag: String,
-    /// Makes its bytes.
+    /// What its bytes are drawn from: the same seed makes the same bytes.
     pub seed: u64,
-    /// Bytes of memory.
+    /// Size of `memory.bin` in bytes; about a quarter of its pages hold something.
     pub memory: u64,
     /// Bytes of the root disk; none without.
     pub rootfs: Option<u64>,
     /// Parent's tag and the digest of its memory.
     pub parent: Option<(String, String)>,
-}
-
-/// Numbers that are the same on every run (splitmix64).
-pub fn pseudo_random(seed: u64) -> impl FnMut() -> u64 {
-    let mut state = seed;
-    move || {
-        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let z = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
 }
 
 /// Writes a made-up snapshot into a store's folder, as an existing host would have: no record, absolute paths.

@@ -1,6 +1,7 @@
 //! `agent eval EXPRESSION`: the same as the host's, for scripts inside the guest.
 
-use super::{EVAL_SOCKET, json};
+use super::json;
+use super::paths::EVAL_SOCKET;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;

@@ -1,10 +1,10 @@
 //! From the initramfs to the guest's disk.
 
-use super::{AGENT, console};
-use rustix::fs::Mode;
+use super::mount::mount_at;
+use super::paths::AGENT;
+use super::{console, serve};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount, mount_move};
-use std::ffi::CStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -29,27 +29,13 @@ pub(super) fn boot() -> ExitCode {
     }
     load_modules(Path::new("/modules"));
     if has_word(&fs::read_to_string("/proc/cmdline").unwrap_or_default(), "forkd.probe") {
-        return super::serve::serve();
+        return serve::serve();
     }
     if let Err(message) = switch_root() {
         console::give_up(message);
     }
     let error = Command::new(AGENT).arg("serve").env_clear().exec();
     console::give_up(format_args!("cannot run {AGENT}: {error}"))
-}
-
-/// Makes a folder, where it is missing, and mounts a filesystem of the kernel's own on it.
-pub(super) fn mount_at(
-    kind: &str,
-    at: &Path,
-    flags: MountFlags,
-    options: Option<&CStr>,
-) -> Result<(), Errno> {
-    match rustix::fs::mkdir(at, Mode::from_raw_mode(0o755)) {
-        Ok(()) | Err(Errno::EXIST) => {}
-        Err(error) => return Err(error),
-    }
-    mount(kind, at, kind, flags, options)
 }
 
 fn text(error: impl Into<io::Error>) -> String {

@@ -3,6 +3,7 @@
 
 use super::freezer::Freezer;
 use super::image::User;
+use super::sys;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use rustix::process::{
@@ -20,21 +21,21 @@ pub(super) const FROZEN: &str = "the guest is frozen: nothing runs in it before 
 
 #[derive(Default)]
 pub(super) struct Children {
-    table: Mutex<Table>,
+    table: Mutex<ChildTable>,
     started: Condvar,
     pub(super) freezer: Freezer,
 }
 
 #[derive(Default)]
-struct Table {
-    running: HashMap<i32, Arc<Ending>>,
-    /// How many were ever started.
+struct ChildTable {
+    running: HashMap<i32, Arc<ProgramEnd>>,
+    /// How many were started since boot: tells whether one was while nobody held the lock.
     count: u64,
     frozen: bool,
 }
 
 /// How a program has ended, once it has.
-struct Ending {
+struct ProgramEnd {
     code: OnceLock<u8>,
     wake: Arc<Wake>,
 }
@@ -57,13 +58,13 @@ impl Wake {
 }
 
 /// A program that was started. Killed when this is dropped before it has ended.
-pub(super) struct Running {
+pub(super) struct Program {
     children: Arc<Children>,
     pid: Pid,
-    ending: Arc<Ending>,
+    ending: Arc<ProgramEnd>,
 }
 
-impl Running {
+impl Program {
     /// Its exit code, or 128 and the signal that ended it.
     pub(super) fn code(&self) -> Option<u8> {
         self.ending.code.get().copied()
@@ -79,14 +80,14 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for Program {
     fn drop(&mut self) {
         self.signal(Signal::KILL);
     }
 }
 
 impl Children {
-    fn lock(&self) -> MutexGuard<'_, Table> {
+    fn lock(&self) -> MutexGuard<'_, ChildTable> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -100,14 +101,14 @@ impl Children {
         user: Option<&User>,
         terminal: bool,
         wake: &Arc<Wake>,
-    ) -> io::Result<(Child, Running)> {
-        forkd_sys::new_session(&mut command);
+    ) -> io::Result<(Child, Program)> {
+        sys::new_session(&mut command);
         if terminal {
-            forkd_sys::guest::take_terminal(&mut command);
+            sys::take_terminal(&mut command);
         }
         self.freezer.enter(&mut command);
         if let Some(user) = user {
-            forkd_sys::guest::become_user(&mut command, user.uid, user.gid, user.groups.clone());
+            sys::become_user(&mut command, user.uid, user.gid, user.groups.clone());
         }
         // Held until the program runs: one that ends at once must not be collected before it is known, nor one that could not be
         // started before std has collected it.
@@ -117,12 +118,12 @@ impl Children {
         }
         let child = command.spawn()?;
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::Other)?;
-        let ending = Arc::new(Ending { code: OnceLock::new(), wake: Arc::clone(wake) });
+        let ending = Arc::new(ProgramEnd { code: OnceLock::new(), wake: Arc::clone(wake) });
         table.running.insert(pid.as_raw_nonzero().get(), Arc::clone(&ending));
         table.count += 1;
         drop(table);
         self.started.notify_one();
-        Ok((child, Running { children: Arc::clone(self), pid, ending }))
+        Ok((child, Program { children: Arc::clone(self), pid, ending }))
     }
 
     /// Lets nothing be started, and stops what runs.
@@ -141,7 +142,7 @@ impl Children {
         self.freezer.kill();
     }
 
-    /// Lets everything go on.
+    /// Lets what was stopped go on, and programs be started again.
     pub(super) fn thaw(&self) -> Result<(), String> {
         // What is started into a frozen group never becomes the program.
         self.freezer.thaw()?;

@@ -1,9 +1,9 @@
 //! Expressions for a warm program: one line to the eval endpoint, and one line back.
 
-use super::EVAL_SOCKET;
-use super::output::Output;
-use super::port::{Job, Request};
-use forkd_agent::message::Kind;
+use super::job::{PortJob, PortRequest};
+use super::paths::EVAL_SOCKET;
+use super::send_queue::SendQueue;
+use forkd_agent::message::MessageKind;
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 const LIMIT: Duration = Duration::from_secs(600);
 /// How soon to try again where the endpoint has too many callers.
 const RETRY: Duration = Duration::from_millis(5);
-/// The longest answer.
+/// The longest answer, in bytes.
 const MAX_ANSWER: usize = 64 << 20;
 
-struct Eval {
+struct EvalJob {
     id: u32,
     socket: OwnedFd,
     connected: bool,
@@ -26,7 +26,7 @@ struct Eval {
     until: Instant,
 }
 
-pub(super) fn begin(request: &Request<'_>) -> Result<Option<Box<dyn Job>>, String> {
+pub(super) fn begin(request: &PortRequest<'_>) -> Result<Option<Box<dyn PortJob>>, String> {
     if request.payload.contains(&b'\n') {
         return Err("a line with a line feed in it".into());
     }
@@ -35,7 +35,7 @@ pub(super) fn begin(request: &Request<'_>) -> Result<Option<Box<dyn Job>>, Strin
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
         .map_err(|e| format!("cannot make a socket: {}", std::io::Error::from(e)))?;
-    let mut eval = Eval {
+    let mut eval = EvalJob {
         id: request.id,
         socket,
         connected: false,
@@ -48,7 +48,7 @@ pub(super) fn begin(request: &Request<'_>) -> Result<Option<Box<dyn Job>>, Strin
     Ok(Some(Box::new(eval)))
 }
 
-impl Eval {
+impl EvalJob {
     fn connect(&mut self) -> Result<(), String> {
         let address = SocketAddrUnix::new(EVAL_SOCKET).map_err(|e| std::io::Error::from(e).to_string())?;
         match connect(&self.socket, &address) {
@@ -62,8 +62,8 @@ impl Eval {
         Ok(())
     }
 
-    /// True once all is done.
-    fn advance(&mut self, output: &mut Output, scratch: &mut [u8]) -> Result<bool, String> {
+    /// Does what can be done without waiting; true once the answer was passed on.
+    fn advance(&mut self, queue: &mut SendQueue, scratch: &mut [u8]) -> Result<bool, String> {
         if Instant::now() >= self.until {
             return Err(format!("the eval endpoint has not answered within {} s", LIMIT.as_secs()));
         }
@@ -79,7 +79,7 @@ impl Eval {
                 Err(error) => return Err(broken(error)),
             }
         }
-        if !self.connected || !output.has_room() {
+        if !self.connected || !queue.has_room() {
             return Ok(false);
         }
         let bytes = match rustix::io::read(&self.socket, &mut *scratch) {
@@ -95,16 +95,16 @@ impl Eval {
             return Err(format!("the eval endpoint's answer is longer than {} MiB", MAX_ANSWER >> 20));
         }
         if !part.is_empty() {
-            output.push(self.id, Kind::Stdout, part);
+            queue.push(self.id, MessageKind::Stdout, part);
         }
         if end.is_some() {
-            output.push(self.id, Kind::Ok, &[]);
+            queue.push(self.id, MessageKind::Ok, &[]);
         }
         Ok(end.is_some())
     }
 }
 
-impl Job for Eval {
+impl PortJob for EvalJob {
     fn interest<'a>(&'a self, room: bool, fds: &mut Vec<PollFd<'a>>) {
         if self.connected && self.sent < self.request.len() {
             fds.push(PollFd::new(&self.socket, PollFlags::OUT));
@@ -117,9 +117,9 @@ impl Job for Eval {
         Some(if self.connected { self.until } else { Instant::now() + RETRY })
     }
 
-    fn step(&mut self, output: &mut Output, scratch: &mut [u8]) -> bool {
-        self.advance(output, scratch).unwrap_or_else(|message| {
-            output.error(self.id, &message);
+    fn step(&mut self, queue: &mut SendQueue, scratch: &mut [u8]) -> bool {
+        self.advance(queue, scratch).unwrap_or_else(|message| {
+            queue.error(self.id, &message);
             true
         })
     }

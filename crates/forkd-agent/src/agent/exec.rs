@@ -1,10 +1,10 @@
 //! Programs that the host runs.
 
-use super::children::{Running, Wake};
+use super::children::{Program, Wake};
 use super::image::{User, image};
-use super::output::Output;
-use super::port::{Job, Request};
-use forkd_agent::message::{self, Exit, INPUT_WINDOW, Kind, Malformed};
+use super::job::{PortJob, PortRequest};
+use super::send_queue::SendQueue;
+use forkd_agent::message::{self, Exit, INPUT_WINDOW, Malformed, MessageKind};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::process::{Signal, Uid};
@@ -25,11 +25,11 @@ const NOT_RUN: u8 = 126;
 /// What ends the input of a terminal: ^D.
 const END_OF_INPUT: u8 = 4;
 
-struct Exec {
+struct ExecJob {
     id: u32,
-    running: Running,
-    input: Option<Input>,
-    sources: [Option<Source>; 2],
+    program: Program,
+    input: Option<InputQueue>,
+    sources: [Option<OutputStream>; 2],
     terminal: Option<OwnedFd>,
     limit: Option<Instant>,
     timed_out: bool,
@@ -39,7 +39,7 @@ struct Exec {
     taken: u32,
 }
 
-struct Input {
+struct InputQueue {
     fd: OwnedFd,
     terminal: bool,
     queue: VecDeque<Vec<u8>>,
@@ -49,22 +49,25 @@ struct Input {
     ends: bool,
 }
 
-struct Source {
+struct OutputStream {
     fd: OwnedFd,
-    kind: Kind,
+    kind: MessageKind,
     /// So many bytes were in it when the program ended, and are the host's however long they take.
     owed: u64,
 }
 
 /// Starts a program. One that cannot be started is answered as a shell would.
-pub(super) fn begin(request: &Request<'_>, output: &mut Output) -> Result<Option<Box<dyn Job>>, String> {
+pub(super) fn begin(
+    request: &PortRequest<'_>,
+    queue: &mut SendQueue,
+) -> Result<Option<Box<dyn PortJob>>, String> {
     let exec = message::Exec::decode(request.payload).map_err(|e| e.to_string())?;
     let (name, arguments) = exec.argv.split_first().ok_or("there is no program to run")?;
     let mut command = Command::new(name);
     command.args(arguments);
     let mut refuse = |message: String, code| {
-        output.push(request.id, Kind::Stderr, format!("{message}\n").as_bytes());
-        output.push(request.id, Kind::Exit, &Exit { code, timed_out: false }.encode());
+        queue.push(request.id, MessageKind::Stderr, format!("{message}\n").as_bytes());
+        queue.push(request.id, MessageKind::Exit, &Exit { code, timed_out: false }.encode());
         Ok(None)
     };
     let image = image();
@@ -102,7 +105,12 @@ pub(super) fn begin(request: &Request<'_>, output: &mut Output) -> Result<Option
     }
 }
 
-fn start(exec: &message::Exec, mut command: Command, user: &User, request: &Request<'_>) -> io::Result<Exec> {
+fn start(
+    exec: &message::Exec,
+    mut command: Command,
+    user: &User,
+    request: &PortRequest<'_>,
+) -> io::Result<ExecJob> {
     let wake: &Arc<Wake> = request.wake;
     // What it is given is its own: it may open it anew by a name like /dev/stdout.
     let owner = (!user.is_root()).then_some(user);
@@ -110,7 +118,7 @@ fn start(exec: &message::Exec, mut command: Command, user: &User, request: &Requ
         Some(user) => rustix::fs::fchown(fd, Some(Uid::from_raw(user.uid)), None),
         None => Ok(()),
     };
-    let (running, input, sources, terminal);
+    let (program, input, sources, terminal);
     if let Some((rows, columns)) = exec.terminal {
         let master = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
         rustix::pty::unlockpt(&master)?;
@@ -122,23 +130,23 @@ fn start(exec: &message::Exec, mut command: Command, user: &User, request: &Requ
         // All of them are one open file: this is for the others too.
         rustix::io::ioctl_fionbio(&master, true)?;
         (input, terminal) = (exec.input.then(|| master.try_clone()).transpose()?, Some(master.try_clone()?));
-        (_, running) = request.children.start(command, owner, true, wake)?;
-        sources = [Some(Source { fd: master, kind: Kind::Stdout, owed: 0 }), None];
+        (_, program) = request.children.start(command, owner, true, wake)?;
+        sources = [Some(OutputStream { fd: master, kind: MessageKind::Stdout, owed: 0 }), None];
     } else {
         let none_or_pipe = if exec.input { Stdio::piped() } else { Stdio::null() };
         command.stdin(none_or_pipe).stdout(Stdio::piped()).stderr(Stdio::piped());
         let (mut child, started) = request.children.start(command, owner, false, wake)?;
-        running = started;
+        program = started;
         let source = |fd: Option<OwnedFd>, kind| {
             fd.map(|fd| {
                 give(fd.as_fd())?;
-                rustix::io::ioctl_fionbio(&fd, true).map(|()| Source { fd, kind, owed: 0 })
+                rustix::io::ioctl_fionbio(&fd, true).map(|()| OutputStream { fd, kind, owed: 0 })
             })
             .transpose()
         };
         sources = [
-            source(child.stdout.take().map(OwnedFd::from), Kind::Stdout)?,
-            source(child.stderr.take().map(OwnedFd::from), Kind::Stderr)?,
+            source(child.stdout.take().map(OwnedFd::from), MessageKind::Stdout)?,
+            source(child.stderr.take().map(OwnedFd::from), MessageKind::Stderr)?,
         ];
         input = child.stdin.take().map(OwnedFd::from);
         if let Some(input) = &input {
@@ -148,7 +156,7 @@ fn start(exec: &message::Exec, mut command: Command, user: &User, request: &Requ
         terminal = None;
     }
     let is_terminal = terminal.is_some();
-    let input = input.map(|fd| Input {
+    let input = input.map(|fd| InputQueue {
         fd,
         terminal: is_terminal,
         queue: VecDeque::new(),
@@ -157,9 +165,9 @@ fn start(exec: &message::Exec, mut command: Command, user: &User, request: &Requ
         ends: false,
     });
     let limit = (exec.limit_ms > 0).then(|| Instant::now().checked_add(Duration::from_millis(exec.limit_ms)));
-    Ok(Exec {
+    Ok(ExecJob {
         id: request.id,
-        running,
+        program,
         input,
         sources,
         terminal,
@@ -174,7 +182,7 @@ fn size(rows: u16, columns: u16) -> Winsize {
     Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }
 }
 
-impl Input {
+impl InputQueue {
     /// Writes what the program takes now, and gives the number of bytes; true where no more can be written.
     fn feed(&mut self) -> (usize, bool) {
         let mut taken = 0;
@@ -202,14 +210,14 @@ impl Input {
     }
 }
 
-impl Source {
+impl OutputStream {
     /// Sends on what can be read now; true at its end.
-    fn drain(&mut self, id: u32, output: &mut Output, scratch: &mut [u8]) -> bool {
+    fn drain(&mut self, id: u32, queue: &mut SendQueue, scratch: &mut [u8]) -> bool {
         match rustix::io::read(&self.fd, &mut *scratch) {
             // The other end of a terminal that nobody has open is an I/O error.
             Ok(0) | Err(Errno::IO) => true,
             Ok(len) => {
-                output.push(id, self.kind, scratch.get(..len).unwrap_or_default());
+                queue.push(id, self.kind, scratch.get(..len).unwrap_or_default());
                 self.owed = self.owed.saturating_sub(len as u64);
                 false
             }
@@ -223,7 +231,7 @@ impl Source {
     }
 }
 
-impl Job for Exec {
+impl PortJob for ExecJob {
     fn interest<'a>(&'a self, room: bool, fds: &mut Vec<PollFd<'a>>) {
         if let Some(input) = self.input.as_ref().filter(|input| !input.queue.is_empty()) {
             fds.push(PollFd::new(&input.fd, PollFlags::OUT));
@@ -238,8 +246,8 @@ impl Job for Exec {
         self.until.filter(|_| room).or(self.limit)
     }
 
-    fn step(&mut self, output: &mut Output, scratch: &mut [u8]) -> bool {
-        let code = self.running.code();
+    fn step(&mut self, queue: &mut SendQueue, scratch: &mut [u8]) -> bool {
+        let code = self.program.code();
         let now = Instant::now();
         if code.is_some() && self.until.is_none() {
             self.until = Some(now + LINGER);
@@ -256,7 +264,7 @@ impl Job for Exec {
         if self.limit.is_some_and(|limit| now >= limit) {
             self.limit = None;
             self.timed_out = true;
-            self.running.signal(Signal::KILL);
+            self.program.signal(Signal::KILL);
         }
         if let Some(input) = &mut self.input {
             let (taken, ended) = input.feed();
@@ -266,25 +274,24 @@ impl Job for Exec {
             }
         }
         if self.taken > 0 {
-            output.push(self.id, Kind::Taken, &self.taken.to_le_bytes());
+            queue.push(self.id, MessageKind::Taken, &self.taken.to_le_bytes());
             self.taken = 0;
         }
         for slot in &mut self.sources {
-            if output.has_room() && slot.as_mut().is_some_and(|source| source.drain(self.id, output, scratch))
-            {
+            if queue.has_room() && slot.as_mut().is_some_and(|source| source.drain(self.id, queue, scratch)) {
                 *slot = None;
             }
         }
         let (Some(code), Some(until)) = (code, self.until) else { return false };
         let all_read = self.sources.iter().flatten().all(|source| source.owed == 0);
         if self.sources.iter().all(Option::is_none) || (now >= until && all_read) {
-            output.push(self.id, Kind::Exit, &Exit { code, timed_out: self.timed_out }.encode());
+            queue.push(self.id, MessageKind::Exit, &Exit { code, timed_out: self.timed_out }.encode());
             return true;
         }
         false
     }
 
-    fn input(&mut self, bytes: Vec<u8>, output: &mut Output) -> bool {
+    fn input(&mut self, bytes: Vec<u8>, queue: &mut SendQueue) -> bool {
         let Some(input) = &mut self.input else {
             self.taken += bytes.len() as u32;
             return false;
@@ -292,7 +299,7 @@ impl Job for Exec {
         if bytes.is_empty() {
             input.ends = true;
         } else if input.waiting + bytes.len() > INPUT_WINDOW {
-            output.error(self.id, "more input than the window holds");
+            queue.error(self.id, "more input than the window holds");
             return true;
         } else {
             input.waiting += bytes.len();
@@ -303,7 +310,7 @@ impl Job for Exec {
 
     fn signal(&mut self, number: u8) {
         if let Some(signal) = Signal::from_named_raw(number.into()) {
-            self.running.signal(signal);
+            self.program.signal(signal);
         }
     }
 

@@ -1,8 +1,8 @@
 //! Files to and from the guest.
 
-use super::output::Output;
-use super::port::{Job, Request};
-use forkd_agent::message::{self, Kind};
+use super::job::{PortJob, PortRequest};
+use super::send_queue::SendQueue;
+use forkd_agent::message::{self, MessageKind};
 use rustix::event::PollFd;
 use rustix::fs::{Mode, OFlags};
 use std::fs::{self, File, Permissions};
@@ -11,7 +11,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-struct Put {
+struct PutJob {
     id: u32,
     file: File,
     path: PathBuf,
@@ -21,7 +21,7 @@ struct Put {
     taken: u32,
 }
 
-pub(super) fn put(request: &Request<'_>) -> Result<Option<Box<dyn Job>>, String> {
+pub(super) fn put(request: &PortRequest<'_>) -> Result<Option<Box<dyn PortJob>>, String> {
     let put = message::Put::decode(request.payload).map_err(|e| e.to_string())?;
     let path = absolute(&put.path)?;
     if path.is_dir() || put.path.ends_with('/') {
@@ -33,7 +33,7 @@ pub(super) fn put(request: &Request<'_>) -> Result<Option<Box<dyn Job>>, String>
     let file =
         File::options().write(true).create_new(true).open(&temporary).map_err(cannot("write", &path))?;
     let put =
-        Put { id: request.id, file, path, mode: put.mode & 0o7777, temporary: Some(temporary), taken: 0 };
+        PutJob { id: request.id, file, path, mode: put.mode & 0o7777, temporary: Some(temporary), taken: 0 };
     Ok(Some(Box::new(put)))
 }
 
@@ -50,7 +50,7 @@ fn cannot(what: &str, path: &Path) -> impl FnOnce(io::Error) -> String {
     move |error| format!("{words}: {error}")
 }
 
-impl Put {
+impl PutJob {
     fn finish(&mut self) -> io::Result<()> {
         self.file.set_permissions(Permissions::from_mode(self.mode))?;
         if let Some(temporary) = &self.temporary {
@@ -61,7 +61,7 @@ impl Put {
     }
 }
 
-impl Drop for Put {
+impl Drop for PutJob {
     fn drop(&mut self) {
         if let Some(temporary) = &self.temporary {
             let _ = fs::remove_file(temporary);
@@ -69,27 +69,27 @@ impl Drop for Put {
     }
 }
 
-impl Job for Put {
+impl PortJob for PutJob {
     fn interest<'a>(&'a self, _: bool, _: &mut Vec<PollFd<'a>>) {}
 
     fn deadline(&self, _: bool) -> Option<Instant> {
         None
     }
 
-    fn step(&mut self, output: &mut Output, _: &mut [u8]) -> bool {
+    fn step(&mut self, queue: &mut SendQueue, _: &mut [u8]) -> bool {
         if self.taken > 0 {
-            output.push(self.id, Kind::Taken, &self.taken.to_le_bytes());
+            queue.push(self.id, MessageKind::Taken, &self.taken.to_le_bytes());
             self.taken = 0;
         }
         false
     }
 
-    fn input(&mut self, bytes: Vec<u8>, output: &mut Output) -> bool {
+    fn input(&mut self, bytes: Vec<u8>, queue: &mut SendQueue) -> bool {
         let written = if bytes.is_empty() { self.finish() } else { self.file.write_all(&bytes) };
         match written {
             Ok(()) if bytes.is_empty() => {
-                self.step(output, &mut []);
-                output.push(self.id, Kind::Ok, &[]);
+                self.step(queue, &mut []);
+                queue.push(self.id, MessageKind::Ok, &[]);
                 true
             }
             Ok(()) => {
@@ -97,21 +97,21 @@ impl Job for Put {
                 false
             }
             Err(error) => {
-                output.error(self.id, &cannot("write", &self.path)(error));
+                queue.error(self.id, &cannot("write", &self.path)(error));
                 true
             }
         }
     }
 }
 
-struct Get {
+struct GetJob {
     id: u32,
     file: File,
     path: PathBuf,
     mode: u32,
 }
 
-pub(super) fn get(request: &Request<'_>) -> Result<Option<Box<dyn Job>>, String> {
+pub(super) fn get(request: &PortRequest<'_>) -> Result<Option<Box<dyn PortJob>>, String> {
     let path = absolute(&String::from_utf8_lossy(request.payload))?;
     let not_regular = || format!("cannot read {}: it is not a regular file", path.display());
     let found = fs::metadata(&path).map_err(cannot("read", &path))?;
@@ -126,28 +126,28 @@ pub(super) fn get(request: &Request<'_>) -> Result<Option<Box<dyn Job>>, String>
     if !found.is_file() {
         return Err(not_regular());
     }
-    Ok(Some(Box::new(Get { id: request.id, file, path, mode: found.permissions().mode() & 0o7777 })))
+    Ok(Some(Box::new(GetJob { id: request.id, file, path, mode: found.permissions().mode() & 0o7777 })))
 }
 
-impl Job for Get {
+impl PortJob for GetJob {
     fn interest<'a>(&'a self, _: bool, _: &mut Vec<PollFd<'a>>) {}
 
     fn deadline(&self, room: bool) -> Option<Instant> {
         room.then(Instant::now)
     }
 
-    fn step(&mut self, output: &mut Output, scratch: &mut [u8]) -> bool {
-        if !output.has_room() {
+    fn step(&mut self, queue: &mut SendQueue, scratch: &mut [u8]) -> bool {
+        if !queue.has_room() {
             return false;
         }
         match self.file.read(scratch) {
-            Ok(0) => output.push(self.id, Kind::Ok, &self.mode.to_le_bytes()),
+            Ok(0) => queue.push(self.id, MessageKind::Ok, &self.mode.to_le_bytes()),
             Ok(len) => {
-                output.push(self.id, Kind::Stdout, scratch.get(..len).unwrap_or_default());
+                queue.push(self.id, MessageKind::Stdout, scratch.get(..len).unwrap_or_default());
                 return false;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return false,
-            Err(error) => output.error(self.id, &cannot("read", &self.path)(error)),
+            Err(error) => queue.error(self.id, &cannot("read", &self.path)(error)),
         }
         true
     }

@@ -2,8 +2,9 @@
 
 use super::children::{Children, Wake};
 use super::image::{User, image};
-use forkd_agent::message::{Forked, Woken};
-use forkd_sys::guest::Mapped;
+use super::sys::{self, PageCachePin};
+use super::{applet, console};
+use forkd_agent::message::{Identity, WakeReport};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 use rustix::time::{ClockId, clock_gettime, clock_settime};
@@ -42,10 +43,10 @@ pub(super) fn prepare(children: &Children) -> Result<(), String> {
     rustix::fs::sync();
     // Clean pages of files that no program has mapped: a snapshot is smaller without them. Of the others a program has used some and
     // will use them again, though the kernel has not entered each in its tables: a child would wait for its disk.
-    let _kept: Vec<Mapped> =
-        mapped_files().iter().filter_map(|path| Mapped::cached(&File::open(path).ok()?).ok()).collect();
+    let _kept: Vec<PageCachePin> =
+        mapped_files().iter().filter_map(|path| PageCachePin::cached(&File::open(path).ok()?).ok()).collect();
     if let Err(error) = fs::write("/proc/sys/vm/drop_caches", "1") {
-        super::console::say(format_args!("cannot drop the page cache: {error}"));
+        console::say(format_args!("cannot drop the page cache: {error}"));
     }
     Ok(())
 }
@@ -82,7 +83,7 @@ fn bind_names() {
         }
         let bound = fs::copy(place, file).and_then(|_| Ok(rustix::mount::mount_bind(file, place)?));
         if let Err(error) = bound {
-            super::console::say(format_args!("cannot keep {place} in memory: {error}"));
+            console::say(format_args!("cannot keep {place} in memory: {error}"));
         }
     }
 }
@@ -91,28 +92,32 @@ fn bind_names() {
 ///
 /// # Errors
 /// Where it would draw the same random numbers as they do; then all stays frozen.
-pub(super) fn forked(payload: &[u8], read_at: Instant, children: &Arc<Children>) -> Result<Woken, String> {
-    let forked = Forked::decode(payload).map_err(|e| e.to_string())?;
-    let seed = <&[u8; 32]>::try_from(forked.seed.as_slice()).map_err(|_| "the seed is not 32 bytes")?;
+pub(super) fn forked(
+    payload: &[u8],
+    read_at: Instant,
+    children: &Arc<Children>,
+) -> Result<WakeReport, String> {
+    let identity = Identity::decode(payload).map_err(|e| e.to_string())?;
+    let seed = <&[u8; 32]>::try_from(identity.seed.as_slice()).map_err(|_| "the seed is not 32 bytes")?;
     let mut warnings = Vec::new();
     let mut warn = |result: Result<(), String>| warnings.extend(result.err());
-    warn(set_clock(forked.clock_ns, read_at));
-    forkd_sys::guest::add_entropy(seed).map_err(|e| format!("cannot seed the random generator: {e}"))?;
-    warn(set_hostname(&forked.hostname));
-    warn(set_machine_id(&forked.machine_id));
-    if forked.network {
+    warn(set_clock(identity.clock_ns, read_at));
+    sys::add_entropy(seed).map_err(|e| format!("cannot seed the random generator: {e}"))?;
+    warn(set_hostname(&identity.hostname));
+    warn(set_machine_id(&identity.machine_id));
+    if identity.network {
         warn(set_up_network());
     }
     warn(children.thaw());
     // Without a name it is no fork: a guest that has just booted gets a clock and entropy.
-    if !forked.hostname.is_empty() {
+    if !identity.hostname.is_empty() {
         // Off while the snapshot was baked (docs/engine.md): what the child starts is laid out at random again.
         warn(write_setting("/proc/sys/kernel/randomize_va_space", "2"));
         warn(eval_hook());
-        warn(run_hook(&forked, children));
+        warn(run_hook(&identity, children));
     }
     let now = Duration::try_from(clock_gettime(ClockId::Realtime)).unwrap_or_default();
-    Ok(Woken { clock_ns: now.as_nanos() as u64, warnings })
+    Ok(WakeReport { clock_ns: now.as_nanos() as u64, warnings })
 }
 
 fn set_clock(clock_ns: u64, read_at: Instant) -> Result<(), String> {
@@ -163,9 +168,8 @@ fn set_up_network() -> Result<(), String> {
         .collect();
     names.sort();
     let name = names.first().ok_or("there is no network interface")?;
-    forkd_sys::guest::interface_up(name, Some((ADDRESS, MASK)))
-        .map_err(|e| format!("cannot set up {name}: {e}"))?;
-    forkd_sys::guest::default_route(GATEWAY).map_err(|e| format!("cannot set the default route: {e}"))?;
+    sys::interface_up(name, Some((ADDRESS, MASK))).map_err(|e| format!("cannot set up {name}: {e}"))?;
+    sys::default_route(GATEWAY).map_err(|e| format!("cannot set the default route: {e}"))?;
     let path = "/etc/resolv.conf";
     let line = format!("nameserver {NAME_SERVER}\n");
     // It may be a link to where nothing is.
@@ -177,12 +181,12 @@ fn set_up_network() -> Result<(), String> {
 fn eval_hook() -> Result<(), String> {
     let expression = EXPRESSION.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let Some(expression) = expression else { return Ok(()) };
-    let answer = super::applet::ask(expression.trim(), HOOK_LIMIT);
+    let answer = applet::ask(expression.trim(), HOOK_LIMIT);
     answer.map(drop).map_err(|e| format!("{HOOK_EVAL}: {e}"))
 }
 
 /// Runs the guest's own program for becoming another, where it has one.
-fn run_hook(forked: &Forked, children: &Arc<Children>) -> Result<(), String> {
+fn run_hook(identity: &Identity, children: &Arc<Children>) -> Result<(), String> {
     let executable = |found: fs::Metadata| found.is_file() && found.permissions().mode() & 0o111 != 0;
     if !fs::metadata(HOOK).is_ok_and(executable) {
         return Ok(());
@@ -196,8 +200,8 @@ fn run_hook(forked: &Forked, children: &Arc<Children>) -> Result<(), String> {
     command
         .env_clear()
         .envs(image().environment(&User::root()))
-        .env("FORKD_HOSTNAME", &forked.hostname)
-        .env("FORKD_MACHINE_ID", &forked.machine_id)
+        .env("FORKD_HOSTNAME", &identity.hostname)
+        .env("FORKD_MACHINE_ID", &identity.machine_id)
         .env("FORKD_SEED", fresh.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
         .current_dir("/")
         .stdin(Stdio::null())

@@ -1,6 +1,7 @@
 //! The control group in which all programs run, so that they can be frozen together. The agent itself is not in it.
 
-use super::{boot, console};
+use super::mount::mount_at;
+use super::{console, sys};
 use rustix::mount::MountFlags;
 use std::fs::{self, File};
 use std::path::Path;
@@ -19,13 +20,13 @@ pub(super) struct Freezer {
 }
 
 impl Freezer {
-    /// Makes the group.
+    /// Mounts the kernel's control groups and makes the one for programs.
     pub(super) fn set_up(&self) {
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
         let at = Path::new(ROOT);
         // Without the option each start of a program would wait for an RCU grace period; Linux 6.0 and later know it.
-        let mounted = boot::mount_at("cgroup2", at, flags, Some(c"favordynmods"))
-            .or_else(|_| boot::mount_at("cgroup2", at, flags, None));
+        let mounted = mount_at("cgroup2", at, flags, Some(c"favordynmods"))
+            .or_else(|_| mount_at("cgroup2", at, flags, None));
         let procs = mounted
             .map_err(std::io::Error::from)
             .and_then(|()| fs::create_dir_all(GROUP))
@@ -41,7 +42,7 @@ impl Freezer {
     /// Lets the child enter the group before it becomes the program.
     pub(super) fn enter(&self, command: &mut Command) {
         if let Some(procs) = self.procs.get().and_then(|procs| procs.try_clone().ok()) {
-            forkd_sys::join_cgroup(command, procs);
+            sys::join_cgroup(command, procs);
         }
     }
 

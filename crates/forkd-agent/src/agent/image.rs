@@ -11,7 +11,7 @@ const ENVIRONMENT: [(&str, &str); 2] =
     [("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("TERM", "linux")];
 
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Image {
+pub(super) struct ImageSettings {
     env: Vec<(String, String)>,
     /// Where programs run; empty for `/`.
     pub(super) folder: String,
@@ -19,14 +19,14 @@ pub(super) struct Image {
     pub(super) user: String,
 }
 
-static IMAGE: OnceLock<Image> = OnceLock::new();
+static IMAGE: OnceLock<ImageSettings> = OnceLock::new();
 
 /// Read once, when the guest boots: no child waits for its disk.
-pub(super) fn image() -> &'static Image {
-    IMAGE.get_or_init(|| fs::read(FILE).map(|bytes| Image::parse(&bytes)).unwrap_or_default())
+pub(super) fn image() -> &'static ImageSettings {
+    IMAGE.get_or_init(|| fs::read(FILE).map(|bytes| ImageSettings::parse(&bytes)).unwrap_or_default())
 }
 
-impl Image {
+impl ImageSettings {
     fn parse(bytes: &[u8]) -> Self {
         let mut image = Self::default();
         for record in bytes.split(|byte| *byte == 0) {
@@ -133,12 +133,12 @@ mod tests {
 
     #[test]
     fn the_file_is_records_of_a_key_and_a_value() {
-        let image = Image::parse(
+        let image = ImageSettings::parse(
             b"env A=1=2\0env B=two\nlines\0folder /srv/x y\0user annie:wheel\0later 1\0env none\0\xff\0",
         );
         assert_eq!(image.env, [("A".into(), "1=2".into()), ("B".into(), "two\nlines".into())]);
         assert_eq!((image.folder.as_str(), image.user.as_str()), ("/srv/x y", "annie:wheel"));
-        assert_eq!(Image::parse(b""), Image::default());
+        assert_eq!(ImageSettings::parse(b""), ImageSettings::default());
     }
 
     #[test]
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn the_image_may_replace_what_is_given() {
-        let (image, root) = (Image::parse(b"env PATH=/x\0env HOME=/y\0"), User::root());
+        let (image, root) = (ImageSettings::parse(b"env PATH=/x\0env HOME=/y\0"), User::root());
         let all: std::collections::HashMap<_, _> = image.environment(&root).collect();
         assert_eq!((all["PATH"], all["HOME"], all["TERM"]), ("/x", "/y", "linux"));
     }

@@ -11,17 +11,17 @@ mod file;
 mod forked;
 mod freezer;
 mod image;
+mod job;
 mod json;
-mod output;
+mod mount;
+mod paths;
 mod port;
+mod send_queue;
 mod serve;
+#[allow(unsafe_code, reason = "system calls that have no safe wrapper")]
+mod sys;
 
 use std::process::ExitCode;
-
-/// Where the agent is in a guest; outside of its disk, so that it is the same whatever the disk holds.
-const AGENT: &str = "/run/forkd/agent";
-/// Where a warm program may listen for expressions.
-const EVAL_SOCKET: &str = "/run/forkd/eval.sock";
 
 pub(crate) fn run() -> ExitCode {
     let arguments: Vec<_> =

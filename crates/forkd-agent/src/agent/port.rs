@@ -1,11 +1,12 @@
-//! One port: it is read, written and polled by one thread, which waits for nothing else. What a request has begun is a [`Job`], which
+//! One port: it is read, written and polled by one thread, which waits for nothing else. What a request has begun is a [`PortJob`], which
 //! ends with the connection.
 
 use super::children::{Children, FROZEN, Wake};
-use super::output::Output;
+use super::job::{PortJob, PortRequest};
+use super::send_queue::SendQueue;
 use super::{eval, exec, file, forked};
-use forkd_agent::message::{Hello, Kind, PROTOCOL};
-use forkd_agent::wire::{self, Decoder, Frame};
+use forkd_agent::message::{Hello, MessageKind, PROTOCOL};
+use forkd_agent::wire::{self, Decoder, Packet};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
@@ -18,7 +19,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A host that is silent for so long after what looks like the beginning of a conversation, though it is within a frame, waits for
+/// A host that is silent for so long after what looks like the beginning of a conversation, though it is within a packet, waits for
 /// the answer.
 const BEGIN_ANEW: Duration = Duration::from_millis(20);
 
@@ -27,38 +28,6 @@ const BEGIN_ANEW: Duration = Duration::from_millis(20);
 const SETTLE: Duration = Duration::from_millis(30);
 /// How often to look whether it has heard.
 const SETTLE_STEP: Duration = Duration::from_millis(1);
-
-/// Something that a request has begun and that takes time.
-pub(super) trait Job {
-    /// What to poll; `room` is whether output may be made now.
-    fn interest<'a>(&'a self, room: bool, fds: &mut Vec<PollFd<'a>>);
-
-    /// When to take a step at the latest, even if nothing polled is ready.
-    fn deadline(&self, room: bool) -> Option<Instant>;
-
-    /// Does what can be done without waiting; true once all is done.
-    fn step(&mut self, output: &mut Output, scratch: &mut [u8]) -> bool;
-
-    /// Takes input; true where that ends the job.
-    fn input(&mut self, _bytes: Vec<u8>, _output: &mut Output) -> bool {
-        false
-    }
-
-    /// Takes a signal for the program.
-    fn signal(&mut self, _number: u8) {}
-
-    /// Takes a new size of the terminal.
-    fn resize(&mut self, _rows: u16, _columns: u16) {}
-}
-
-/// A request, and what is needed to answer it.
-pub(super) struct Request<'a> {
-    pub(super) id: u32,
-    pub(super) payload: &'a [u8],
-    pub(super) port: &'static str,
-    pub(super) children: &'a Arc<Children>,
-    pub(super) wake: &'a Arc<Wake>,
-}
 
 struct Port {
     name: &'static str,
@@ -76,8 +45,8 @@ struct Port {
     anew: Option<(Instant, u32)>,
     /// Whether the last request was a conversation's beginning.
     greeted: bool,
-    output: Output,
-    job: Option<(u32, Box<dyn Job>)>,
+    queue: SendQueue,
+    job: Option<(u32, Box<dyn PortJob>)>,
     children: Arc<Children>,
     wake: Arc<Wake>,
     scratch: Vec<u8>,
@@ -99,7 +68,7 @@ pub(super) fn serve(name: &'static str, device: &Path, children: &Arc<Children>)
         settling: false,
         anew: None,
         greeted: false,
-        output: Output::default(),
+        queue: SendQueue::default(),
         job: None,
         children: Arc::clone(children),
         wake: Wake::new()?,
@@ -108,11 +77,11 @@ pub(super) fn serve(name: &'static str, device: &Path, children: &Arc<Children>)
     loop {
         port.read()?;
         if let Some((_, job)) = &mut port.job
-            && job.step(&mut port.output, &mut port.scratch)
+            && job.step(&mut port.queue, &mut port.scratch)
         {
             port.job = None;
         }
-        port.output.flush(&port.file);
+        port.queue.flush(&port.file);
         port.wait();
     }
 }
@@ -121,7 +90,7 @@ impl Port {
     fn read(&mut self) -> io::Result<()> {
         // Not for ever: a running job has its turn too.
         for _ in 0..32 {
-            if !self.unread || (self.output.is_stuck() && !self.settling) {
+            if !self.unread || (self.queue.is_stuck() && !self.settling) {
                 break;
             }
             match rustix::io::read(&self.file, &mut self.scratch[..]) {
@@ -134,7 +103,7 @@ impl Port {
                     self.decoder.push(self.scratch.get(..len).unwrap_or_default());
                     self.handle_all();
                     let bytes = self.scratch.get(..len).unwrap_or_default();
-                    let id = wire::ends_with_empty(bytes, Kind::Hello as u8);
+                    let id = wire::ends_with_empty(bytes, MessageKind::Hello as u8);
                     let swallowed = !(self.greeted && self.decoder.is_empty());
                     self.anew = id.filter(|_| swallowed).map(|id| (self.last + BEGIN_ANEW, id));
                 }
@@ -143,7 +112,7 @@ impl Port {
                     self.settling = false;
                     if let Some((_, id)) = self.anew.take_if(|(at, _)| Instant::now() >= *at) {
                         self.decoder.reset();
-                        self.handle(Frame { id, kind: Kind::Hello as u8, payload: Vec::new() });
+                        self.handle(Packet { id, kind: MessageKind::Hello as u8, payload: Vec::new() });
                     }
                 }
                 Err(Errno::INTR) => {}
@@ -157,14 +126,14 @@ impl Port {
     }
 
     fn handle_all(&mut self) {
-        while let Some(frame) = self.decoder.next_frame() {
-            self.handle(frame);
+        while let Some(packet) = self.decoder.next_packet() {
+            self.handle(packet);
         }
-        self.output.flush(&self.file);
+        self.queue.flush(&self.file);
     }
 
     fn seems_hung_up(&mut self) {
-        let idle = self.job.is_none() && self.output.is_empty() && self.decoder.is_empty();
+        let idle = self.job.is_none() && self.queue.is_empty() && self.decoder.is_empty();
         self.settling = !idle && self.last.elapsed() < SETTLE;
         if !self.settling {
             self.hung_up();
@@ -174,18 +143,18 @@ impl Port {
     fn hung_up(&mut self) {
         self.job = None;
         self.anew = None;
-        self.output.clear();
+        self.queue.clear();
         self.decoder.reset();
     }
 
     fn wait(&mut self) {
-        let room = self.output.has_room();
-        let stuck = self.output.is_stuck() && !self.settling;
+        let room = self.queue.has_room();
+        let stuck = self.queue.is_stuck() && !self.settling;
         let mut fds = vec![
             PollFd::new(&self.arrivals, if stuck { PollFlags::empty() } else { PollFlags::IN }),
             PollFd::new(self.wake.fd(), PollFlags::IN),
         ];
-        let writes = !self.output.is_empty() && !self.settling;
+        let writes = !self.queue.is_empty() && !self.settling;
         if writes {
             fds.push(PollFd::new(&self.file, PollFlags::OUT));
         }
@@ -231,92 +200,99 @@ impl Port {
         }
     }
 
-    fn handle(&mut self, frame: Frame) {
-        let (id, begun) = (frame.id, Instant::now());
-        self.greeted = frame.kind == Kind::Hello as u8;
-        let Some(kind) = Kind::from_u8(frame.kind) else {
-            return self.output.error(id, &format!("there is no request of kind {}", frame.kind));
+    fn handle(&mut self, packet: Packet) {
+        let (id, begun) = (packet.id, Instant::now());
+        self.greeted = packet.kind == MessageKind::Hello as u8;
+        let Some(kind) = MessageKind::from_u8(packet.kind) else {
+            return self.queue.error(id, &format!("there is no request of kind {}", packet.kind));
         };
         match kind {
-            Kind::Hello => {
+            MessageKind::Hello => {
                 // A host that hangs up and comes back quickly may do so unseen.
                 self.job = None;
-                self.output.forget_unsent();
-                self.output.push(id, Kind::Ok, &hello().encode());
+                self.queue.forget_unsent();
+                self.queue.push(id, MessageKind::Ok, &hello().encode());
             }
-            Kind::Ping => self.output.push(id, Kind::Ok, &frame.payload),
-            Kind::Exec | Kind::Put | Kind::Get | Kind::Eval => self.begin(kind, &frame),
-            Kind::Input => {
+            MessageKind::Ping => self.queue.push(id, MessageKind::Ok, &packet.payload),
+            MessageKind::Exec | MessageKind::Put | MessageKind::Get | MessageKind::Eval => {
+                self.begin(kind, &packet)
+            }
+            MessageKind::Input => {
                 if let Some((_, job)) = self.job.as_mut().filter(|(of, _)| *of == id)
-                    && job.input(frame.payload, &mut self.output)
+                    && job.input(packet.payload, &mut self.queue)
                 {
                     self.job = None;
                 }
             }
-            Kind::Signal => match (frame.payload.as_slice(), self.job_of(id)) {
+            MessageKind::Signal => match (packet.payload.as_slice(), self.job_of(id)) {
                 ([number], Some(job)) => job.signal(*number),
                 ([_], None) => {}
                 _ => self.malformed(id),
             },
-            Kind::Resize => match (frame.payload.as_slice(), self.job_of(id)) {
+            MessageKind::Resize => match (packet.payload.as_slice(), self.job_of(id)) {
                 ([a, b, c, d], Some(job)) => {
                     job.resize(u16::from_le_bytes([*a, *b]), u16::from_le_bytes([*c, *d]))
                 }
                 ([_, _, _, _], None) => {}
                 _ => self.malformed(id),
             },
-            Kind::Prepare => match forked::prepare(&self.children) {
-                Ok(()) => self.output.push(id, Kind::Ok, &[]),
-                Err(message) => self.output.error(id, &message),
+            MessageKind::Prepare => match forked::prepare(&self.children) {
+                Ok(()) => self.queue.push(id, MessageKind::Ok, &[]),
+                Err(message) => self.queue.error(id, &message),
             },
-            Kind::Halt => match forked::halt(&self.children) {
-                Ok(()) => self.output.push(id, Kind::Ok, &[]),
-                Err(message) => self.output.error(id, &message),
+            MessageKind::Halt => match forked::halt(&self.children) {
+                Ok(()) => self.queue.push(id, MessageKind::Ok, &[]),
+                Err(message) => self.queue.error(id, &message),
             },
-            Kind::Forked => match forked::forked(&frame.payload, begun, &self.children) {
-                Ok(woken) => self.output.push(id, Kind::Ok, &woken.encode()),
-                Err(message) => self.output.error(id, &message),
+            MessageKind::Forked => match forked::forked(&packet.payload, begun, &self.children) {
+                Ok(woken) => self.queue.push(id, MessageKind::Ok, &woken.encode()),
+                Err(message) => self.queue.error(id, &message),
             },
-            Kind::Ok | Kind::Error | Kind::Stdout | Kind::Stderr | Kind::Exit | Kind::Taken => {
-                self.output.error(id, &format!("kind {} is an answer, not a request", frame.kind));
+            MessageKind::Ok
+            | MessageKind::Error
+            | MessageKind::Stdout
+            | MessageKind::Stderr
+            | MessageKind::Exit
+            | MessageKind::Taken => {
+                self.queue.error(id, &format!("kind {} is an answer, not a request", packet.kind));
             }
         }
     }
 
-    fn job_of(&mut self, id: u32) -> Option<&mut (dyn Job + 'static)> {
+    fn job_of(&mut self, id: u32) -> Option<&mut (dyn PortJob + 'static)> {
         self.job.as_mut().filter(|(of, _)| *of == id).map(|(_, job)| job.as_mut())
     }
 
     fn malformed(&mut self, id: u32) {
-        self.output.error(id, &forkd_agent::message::Malformed.to_string());
+        self.queue.error(id, &forkd_agent::message::Malformed.to_string());
     }
 
-    fn begin(&mut self, kind: Kind, frame: &Frame) {
-        let id = frame.id;
+    fn begin(&mut self, kind: MessageKind, packet: &Packet) {
+        let id = packet.id;
         if let Some((other, _)) = &self.job {
             let message = format!("busy: request {other} is still running on this port");
-            return self.output.error(id, &message);
+            return self.queue.error(id, &message);
         }
         // Programs would not answer, and one that is started would not even start.
-        if matches!(kind, Kind::Exec | Kind::Eval) && self.children.frozen() {
-            return self.output.error(id, FROZEN);
+        if matches!(kind, MessageKind::Exec | MessageKind::Eval) && self.children.frozen() {
+            return self.queue.error(id, FROZEN);
         }
-        let request = Request {
+        let request = PortRequest {
             id,
-            payload: &frame.payload,
+            payload: &packet.payload,
             port: self.name,
             children: &self.children,
             wake: &self.wake,
         };
         let job = match kind {
-            Kind::Exec => exec::begin(&request, &mut self.output),
-            Kind::Put => file::put(&request),
-            Kind::Get => file::get(&request),
+            MessageKind::Exec => exec::begin(&request, &mut self.queue),
+            MessageKind::Put => file::put(&request),
+            MessageKind::Get => file::get(&request),
             _ => eval::begin(&request),
         };
         match job {
             Ok(job) => self.job = job.map(|job| (id, job)),
-            Err(message) => self.output.error(id, &message),
+            Err(message) => self.queue.error(id, &message),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Serving: what a guest finds, and a thread for each port.
 
 use super::children::Children;
-use super::{boot, console, port};
+use super::mount::mount_at;
+use super::{console, image, port, sys};
 use rustix::mount::MountFlags;
 use std::collections::BTreeSet;
 use std::fs;
@@ -34,7 +35,7 @@ fn set_up(children: &Children) {
         ("tmpfs", "/dev/shm", MountFlags::NOSUID | MountFlags::NODEV, c"mode=1777"),
     ];
     for (kind, at, flags, options) in mounts {
-        if let Err(error) = boot::mount_at(kind, Path::new(at), flags, Some(options)) {
+        if let Err(error) = mount_at(kind, Path::new(at), flags, Some(options)) {
             let error = std::io::Error::from(error);
             console::say(format_args!("cannot mount {kind} on {at}: {error}"));
         }
@@ -51,12 +52,12 @@ fn set_up(children: &Children) {
     // A program of any user may offer the eval endpoint there.
     let _ = fs::create_dir_all("/run/forkd");
     let _ = fs::set_permissions("/run/forkd", fs::Permissions::from_mode(0o1777));
-    super::image::image();
+    image::image();
     if !Path::new("/tmp").exists() && fs::create_dir("/tmp").is_ok() {
         let _ = fs::set_permissions("/tmp", fs::Permissions::from_mode(0o1777));
     }
     children.freezer.set_up();
-    if let Err(error) = forkd_sys::guest::interface_up("lo", None) {
+    if let Err(error) = sys::interface_up("lo", None) {
         console::say(format_args!("cannot bring up lo: {error}"));
     }
 }

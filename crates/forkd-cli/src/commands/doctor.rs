@@ -111,11 +111,8 @@ fn findings(context: &Context<'_>) -> Result<Vec<Finding>> {
         list.push(match qemu.probe_kvm(&kernel.image, &initrd, &runtime, cache, context.env())? {
             Ok(()) => Finding::good("KVM", "a guest runs on it"),
             Err(why) => {
-                // QEMU's last line is the reason; those before it are warnings.
-                let why = why.split("; its console").next().unwrap_or_default();
-                let why = why.lines().last().unwrap_or_default().trim().to_owned();
                 let fix = "be in the group that owns /dev/kvm, and switch virtualisation on in the firmware; TCG does without, slower";
-                Finding::not("KVM", State::Missing, why, fix)
+                Finding::not("KVM", State::Missing, why.reason, fix)
             }
         });
     }

@@ -2,8 +2,10 @@
 
 use crate::env::Cancel;
 use crate::error::{Error, Kind as Failure, Result};
-use forkd_agent::message::{Forked, Hello, INPUT_WINDOW, Kind, Malformed, PROTOCOL, Put, Woken};
-use forkd_agent::wire::{self, Decoder, Frame, MAX_PAYLOAD};
+use forkd_agent::message::{
+    Hello, INPUT_WINDOW, Identity, Malformed, MessageKind, PROTOCOL, Put, WakeReport,
+};
+use forkd_agent::wire::{self, Decoder, MAX_PAYLOAD, Packet};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -22,7 +24,7 @@ pub(crate) const TICK: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Guest {
     pub(crate) stream: UnixStream,
-    /// The same socket: a frame must not be written into the middle of another.
+    /// The same socket: a packet must not be written into the middle of another.
     pub(crate) writer: Arc<Mutex<UnixStream>>,
     pub(crate) decoder: Decoder,
     pub(crate) next_id: u32,
@@ -65,13 +67,13 @@ impl Guest {
         // What an earlier conversation left in the port has other ids.
         guest.next_id =
             u32::from_le_bytes(crate::machine::run_dir::random(4)?.try_into().unwrap_or_default());
-        let id = guest.send(Kind::Hello, &[])?;
+        let id = guest.send(MessageKind::Hello, &[])?;
         let deadline = Instant::now() + limit;
         loop {
             match guest.receive(Some(deadline))? {
                 None => return Ok(None),
-                Some(frame) if frame.id == id && frame.kind == Kind::Ok as u8 => {
-                    guest.hello = Hello::decode(&frame.payload).map_err(malformed)?;
+                Some(packet) if packet.id == id && packet.kind == MessageKind::Ok as u8 => {
+                    guest.hello = Hello::decode(&packet.payload).map_err(malformed)?;
                     break;
                 }
                 Some(_) => {}
@@ -94,7 +96,7 @@ impl Guest {
         self
     }
 
-    pub(crate) fn send(&mut self, kind: Kind, payload: &[u8]) -> Result<u32> {
+    pub(crate) fn send(&mut self, kind: MessageKind, payload: &[u8]) -> Result<u32> {
         if payload.len() > MAX_PAYLOAD {
             let message = format!(
                 "{} bytes are too many for one message to the guest; at most {MAX_PAYLOAD}",
@@ -107,16 +109,16 @@ impl Guest {
         Ok(self.next_id)
     }
 
-    pub(crate) fn write(&self, id: u32, kind: Kind, payload: &[u8]) -> Result<()> {
+    pub(crate) fn write(&self, id: u32, kind: MessageKind, payload: &[u8]) -> Result<()> {
         write(&self.writer, id, kind, payload).map_err(|e| broken(&e))
     }
 
-    /// The next frame; `None` at the deadline.
-    pub(crate) fn receive(&mut self, deadline: Option<Instant>) -> Result<Option<Frame>> {
+    /// The next packet; `None` at the deadline.
+    pub(crate) fn receive(&mut self, deadline: Option<Instant>) -> Result<Option<Packet>> {
         let mut buffer = vec![0; 64 << 10];
         loop {
-            if let Some(frame) = self.decoder.next_frame() {
-                return Ok(Some(frame));
+            if let Some(packet) = self.decoder.next_packet() {
+                return Ok(Some(packet));
             }
             self.cancel.check()?;
             if deadline.is_some_and(|at| Instant::now() >= at) {
@@ -137,7 +139,7 @@ impl Guest {
         }
         if heard.elapsed() > SILENCE && !asked {
             self.heard.1 = true;
-            self.send(Kind::Ping, b"alive")?;
+            self.send(MessageKind::Ping, b"alive")?;
         }
         Ok(())
     }
@@ -172,24 +174,24 @@ impl Guest {
     ) -> Result<Vec<u8>> {
         let deadline = limit.map(|limit| Instant::now() + limit);
         loop {
-            let Some(frame) = self.receive(deadline)? else {
+            let Some(packet) = self.receive(deadline)? else {
                 let message = format!(
                     "the guest's agent does not answer within {} s",
                     limit.unwrap_or_default().as_secs()
                 );
                 return Err(Error::new(Failure::General, message));
             };
-            match Kind::from_u8(frame.kind) {
-                _ if frame.id != id => {}
-                Some(Kind::Ok) => return Ok(frame.payload),
-                Some(Kind::Error) => return Err(refusal(&frame)),
-                Some(Kind::Stdout) => part(&frame.payload)?,
+            match MessageKind::from_u8(packet.kind) {
+                _ if packet.id != id => {}
+                Some(MessageKind::Ok) => return Ok(packet.payload),
+                Some(MessageKind::Error) => return Err(refusal(&packet)),
+                Some(MessageKind::Stdout) => part(&packet.payload)?,
                 _ => {}
             }
         }
     }
 
-    fn request(&mut self, kind: Kind, payload: &[u8], limit: Duration) -> Result<Vec<u8>> {
+    fn request(&mut self, kind: MessageKind, payload: &[u8], limit: Duration) -> Result<Vec<u8>> {
         let id = self.send(kind, payload)?;
         self.answer(id, Some(limit), &mut |_| Ok(()))
     }
@@ -200,7 +202,7 @@ impl Guest {
     /// Where none comes in time.
     pub fn ping(&mut self, limit: Duration) -> Result<Duration> {
         let begun = Instant::now();
-        self.request(Kind::Ping, b"ping", limit)?;
+        self.request(MessageKind::Ping, b"ping", limit)?;
         Ok(begun.elapsed())
     }
 
@@ -209,7 +211,7 @@ impl Guest {
     /// # Errors
     /// What the agent says.
     pub fn prepare(mut self, limit: Duration) -> Result<()> {
-        self.request(Kind::Prepare, &[], limit).map(drop)
+        self.request(MessageKind::Prepare, &[], limit).map(drop)
     }
 
     /// Ends all programs and lets go of the disk, as before a machine is switched off. Ends the conversation.
@@ -217,16 +219,16 @@ impl Guest {
     /// # Errors
     /// What the agent says.
     pub fn halt(mut self, limit: Duration) -> Result<()> {
-        self.request(Kind::Halt, &[], limit).map(drop)
+        self.request(MessageKind::Halt, &[], limit).map(drop)
     }
 
     /// Makes a child itself: its clock, its entropy, its names.
     ///
     /// # Errors
     /// What the agent says; what did not work but does no harm is in the answer.
-    pub fn forked(&mut self, forked: &Forked, limit: Duration) -> Result<Woken> {
-        let payload = self.request(Kind::Forked, &forked.encode(), limit)?;
-        Woken::decode(&payload).map_err(malformed)
+    pub fn forked(&mut self, identity: &Identity, limit: Duration) -> Result<WakeReport> {
+        let payload = self.request(MessageKind::Forked, &identity.encode(), limit)?;
+        WakeReport::decode(&payload).map_err(malformed)
     }
 
     /// Hands a line to the guest's eval endpoint; gives its line.
@@ -234,7 +236,7 @@ impl Guest {
     /// # Errors
     /// What the agent says, as that nothing listens.
     pub fn eval(&mut self, line: &str, limit: Option<Duration>) -> Result<String> {
-        let id = self.send(Kind::Eval, line.as_bytes())?;
+        let id = self.send(MessageKind::Eval, line.as_bytes())?;
         let mut answer = Vec::new();
         self.answer(id, limit, &mut |part| {
             answer.extend_from_slice(part);
@@ -251,7 +253,7 @@ impl Guest {
     /// # Errors
     /// What the agent and `write` say.
     pub fn get(&mut self, path: &str, write: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<u32> {
-        let id = self.send(Kind::Get, path.as_bytes())?;
+        let id = self.send(MessageKind::Get, path.as_bytes())?;
         let mode = self.answer(id, None, write)?;
         Ok(u32::from_le_bytes(mode.try_into().map_err(|_| malformed(Malformed))?))
     }
@@ -261,38 +263,43 @@ impl Guest {
     /// # Errors
     /// What the agent and the reader say.
     pub fn put(&mut self, path: &str, mode: u32, from: &mut dyn Read, name: &Path) -> Result<u64> {
-        let id = self.send(Kind::Put, &Put { path: path.to_owned(), mode }.encode())?;
+        let id = self.send(MessageKind::Put, &Put { path: path.to_owned(), mode }.encode())?;
         let (mut sent, mut taken) = (0u64, 0u64);
         let mut buffer = vec![0; MAX_PAYLOAD];
         let mut ended = false;
         loop {
             while !ended && sent - taken <= (INPUT_WINDOW - MAX_PAYLOAD) as u64 {
                 let read = from.read(&mut buffer).map_err(Error::io("read", name))?;
-                self.write(id, Kind::Input, &buffer[..read])?;
+                self.write(id, MessageKind::Input, &buffer[..read])?;
                 sent += read as u64;
                 ended = read == 0;
             }
-            let Some(frame) = self.receive(None)? else { continue };
-            match Kind::from_u8(frame.kind) {
-                _ if frame.id != id => {}
-                Some(Kind::Taken) => taken += u64::from(count(&frame)?),
-                Some(Kind::Ok) => return Ok(sent),
-                Some(Kind::Error) => return Err(refusal(&frame)),
+            let Some(packet) = self.receive(None)? else { continue };
+            match MessageKind::from_u8(packet.kind) {
+                _ if packet.id != id => {}
+                Some(MessageKind::Taken) => taken += u64::from(count(&packet)?),
+                Some(MessageKind::Ok) => return Ok(sent),
+                Some(MessageKind::Error) => return Err(refusal(&packet)),
                 _ => {}
             }
         }
     }
 }
 
-pub(crate) fn write(writer: &Mutex<UnixStream>, id: u32, kind: Kind, payload: &[u8]) -> std::io::Result<()> {
+pub(crate) fn write(
+    writer: &Mutex<UnixStream>,
+    id: u32,
+    kind: MessageKind,
+    payload: &[u8],
+) -> std::io::Result<()> {
     let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
     writer.write_all(&wire::encode(id, kind as u8, payload))
 }
 
-pub(crate) fn count(frame: &Frame) -> Result<u32> {
-    Ok(u32::from_le_bytes(frame.payload.as_slice().try_into().map_err(|_| malformed(Malformed))?))
+pub(crate) fn count(packet: &Packet) -> Result<u32> {
+    Ok(u32::from_le_bytes(packet.payload.as_slice().try_into().map_err(|_| malformed(Malformed))?))
 }
 
-pub(crate) fn refusal(frame: &Frame) -> Error {
-    Error::new(Failure::General, format!("in the guest: {}", String::from_utf8_lossy(&frame.payload)))
+pub(crate) fn refusal(packet: &Packet) -> Error {
+    Error::new(Failure::General, format!("in the guest: {}", String::from_utf8_lossy(&packet.payload)))
 }

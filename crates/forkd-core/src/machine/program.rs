@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::machine::guest::{Guest, TICK, count, malformed, refusal, write};
-use forkd_agent::message::{Exec, Exit, INPUT_WINDOW, Kind};
+use forkd_agent::message::{Exec, Exit, INPUT_WINDOW, MessageKind};
 use forkd_agent::wire::MAX_PAYLOAD;
 use std::io::{ErrorKind, Read};
 use std::os::unix::net::UnixStream;
@@ -52,7 +52,7 @@ impl Guest {
     pub fn exec(&mut self, exec: &Exec, streams: &mut Streams<'_>) -> Result<Exit> {
         let input = streams.input.take();
         let exec = Exec { input: input.is_some(), ..exec.clone() };
-        let id = self.send(Kind::Exec, &exec.encode())?;
+        let id = self.send(MessageKind::Exec, &exec.encode())?;
         let window = Arc::new(Window::default());
         if let Some(input) = input {
             let (writer, window) = (Arc::clone(&self.writer), Arc::clone(&window));
@@ -67,24 +67,24 @@ impl Guest {
         loop {
             while let Some(control) = streams.controls.and_then(|controls| controls.try_recv().ok()) {
                 match control {
-                    Control::Signal(number) => self.write(id, Kind::Signal, &[number])?,
+                    Control::Signal(number) => self.write(id, MessageKind::Signal, &[number])?,
                     Control::Resize(rows, columns) => {
                         let size = [rows.to_le_bytes(), columns.to_le_bytes()].concat();
-                        self.write(id, Kind::Resize, &size)?;
+                        self.write(id, MessageKind::Resize, &size)?;
                     }
                 }
             }
-            let Some(frame) = self.receive(Some(Instant::now() + TICK))? else {
+            let Some(packet) = self.receive(Some(Instant::now() + TICK))? else {
                 self.ask_for_life()?;
                 continue;
             };
-            match Kind::from_u8(frame.kind) {
-                _ if frame.id != id => {}
-                Some(Kind::Stdout) => (streams.output)(Output::Out, &frame.payload)?,
-                Some(Kind::Stderr) => (streams.output)(Output::Err, &frame.payload)?,
-                Some(Kind::Taken) => window.give(count(&frame)? as usize),
-                Some(Kind::Exit) => return Exit::decode(&frame.payload).map_err(malformed),
-                Some(Kind::Error) => return Err(refusal(&frame)),
+            match MessageKind::from_u8(packet.kind) {
+                _ if packet.id != id => {}
+                Some(MessageKind::Stdout) => (streams.output)(Output::Out, &packet.payload)?,
+                Some(MessageKind::Stderr) => (streams.output)(Output::Err, &packet.payload)?,
+                Some(MessageKind::Taken) => window.give(count(&packet)? as usize),
+                Some(MessageKind::Exit) => return Exit::decode(&packet.payload).map_err(malformed),
+                Some(MessageKind::Error) => return Err(refusal(&packet)),
                 _ => {}
             }
         }
@@ -129,7 +129,8 @@ fn pump(mut input: Box<dyn Read + Send>, writer: &Mutex<UnixStream>, id: u32, wi
             Err(e) if e.kind() == ErrorKind::Interrupted => continue,
             read => read.unwrap_or(0),
         };
-        if !window.take(read) || write(writer, id, Kind::Input, &buffer[..read]).is_err() || read == 0 {
+        if !window.take(read) || write(writer, id, MessageKind::Input, &buffer[..read]).is_err() || read == 0
+        {
             return;
         }
     }

@@ -3,7 +3,7 @@ use crate::error::{Error, Kind, Result};
 use crate::machine::engine::Vm;
 use crate::machine::guest::Guest;
 use crate::machine::run_dir::{Child, RunDir, hex, random};
-use forkd_agent::message::{Forked as Identity, Woken};
+use forkd_agent::message::{Identity, WakeReport};
 use forkd_format::manifest::VMSTATE;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -81,7 +81,7 @@ pub(crate) const WAKE_LIMIT: Duration = Duration::from_secs(60);
 pub(crate) const CLOCK_TOLERANCE: Duration = Duration::from_millis(40);
 
 /// Gives a guest that has just booted a clock and entropy, for which it would else wait.
-pub(crate) fn seed(guest: &mut Guest, network: bool) -> Result<Woken> {
+pub(crate) fn seed(guest: &mut Guest, network: bool) -> Result<WakeReport> {
     let identity = Identity { clock_ns: clock_ns(), seed: random(32)?, network, ..Identity::default() };
     guest.forked(&identity, WAKE_LIMIT)
 }
@@ -91,7 +91,7 @@ pub(crate) fn clock_ns() -> u64 {
 }
 
 /// Makes a child itself: its clock, its entropy, its names.
-pub(crate) fn wake(guest: &mut Guest, id: &str, network: bool) -> Result<Woken> {
+pub(crate) fn wake(guest: &mut Guest, id: &str, network: bool) -> Result<WakeReport> {
     let (seed_bytes, machine_id) = (random(32)?, hex(&random(16)?));
     let identity =
         Identity { clock_ns: clock_ns(), seed: seed_bytes, hostname: id.to_owned(), machine_id, network };

@@ -1,8 +1,8 @@
 //! What stands before the frames of a pack: the manifest, as the first entry of a tar stream as in every pack, and the index, in a
 //! skippable zstd frame.
 
-use super::le32;
-use crate::FormatError;
+use crate::error::FormatError;
+use crate::little_endian::le32;
 
 /// The skippable frame that holds the index.
 const INDEX_MAGIC: u32 = 0x184D_2A5B;

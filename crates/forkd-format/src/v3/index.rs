@@ -1,9 +1,10 @@
 //! The table of a pack's frames.
 
-use super::{
-    FRAME_SIZE, MAX_FRAME_LEN, RootHasher, TreeHash, frame_count, frame_len, le32, le64, zero_frame_hash,
-};
-use crate::{FormatError, PAGE_SIZE};
+use super::file_root::{RootHasher, TreeHash, zero_frame_hash};
+use super::sizes::{FRAME_SIZE, MAX_FRAME_LEN, frame_count, frame_len};
+use crate::error::FormatError;
+use crate::little_endian::{le32, le64};
+use crate::sizes::PAGE_SIZE;
 
 const MAGIC: &[u8; 8] = b"forkdix3";
 /// What we write; a reader takes a longer one and passes over what it does not know.
@@ -16,13 +17,13 @@ const KNOWN_INCOMPATIBLE: u64 = 0;
 /// A frame that stands in the pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoredFrame {
-    /// What it decodes to.
+    /// Of what it decodes to, checked whenever it is decoded.
     pub hash: TreeHash,
     /// XXH3-64 of what it decodes to, zeros included: finds the same bytes elsewhere, proves nothing.
     pub sum: u64,
     /// Where it begins in the pack, in bytes.
     pub offset: u64,
-    /// Its length, its header included.
+    /// Bytes in the pack, the skippable frame's header around it included.
     pub len: u32,
 }
 
@@ -31,7 +32,7 @@ pub struct StoredFrame {
 pub struct FileFrames {
     /// Size of the file in bytes.
     pub size: u64,
-    /// Its frames in order.
+    /// One for each MiB of the file, in order.
     pub frames: Vec<Option<StoredFrame>>,
 }
 
@@ -73,7 +74,7 @@ impl Index {
         HEADER_LEN + counts.iter().map(|(all, stored)| all.div_ceil(8) + stored * ENTRY_LEN).sum::<usize>()
     }
 
-    /// The bytes in the pack.
+    /// What stands in the pack, without the skippable frame's header and padding.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let stored = self.files.iter().flat_map(|file| &file.frames).flatten().count();

@@ -1,32 +1,33 @@
 //! The first part of a frame: where each of its pages comes from.
 
-use super::{FRAME_PAGES, MAX_PREFIX_PAGES, page_count};
-use crate::FormatError;
+use super::sizes::{FRAME_PAGES, MAX_PREFIX_PAGES, page_count};
+use crate::error::FormatError;
+use crate::sizes::PAGE_SIZE;
 
 /// Pages of one source, one after another. Sources count from 0: first the base files that the manifest names, then the files of
 /// the pack itself, in its order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RefRun {
-    /// The source.
+    /// Counted as above.
     pub source: usize,
-    /// Its first page, in pages of [`crate::PAGE_SIZE`].
+    /// Its first page, in pages of [`PAGE_SIZE`].
     pub page: u64,
-    /// How many.
+    /// How many pages follow each other, from 1.
     pub count: usize,
 }
 
 /// What a run of pages is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RunKind {
-    /// All zero.
+    /// Zeros, which stand nowhere.
     Zero,
     /// The next bytes of the frame's zstd part.
     Data,
     /// The same as pages of a source, from this one on.
     Copy {
-        /// The source.
+        /// Counted as in [`RefRun`].
         source: usize,
-        /// Its first page.
+        /// In pages from the source's beginning.
         page: u64,
     },
 }
@@ -36,7 +37,7 @@ pub enum RunKind {
 pub struct Run {
     /// Where they come from.
     pub kind: RunKind,
-    /// How many.
+    /// How many pages of the frame, from 1.
     pub count: usize,
 }
 
@@ -53,7 +54,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The bytes in the frame.
+    /// What stands at the beginning of the frame: its own length, the prefix, the runs, in LEB128 numbers.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut body = Vec::new();
@@ -92,13 +93,13 @@ impl Plan {
         pages: impl Fn(usize) -> Option<u64>,
     ) -> Result<(Self, usize), FormatError> {
         let wrong = |message: &str| FormatError::Frame(format!("its plan {message}"));
-        let mut whole = Reader { bytes: frame, at: 0 };
+        let mut whole = PlanReader { bytes: frame, at: 0 };
         let body = whole.number().and_then(|n| usize::try_from(n).ok()).ok_or_else(|| wrong("is cut off"))?;
         let end = whole.at.checked_add(body).filter(|end| *end <= frame.len());
         let end = end.ok_or_else(|| wrong("is longer than the frame"))?;
-        let mut reader = Reader { bytes: &frame[..end], at: whole.at };
-        let number = |reader: &mut Reader<'_>| reader.number().ok_or_else(|| wrong("is cut off"));
-        let source_run = |reader: &mut Reader<'_>, last: &mut Position, count: usize| {
+        let mut reader = PlanReader { bytes: &frame[..end], at: whole.at };
+        let number = |reader: &mut PlanReader<'_>| reader.number().ok_or_else(|| wrong("is cut off"));
+        let source_run = |reader: &mut PlanReader<'_>, last: &mut Position, count: usize| {
             let (source, page) =
                 last.read(reader, count).ok_or_else(|| wrong("names a page that cannot be"))?;
             let known =
@@ -146,7 +147,7 @@ impl Plan {
             };
             at += count;
             // A source gives whole pages only.
-            if matches!(kind, RunKind::Copy { .. }) && at == all && !len.is_multiple_of(crate::PAGE_SIZE) {
+            if matches!(kind, RunKind::Copy { .. }) && at == all && !len.is_multiple_of(PAGE_SIZE) {
                 return Err(wrong("copies a page that is not whole"));
             }
             plan.runs.push(Run { kind, count });
@@ -180,7 +181,7 @@ impl Plan {
     pub fn data_len(&self, len: usize) -> usize {
         let ends = self.placed().filter(|(_, run)| run.kind == RunKind::Data);
         ends.map(|(at, run)| {
-            let (from, to) = (at * crate::PAGE_SIZE, (at + run.count) * crate::PAGE_SIZE);
+            let (from, to) = (at * PAGE_SIZE, (at + run.count) * PAGE_SIZE);
             to.min(len) - from.min(len)
         })
         .sum()
@@ -213,7 +214,7 @@ impl Position {
         *self = Self { source, next: page.wrapping_add(count as u64) };
     }
 
-    fn read(&mut self, reader: &mut Reader<'_>, count: usize) -> Option<(usize, u64)> {
+    fn read(&mut self, reader: &mut PlanReader<'_>, count: usize) -> Option<(usize, u64)> {
         let source = usize::try_from(reader.number()?).ok()?;
         let coded = reader.number()?;
         let distance = ((coded >> 1) as i64) ^ -((coded & 1) as i64);
@@ -224,12 +225,12 @@ impl Position {
     }
 }
 
-struct Reader<'a> {
+struct PlanReader<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
-impl Reader<'_> {
+impl PlanReader<'_> {
     /// An unsigned LEB128 number of at most 64 bits, in its shortest form.
     fn number(&mut self) -> Option<u64> {
         let mut value = 0_u64;

@@ -1,5 +1,6 @@
 //! What a path asks the server to do wrong.
 
+use crate::random::pseudo_random;
 use axum::http::header::{LOCATION, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
@@ -72,7 +73,7 @@ pub(super) fn route(memory: &Memory, uri: &Uri) -> Routed {
                 return failure(StatusCode::SERVICE_UNAVAILABLE);
             }
             "random" => {
-                let drawn = crate::pseudo_random(memory.before(word, ""))();
+                let drawn = pseudo_random(memory.before(word, ""))();
                 if drawn % 100 < number.parse().unwrap() {
                     let statuses = [
                         StatusCode::INTERNAL_SERVER_ERROR,

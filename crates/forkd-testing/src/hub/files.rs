@@ -1,13 +1,12 @@
 //! Files as they are asked for: whole, by range, or only if they are other ones (RFC 9110, 13 and 14).
 
 use super::faults::Faults;
-use super::{SIGNATURE, header};
 use axum::body::{Body, Bytes};
 use axum::http::header::{
     ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
     LAST_MODIFIED, RANGE,
 };
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
 use std::fs::{File, Metadata};
@@ -18,10 +17,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+/// The query that a PUT must carry, as a presigned URL would.
+pub const SIGNATURE: &str = "X-Amz-Signature=5ec4e7";
+
 const HOUR: Duration = Duration::from_secs(3600);
 
+/// A header's value, where it is text.
+pub(super) fn header(headers: &HeaderMap, name: HeaderName) -> Option<String> {
+    headers.get(name)?.to_str().ok().map(str::to_owned)
+}
+
 /// ETag and Last-Modified.
-fn validators(metadata: &Metadata, faults: &Faults) -> Vec<(axum::http::HeaderName, String)> {
+fn validators(metadata: &Metadata, faults: &Faults) -> Vec<(HeaderName, String)> {
     if faults.no_validators {
         return Vec::new();
     }
@@ -34,7 +41,7 @@ fn validators(metadata: &Metadata, faults: &Faults) -> Vec<(axum::http::HeaderNa
 }
 
 /// Whether the client has this copy already.
-fn is_known(headers: &HeaderMap, validators: &[(axum::http::HeaderName, String)]) -> bool {
+fn is_known(headers: &HeaderMap, validators: &[(HeaderName, String)]) -> bool {
     let [(_, etag), (_, date)] = validators else { return false };
     match (header(headers, IF_NONE_MATCH), header(headers, IF_MODIFIED_SINCE)) {
         (Some(tags), _) => tags.split(',').any(|tag| tag.trim() == "*" || tag.trim() == etag),

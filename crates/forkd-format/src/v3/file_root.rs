@@ -1,7 +1,7 @@
 //! What frames and files are named by: BLAKE3 over the pages that are not zero and where they lie, so that zeros cost nothing.
 
-use super::{FRAME_SIZE, page_count};
-use crate::FormatError;
+use super::sizes::{FRAME_SIZE, page_count};
+use crate::error::FormatError;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::LazyLock;
@@ -68,12 +68,12 @@ impl FrameHasher {
         Self(hasher)
     }
 
-    /// Adds pages that are not zero.
+    /// Takes the next pages that are not zero.
     pub fn update(&mut self, pages: &[u8]) {
         self.0.update(pages);
     }
 
-    /// The hash.
+    /// The hash of the pages so far: after the last one, the frame's.
     #[must_use]
     pub fn finish(&self) -> TreeHash {
         TreeHash(self.0.finalize().into())
@@ -104,7 +104,7 @@ fn zero_hash(len: usize) -> TreeHash {
 pub struct RootHasher(blake3::Hasher);
 
 impl RootHasher {
-    /// Adds the next frame.
+    /// Takes the hash of the file's next frame, stored or zero.
     pub fn push(&mut self, frame: &TreeHash) {
         self.0.update(&frame.0);
     }

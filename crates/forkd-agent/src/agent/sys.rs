@@ -1,4 +1,6 @@
-//! What the agent asks its guest's kernel for (crates/forkd-agent).
+//! What the agent asks its guest's kernel for: the system calls that neither std nor rustix wraps. The agent's only unsafe code; each
+//! block says why it is sound. What the host asks its own kernel for is in crates/forkd-sys, so that a change there leaves the agent, and
+//! with it what is frozen into snapshots, as it is.
 
 use std::fs::File;
 use std::io;
@@ -8,8 +10,24 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-/// Gives the child its standard input as its controlling terminal. It must lead a session already ([`crate::new_session`]).
-pub fn take_terminal(command: &mut Command) {
+/// Makes the child the leader of a session of its own (`setsid(2)`): no terminal's signals reach it.
+pub(super) fn new_session(command: &mut Command) {
+    // SAFETY: between fork and exec only setsid is called, which is async-signal-safe.
+    unsafe {
+        command.pre_exec(|| rustix::process::setsid().map(drop).map_err(io::Error::from));
+    }
+}
+
+/// Puts the child into the control group whose `cgroup.procs` this open file is.
+pub(super) fn join_cgroup(command: &mut Command, procs: File) {
+    // SAFETY: between fork and exec only write is called, which is async-signal-safe.
+    unsafe {
+        command.pre_exec(move || rustix::io::write(&procs, b"0").map(drop).map_err(io::Error::from));
+    }
+}
+
+/// Gives the child its standard input as its controlling terminal (`TIOCSCTTY`). It must lead a session already ([`new_session`]).
+pub(super) fn take_terminal(command: &mut Command) {
     // SAFETY: between fork and exec only ioctl is called, which is async-signal-safe; descriptor 0 is open, std has put the child's
     // standard input there.
     unsafe {
@@ -18,7 +36,7 @@ pub fn take_terminal(command: &mut Command) {
 }
 
 /// Makes the child another user, with these groups. To be called last: what is asked for later is asked as that user.
-pub fn become_user(command: &mut Command, uid: u32, gid: u32, groups: Vec<u32>) {
+pub(super) fn become_user(command: &mut Command, uid: u32, gid: u32, groups: Vec<u32>) {
     // SAFETY: between fork and exec only system calls are made, on a list that was allocated before.
     unsafe {
         command.pre_exec(move || {
@@ -33,7 +51,7 @@ pub fn become_user(command: &mut Command, uid: u32, gid: u32, groups: Vec<u32>) 
 ///
 /// # Errors
 /// As the ioctls `RNDADDENTROPY` and `RNDRESEEDCRNG` of `random(4)`.
-pub fn add_entropy(seed: &[u8; 32]) -> io::Result<()> {
+pub(super) fn add_entropy(seed: &[u8; 32]) -> io::Result<()> {
     /// `struct rand_pool_info` with room for the seed.
     #[repr(C)]
     struct Pool {
@@ -53,17 +71,17 @@ pub fn add_entropy(seed: &[u8; 32]) -> io::Result<()> {
 
 /// What of a file is in the page cache, mapped: the kernel does not drop it for as long as this lives.
 #[derive(Debug)]
-pub struct Mapped {
+pub(super) struct PageCachePin {
     at: *mut libc::c_void,
     len: usize,
 }
 
-impl Mapped {
+impl PageCachePin {
     /// Maps what of a file is in memory, and reads nothing from the disk.
     ///
     /// # Errors
     /// As `mmap(2)` and `mincore(2)`; for an empty file too.
-    pub fn cached(file: &File) -> io::Result<Self> {
+    pub(super) fn cached(file: &File) -> io::Result<Self> {
         let len = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
         // SAFETY: a new mapping, of which nothing is known elsewhere; it is unmapped once, when this is dropped.
         let at = unsafe {
@@ -72,7 +90,7 @@ impl Mapped {
         if at == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        let mapped = Self { at, len };
+        let pin = Self { at, len };
         let mut resident = vec![0u8; len.div_ceil(4096)];
         // SAFETY: the mapping is `len` bytes long, and the vector has a byte for each of its pages.
         check(unsafe { libc::mincore(at, len, resident.as_mut_ptr()) })?;
@@ -80,11 +98,11 @@ impl Mapped {
             // SAFETY: the page lies in the mapping. It is in memory, and a file that is cut off meanwhile is the caller's to prevent.
             unsafe { at.cast::<u8>().add(page * 4096).read_volatile() };
         }
-        Ok(mapped)
+        Ok(pin)
     }
 }
 
-impl Drop for Mapped {
+impl Drop for PageCachePin {
     fn drop(&mut self) {
         // SAFETY: this mapping is ours, and nothing points into it any more.
         unsafe { libc::munmap(self.at, self.len) };
@@ -95,7 +113,7 @@ impl Drop for Mapped {
 ///
 /// # Errors
 /// As the ioctls of `netdevice(7)`.
-pub fn interface_up(name: &str, address: Option<(Ipv4Addr, Ipv4Addr)>) -> io::Result<()> {
+pub(super) fn interface_up(name: &str, address: Option<(Ipv4Addr, Ipv4Addr)>) -> io::Result<()> {
     let socket = any_socket()?;
     if let Some((address, mask)) = address {
         for (call, address) in [(libc::SIOCSIFADDR, address), (libc::SIOCSIFNETMASK, mask)] {
@@ -119,7 +137,7 @@ pub fn interface_up(name: &str, address: Option<(Ipv4Addr, Ipv4Addr)>) -> io::Re
 ///
 /// # Errors
 /// As the ioctl `SIOCADDRT`.
-pub fn default_route(gateway: Ipv4Addr) -> io::Result<()> {
+pub(super) fn default_route(gateway: Ipv4Addr) -> io::Result<()> {
     /// `struct rtentry` of linux/route.h.
     #[repr(C)]
     struct Route {

@@ -1,6 +1,6 @@
-//! Frames on their way to the host.
+//! Packets on their way to the host.
 
-use forkd_agent::message::Kind;
+use forkd_agent::message::MessageKind;
 use forkd_agent::wire;
 use rustix::io::Errno;
 use std::collections::VecDeque;
@@ -12,27 +12,27 @@ const PLENTY: usize = 64 << 10;
 const TOO_MUCH: usize = 512 << 10;
 
 #[derive(Default)]
-pub(super) struct Output {
-    frames: VecDeque<Vec<u8>>,
-    /// So many bytes of the first frame are sent.
+pub(super) struct SendQueue {
+    packets: VecDeque<Vec<u8>>,
+    /// So many bytes of the first packet are sent.
     sent: usize,
     len: usize,
 }
 
-impl Output {
-    pub(super) fn push(&mut self, id: u32, kind: Kind, payload: &[u8]) {
+impl SendQueue {
+    pub(super) fn push(&mut self, id: u32, kind: MessageKind, payload: &[u8]) {
         // Longer ones are cut into several by those who may have them.
-        let frame = wire::encode(id, kind as u8, payload.get(..wire::MAX_PAYLOAD).unwrap_or(payload));
-        self.len += frame.len();
-        self.frames.push_back(frame);
+        let packet = wire::encode(id, kind as u8, payload.get(..wire::MAX_PAYLOAD).unwrap_or(payload));
+        self.len += packet.len();
+        self.packets.push_back(packet);
     }
 
     pub(super) fn error(&mut self, id: u32, message: &str) {
-        self.push(id, Kind::Error, message.as_bytes());
+        self.push(id, MessageKind::Error, message.as_bytes());
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.frames.is_empty()
+        self.packets.is_empty()
     }
 
     pub(super) fn has_room(&self) -> bool {
@@ -45,14 +45,14 @@ impl Output {
 
     /// Writes as much as the host takes now.
     pub(super) fn flush(&mut self, port: &File) {
-        while let Some(frame) = self.frames.front() {
-            match rustix::io::write(port, frame.get(self.sent..).unwrap_or_default()) {
+        while let Some(packet) = self.packets.front() {
+            match rustix::io::write(port, packet.get(self.sent..).unwrap_or_default()) {
                 Ok(written) => {
                     self.sent += written;
-                    if self.sent >= frame.len() {
-                        self.len = self.len.saturating_sub(frame.len());
+                    if self.sent >= packet.len() {
+                        self.len = self.len.saturating_sub(packet.len());
                         self.sent = 0;
-                        self.frames.pop_front();
+                        self.packets.pop_front();
                     }
                 }
                 Err(Errno::INTR) => {}
@@ -63,11 +63,11 @@ impl Output {
         }
     }
 
-    /// A new conversation begins, on what may be the same connection: a frame that has begun must be ended, or the host would take the
+    /// A new conversation begins, on what may be the same connection: a packet that has begun must be ended, or the host would take the
     /// next one for its rest.
     pub(super) fn forget_unsent(&mut self) {
-        self.frames.truncate(usize::from(self.sent > 0));
-        self.len = self.frames.front().map_or(0, Vec::len);
+        self.packets.truncate(usize::from(self.sent > 0));
+        self.len = self.packets.front().map_or(0, Vec::len);
     }
 
     /// The host has hung up.

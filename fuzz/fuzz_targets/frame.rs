@@ -1,6 +1,6 @@
 //! Frame ends are found, or not, without reading past what is there.
 #![no_main]
-use forkd_format::frame::{FrameHeader, FrameScanner};
+use forkd_format::zstd_frame::{FrameHeader, FrameScanner};
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     if let Ok(Some(FrameHeader::Data { len, checksum, .. })) = FrameHeader::parse(bytes) {

@@ -1,7 +1,7 @@
 //! An index that is accepted is written as it was read, but for what nothing depends on; and takes no more room than files of its
 //! sizes may.
 #![no_main]
-use forkd_format::v3::{FileFrames, Index, SKIPPABLE_HEADER, StoredFrame, TreeHash, frame_count};
+use forkd_format::paged::{FileFrames, Index, SKIPPABLE_HEADER, StoredFrame, FrameHash, frame_count};
 
 // The first byte says how many files there are and three bytes each how large they are; the index follows.
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
@@ -20,13 +20,13 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     assert!(written.len() as u64 <= Index::max_len(&sizes));
     assert_eq!(Index::parse(&written, &declared).as_ref(), Ok(&parsed));
     assert!(index.ends_with(&written[64..]));
-    let mut at = parsed.head_len;
+    let mut at = parsed.header_len;
     for (_, _, frame) in parsed.stored() {
         assert_eq!(frame.offset, at);
         assert!(frame.len as usize > SKIPPABLE_HEADER);
         at += u64::from(frame.len);
     }
-    assert_eq!(at, parsed.head_len + parsed.data_len);
+    assert_eq!(at, parsed.header_len + parsed.data_len);
 });
 
 /// The files that an index makes, read without any check.
@@ -45,7 +45,7 @@ fn roots(index: &[u8], sizes: &[u64]) -> Option<Vec<FileFrames>> {
             }
             let hash = <[u8; 32]>::try_from(index.get(at..)?.get(..32)?).ok()?;
             at += 44;
-            frames.push(Some(StoredFrame { hash: TreeHash::from_bytes(hash), sum: 0, offset: 0, len: 0 }));
+            frames.push(Some(StoredFrame { hash: FrameHash::from_bytes(hash), sum: 0, offset: 0, len: 0 }));
         }
         files.push(FileFrames { size: *size, frames });
     }

@@ -1,6 +1,6 @@
 //! A plan that is accepted is written byte for byte as it was read, covers its frame, and names only pages that are there.
 #![no_main]
-use forkd_format::v3::{MAX_PREFIX_PAGES, Plan, page_count};
+use forkd_format::paged::{MAX_PREFIX_PAGES, Plan, page_count};
 
 // The first three bytes say how long the frame is.
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {

@@ -5,7 +5,7 @@ mod common;
 
 use common::User;
 use common::shop::{Shop, kill, longest_frame, noise, spawn, until};
-use forkd_format::v3::HEAD_GUESS;
+use forkd_format::paged::HEADER_GUESS;
 use forkd_testing::pseudo_random;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -33,7 +33,7 @@ fn shop() -> Shop {
 /// What may come in all, where a pull was broken off so many times: the pack, at each end of a connection one frame, and the head
 /// for each run.
 fn bound(shop: &Shop, broken: u64, runs: u64) -> u64 {
-    shop.size("p.zst") + broken * longest_frame(&shop.file("p.zst")) + runs * HEAD_GUESS
+    shop.size("p.zst") + broken * longest_frame(&shop.file("p.zst")) + runs * HEADER_GUESS
 }
 
 /// Runs a broken pull, which must leave nothing that others see, then one that must finish; gives the bytes that came.
@@ -84,7 +84,7 @@ fn a_server_that_gives_no_ranges_any_more() {
     for percent in PERCENT {
         let at = size * percent / 100;
         let sent = broken_then(&shop, &format!("cut/{at}/"), "noranges/");
-        assert!(sent <= at + HEAD_GUESS + size, "{percent} %: {sent} of {size} bytes");
+        assert!(sent <= at + HEADER_GUESS + size, "{percent} %: {sent} of {size} bytes");
         let sent = broken_then(&shop, &format!("noranges/cut/{at}/"), "");
         assert!(sent <= bound(&shop, 1, 2) + 5 * at, "{percent} %: {sent} of {size} bytes");
     }
@@ -144,7 +144,7 @@ fn another_copy_on_the_server() {
         shop.check(&user, "new");
         assert!(!user.snapshot("py", "").exists());
         let sent = shop.sent(from, "/p.zst");
-        assert!(sent <= shop.size("p.zst") + HEAD_GUESS, "{percent} %: {sent}");
+        assert!(sent <= shop.size("p.zst") + HEADER_GUESS, "{percent} %: {sent}");
         user.ok(&["gc"]);
         finished(&shop, &user, "new");
     });
@@ -187,7 +187,10 @@ fn lives_too_short_for_it_add_up() {
         // Each life may lose a frame and a piece a connection, and asks for the head again.
         let lost = longest_frame(&shop.file("p.zst")) + 2 * (64 << 10);
         let sent = shop.sent(from, name);
-        assert!(sent <= size + lives * (2 * lost + HEAD_GUESS), "{name}: {sent} of {size} in {lives} lives");
+        assert!(
+            sent <= size + lives * (2 * lost + HEADER_GUESS),
+            "{name}: {sent} of {size} in {lives} lives"
+        );
     }
 }
 

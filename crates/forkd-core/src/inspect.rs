@@ -6,7 +6,7 @@ use crate::store::record::Provenance;
 use crate::store::root::Store;
 use crate::store::stored::parent_of;
 use forkd_format::manifest::{Base, RootfsSidecar, SNAPSHOT_JSON};
-use forkd_format::v3::{Plan, RunKind, frame_len, parse_data_frame};
+use forkd_format::paged::{Plan, RunKind, frame_len, parse_data_frame};
 use forkd_format::{Digest, Manifest, PAGE_SIZE, Tag};
 use std::io::Read;
 use std::path::Path;
@@ -140,7 +140,7 @@ fn paged_facts(header: &PagedHeader, frames: &mut impl Read, name: &str, env: En
     }
     Ok(PagedFacts {
         manifest_sha256: header.id.id().digest(),
-        head_bytes: header.index.head_len,
+        head_bytes: header.index.header_len,
         files,
         bases: header.manifest.bases.clone(),
     })

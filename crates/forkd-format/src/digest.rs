@@ -48,6 +48,11 @@ pub(crate) fn parse_hex(text: &str) -> Option<[u8; 32]> {
     Some(out)
 }
 
+/// The other way.
+pub(crate) fn write_hex(bytes: &[u8; 32], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+}
+
 impl TryFrom<String> for Digest {
     type Error = FormatError;
     fn try_from(text: String) -> Result<Self, FormatError> {
@@ -63,7 +68,7 @@ impl From<Digest> for String {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        write_hex(&self.0, f)
     }
 }
 

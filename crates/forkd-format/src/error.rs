@@ -33,9 +33,9 @@ pub enum FormatError {
     /// A frame that breaks RFC 8878, `docs/format/pack-v3.md` or our limits.
     #[error("zstd frame: {0}")]
     Frame(String),
-    /// A hash that is not 64 lower-case hexadecimal digits.
+    /// A file's root that is not 64 lower-case hexadecimal digits.
     #[error("'{0}' is not a root: expected 64 lower-case hexadecimal digits")]
-    TreeHash(String),
+    FileRoot(String),
     /// The index of a pack breaks a rule of `docs/format/pack-v3.md`.
     #[error("index: {0}")]
     Index(String),

@@ -6,11 +6,11 @@
 
 mod digest;
 mod error;
-pub mod frame;
 pub mod layout;
 mod little_endian;
 pub mod manifest;
 mod pack_format;
+pub mod paged;
 pub mod reader;
 pub mod recipe;
 mod reference;
@@ -20,7 +20,7 @@ mod sizes;
 mod snapshot;
 mod tag;
 mod tar;
-pub mod v3;
+pub mod zstd_frame;
 
 pub use digest::{Digest, Hasher};
 pub use error::FormatError;

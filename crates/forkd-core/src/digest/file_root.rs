@@ -1,7 +1,9 @@
 //! A file's root (`docs/format/pack-v3.md`), from its bytes in order.
 
 use forkd_format::PAGE_SIZE;
-use forkd_format::v3::{FRAME_SIZE, FrameHasher, RootHasher, TreeHash, page_count, zero_frame_hash};
+use forkd_format::paged::{
+    FRAME_SIZE, FileRoot, FrameHash, FrameHasher, RootHasher, page_count, zero_frame_hash,
+};
 
 /// Takes a file's bytes in order.
 #[derive(Default)]
@@ -54,7 +56,7 @@ impl TreeBuilder {
     }
 
     /// The root.
-    pub(crate) fn finish(mut self) -> TreeHash {
+    pub(crate) fn finish(mut self) -> FileRoot {
         if !self.frame.is_empty() {
             self.root.push(&hash(&self.frame));
         }
@@ -63,7 +65,7 @@ impl TreeBuilder {
 }
 
 /// The hash of a frame's bytes.
-fn hash(raw: &[u8]) -> TreeHash {
+fn hash(raw: &[u8]) -> FrameHash {
     let mut bitmap = vec![0; page_count(raw.len()).div_ceil(8)];
     for (i, _) in raw.chunks(PAGE_SIZE).enumerate().filter(|(_, page)| !forkd_sys::is_zero(page)) {
         bitmap[i / 8] |= 1 << (i % 8);

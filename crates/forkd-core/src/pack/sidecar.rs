@@ -3,8 +3,8 @@
 use crate::digest::block_sums::BlockSums;
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
-use forkd_format::frame::MAX_WINDOW_LOG;
 use forkd_format::manifest::RootfsSidecar;
+use forkd_format::zstd_frame::MAX_WINDOW_LOG;
 use forkd_format::{Digest, Hasher};
 use std::fs::File;
 use std::io::Read;

@@ -46,7 +46,7 @@ pub(crate) fn rank<'a>(context: &PullContext<'a>, offers: Vec<Offer>) -> Result<
     let mut best = u64::MAX;
     for offer in paged {
         let Some(extra) = missing_bases(&offer, &files, cache)? else { continue };
-        if best <= offer.header_bytes.unwrap_or(forkd_format::v3::HEAD_GUESS) {
+        if best <= offer.header_bytes.unwrap_or(forkd_format::paged::HEADER_GUESS) {
             continue;
         }
         let why = match offer.bases.iter().find(|base| base.kind == BaseKind::Snapshot) {

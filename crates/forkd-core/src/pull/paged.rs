@@ -24,7 +24,7 @@ use crate::unpack::job::UnpackJob;
 use crate::unpack::paged::PagedFiles;
 use crate::unpack::plan::{Outcome, UnpackPlan, UnpackReport, local_tags};
 use forkd_format::Tag;
-use forkd_format::v3::{FRAME_SIZE, frame_len};
+use forkd_format::paged::{FRAME_SIZE, frame_len};
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Read;
 use std::sync::Mutex;

@@ -9,7 +9,7 @@ use crate::pack::paged::header::PagedHeader;
 use crate::pack::stream::read::PackStream;
 use crate::pull::context::PullContext;
 use crate::pull::stream::{PartialPack, TeeReader};
-use forkd_format::v3::HEAD_GUESS;
+use forkd_format::paged::HEADER_GUESS;
 use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -52,7 +52,7 @@ pub(crate) fn probe<'a>(
     keep: Option<PartialPack>,
 ) -> Result<PackProbe<'a>> {
     let (location, env) = (&offer.location, context.env);
-    let first = offer.header_bytes.map_or(HEAD_GUESS, |bytes| bytes.clamp(LEAST, MOST));
+    let first = offer.header_bytes.map_or(HEADER_GUESS, |bytes| bytes.clamp(LEAST, MOST));
     let request = Request { end: Some(first), unless, ..Request::default() };
     let (download, ranged) = match context.remote.request(location, &request, env.cancel)? {
         Answer::NotModified => return Ok(PackProbe::NotModified),

@@ -1,7 +1,7 @@
 use crate::pack::paged::header::PagedHeader;
 use crate::store::by_content::{LocalBlocks, LocalFile};
 use forkd_format::Tag;
-use forkd_format::v3::frame_len;
+use forkd_format::paged::frame_len;
 use std::collections::BTreeMap;
 
 /// Frames that are not wanted are fetched along where they are so short that another request would cost more.

@@ -1,7 +1,7 @@
 use crate::digest::block_sums::BlockSums;
 use crate::digest::file_root::TreeBuilder;
 use crate::error::{Error, Kind, Result};
-use forkd_format::v3::TreeHash;
+use forkd_format::paged::FileRoot;
 use forkd_format::{Digest, Hasher, PAGE_SIZE, PIECE_SIZE, PackId, Tag};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, Metadata};
@@ -55,7 +55,7 @@ pub struct RecordedFile {
     pub sha256: Digest,
     /// What the file's 1 MiB frames make (`docs/format/pack-v3.md`), where that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub root: Option<TreeHash>,
+    pub root: Option<FileRoot>,
     /// Whether the SHA-256 is what a pack declared and nobody computed: then it was the root that was checked.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub declared: bool,
@@ -98,7 +98,7 @@ pub(crate) fn modified_ns(metadata: &Metadata) -> i64 {
 #[derive(Clone)]
 pub(crate) struct HashedFile {
     pub(crate) sha256: Digest,
-    pub(crate) root: TreeHash,
+    pub(crate) root: FileRoot,
     pub(crate) size: u64,
     pub(crate) blocks: String,
     pub(crate) mtime_ns: i64,

@@ -2,7 +2,7 @@ use crate::error::{Error, Kind, Result};
 use crate::store::record::{HashedFile, Record, RecordedFile, modified_ns};
 use crate::store::small_file::read_small;
 use forkd_format::manifest::{MEMORY, ROOTFS, SNAPSHOT_JSON, VMSTATE};
-use forkd_format::v3::TreeHash;
+use forkd_format::paged::FileRoot;
 use forkd_format::{Digest, Snapshot, Tag};
 use std::fs::{self, Metadata};
 use std::path::{Path, PathBuf};
@@ -64,7 +64,7 @@ impl Stored {
     }
 
     /// The same for its root.
-    pub(crate) fn root(&self, name: &str, path: &Path, read: bool) -> Result<TreeHash> {
+    pub(crate) fn root(&self, name: &str, path: &Path, read: bool) -> Result<FileRoot> {
         let metadata = path.metadata().map_err(Error::io("read", path))?;
         match self.untouched(name, &metadata).filter(|_| !read).and_then(|file| file.root) {
             Some(root) => Ok(root),

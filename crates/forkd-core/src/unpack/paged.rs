@@ -223,7 +223,8 @@ impl<'a> PagedFiles<'a> {
     fn advance_zeros(&self) {
         for table in &self.header.index.files {
             let zeros = table.frames.iter().enumerate().filter(|(_, frame)| frame.is_none());
-            let bytes = zeros.map(|(number, _)| forkd_format::v3::frame_len(table.size, number) as u64).sum();
+            let bytes =
+                zeros.map(|(number, _)| forkd_format::paged::frame_len(table.size, number) as u64).sum();
             Sink::advance(self.staged, bytes);
         }
     }
@@ -255,7 +256,7 @@ impl FrameTarget for PagedFiles<'_> {
 
     fn landed(&self, id: usize, len: usize) -> Result<()> {
         let (file, number) = self.header.place(id);
-        self.staged.frame_landed(self.ids[file], number as u64 * forkd_format::v3::FRAME_SIZE as u64, len);
+        self.staged.frame_landed(self.ids[file], number as u64 * forkd_format::paged::FRAME_SIZE as u64, len);
         self.tell.map_or(Ok(()), |tell| tell(id))
     }
 }

@@ -1,7 +1,7 @@
 //! Files that the frames of a pack refer to and that are not in it (`docs/format/pack-v3.md`).
 
 use crate::digest::Digest;
-use crate::v3::TreeHash;
+use crate::paged::FileRoot;
 use serde::{Deserialize, Deserializer, Serialize};
 
 /// The longest name of a base, in bytes.
@@ -34,7 +34,7 @@ pub struct Base {
     /// By which a whole file is recognised.
     pub sha256: Digest,
     /// By which a file is recognised frame by frame.
-    pub root: TreeHash,
+    pub root: FileRoot,
     /// Pages of it that frames copy.
     pub copied_pages: u64,
     /// Pages of it that frames are compressed with.

@@ -1,8 +1,8 @@
 //! The files of a pack, and the links of a chain that they belong to.
 
 use crate::digest::Digest;
+use crate::paged::FileRoot;
 use crate::tag::Tag;
-use crate::v3::TreeHash;
 use serde::{Deserialize, Serialize};
 
 /// The name of the manifest inside a pack; always the first entry.
@@ -36,7 +36,7 @@ pub struct FileEntry {
     pub sha256: Digest,
     /// What its frames make (version 3 only, where every file has one). There it is what is checked when the file is unpacked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub root: Option<TreeHash>,
+    pub root: Option<FileRoot>,
 }
 
 /// One snapshot of a chain: `[[chain]]`.

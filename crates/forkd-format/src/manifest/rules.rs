@@ -3,9 +3,9 @@
 use super::document::Manifest;
 use super::link::{FILE_ORDER, Link, MAX_CHAIN, MAX_UNPACKED, ROOTFS, SNAPSHOT_JSON};
 use crate::error::{FormatError, shorten};
+use crate::paged::MAX_BASES;
 use crate::snapshot::Snapshot;
 use crate::tag::Tag;
-use crate::v3::MAX_BASES;
 
 /// Checks every rule that a manifest can be held to by itself.
 pub(super) fn check(manifest: &Manifest) -> Result<(), FormatError> {

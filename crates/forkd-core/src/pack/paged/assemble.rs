@@ -7,7 +7,7 @@ use crate::pack::paged::header::PagedHeader;
 use crate::pack::paged::page_source::PageSource;
 use crate::pipeline::mutex::lock;
 use forkd_format::FormatError;
-use forkd_format::v3::{FRAME_PAGES, FRAME_SIZE, Plan, frame_len, parse_data_frame};
+use forkd_format::paged::{FRAME_PAGES, FRAME_SIZE, Plan, frame_len, parse_data_frame};
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;

@@ -7,7 +7,7 @@ use crate::pack::paged::page_source::PageSource;
 use crate::store::record::HashedFile;
 use crate::store::stored::Stored;
 use forkd_format::manifest::{Base, BaseKind};
-use forkd_format::v3::MAX_BASES;
+use forkd_format::paged::MAX_BASES;
 use std::path::Path;
 
 /// A base file, open.

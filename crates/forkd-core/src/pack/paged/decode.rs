@@ -2,8 +2,8 @@
 
 use crate::error::{Error, Result};
 use crate::pack::paged::page_source::PageSource;
-use forkd_format::frame::{FrameHeader, FrameScanner};
-use forkd_format::v3::{FRAME_SIZE, MAX_WINDOW, Plan, Run, RunKind, StoredFrame, frame_hash};
+use forkd_format::paged::{FRAME_SIZE, MAX_WINDOW, PageRun, Plan, RunKind, StoredFrame, frame_hash};
+use forkd_format::zstd_frame::{FrameHeader, FrameScanner};
 use forkd_format::{FormatError, PAGE_SIZE};
 use xxhash_rust::xxh3::Xxh3Default;
 use zstd::zstd_safe::DCtx;
@@ -66,7 +66,7 @@ impl Pages {
     }
 
     #[cfg(fuzzing)]
-    pub(crate) fn facts(&self, len: usize, bitmap: &[u8]) -> (forkd_format::v3::TreeHash, u64) {
+    pub(crate) fn facts(&self, len: usize, bitmap: &[u8]) -> (forkd_format::paged::FrameHash, u64) {
         (frame_hash(len, bitmap, &self.bytes[..self.len]), self.sum(len))
     }
 
@@ -120,7 +120,7 @@ pub(crate) fn decode(
     let target = if copies { &mut scratch.data } else { &mut pages.bytes };
     decompress(zstd_part, &scratch.prefix, &mut target[..data_len])?;
     let mut taken = 0;
-    for (at, Run { kind, count }) in plan.placed() {
+    for (at, PageRun { kind, count }) in plan.placed() {
         let offset = at * PAGE_SIZE;
         let run_len = (count * PAGE_SIZE).min(len - offset);
         match kind {

@@ -3,8 +3,9 @@
 use crate::error::{Error, Kind, Result};
 use crate::pack::paged::search::{PageRef, Search};
 use forkd_format::PAGE_SIZE;
-use forkd_format::v3::{
-    MAX_PREFIX_PAGES, Plan, RefRun, Run, RunKind, SKIPPABLE_HEADER, TreeHash, data_frame_header, frame_hash,
+use forkd_format::paged::{
+    FrameHash, MAX_PREFIX_PAGES, PageRun, Plan, RefRun, RunKind, SKIPPABLE_HEADER, data_frame_header,
+    frame_hash,
 };
 use zstd::zstd_safe::{CCtx, CParameter, compress_bound};
 
@@ -25,7 +26,7 @@ pub(crate) struct PagePlace {
 
 /// A frame, as it goes into the pack.
 pub(crate) struct EncodedFrame {
-    pub(crate) hash: TreeHash,
+    pub(crate) hash: FrameHash,
     pub(crate) sum: u64,
     pub(crate) bytes: Vec<u8>,
     pub(crate) plan: Plan,
@@ -101,7 +102,7 @@ impl Maker {
                 return;
             }
         }
-        self.plan.runs.push(Run { kind, count: 1 });
+        self.plan.runs.push(PageRun { kind, count: 1 });
     }
 
     /// Decides where a page that is not zero comes from.
@@ -118,7 +119,7 @@ impl Maker {
             return Ok(());
         }
         // What follows the page that was copied last is likely to follow here too.
-        if let Some(Run { kind: RunKind::Copy { source, page: first }, count }) = self.plan.runs.last() {
+        if let Some(PageRun { kind: RunKind::Copy { source, page: first }, count }) = self.plan.runs.last() {
             let next = PageRef { source: *source, page: first + *count as u64 };
             let file = search.source(next.source);
             if next.page < file.pages() && allowed(next) {

@@ -4,7 +4,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pack::computed_id::ComputedId;
 use crate::pack::stream::read::PackStream;
 use crate::pack::stream::zstd_frames::{Rest, read_error};
-use forkd_format::v3::{Index, SKIPPABLE_HEADER, StoredFrame, TreeHash, parse_index_frame_header};
+use forkd_format::paged::{FileRoot, Index, SKIPPABLE_HEADER, StoredFrame, parse_index_frame_header};
 use forkd_format::{Digest, FormatError, Manifest};
 use std::io::Read;
 
@@ -37,9 +37,9 @@ impl PagedHeader {
         let mut header = [0; SKIPPABLE_HEADER];
         read_exact(&mut rest, &mut header, name)?;
         let room = u64::from(parse_index_frame_header(&header).map_err(malformed)?);
-        let files: Vec<(u64, TreeHash)> = manifest
+        let files: Vec<(u64, FileRoot)> = manifest
             .files()
-            .map(|(_, file)| (file.size, file.root.unwrap_or_else(|| TreeHash::from_bytes([0; 32]))))
+            .map(|(_, file)| (file.size, file.root.unwrap_or_else(|| FileRoot::from_bytes([0; 32]))))
             .collect();
         let sizes: Vec<u64> = files.iter().map(|(size, _)| *size).collect();
         let most = Index::max_len(&sizes);
@@ -64,8 +64,8 @@ impl PagedHeader {
         }
         let index = Index::parse(bytes, &files).map_err(malformed)?;
         let head_len = at + SKIPPABLE_HEADER as u64 + room;
-        if index.head_len != head_len {
-            return Err(wrong(format!("the first frame is at {head_len}; it says {}", index.head_len)));
+        if index.header_len != head_len {
+            return Err(wrong(format!("the first frame is at {head_len}; it says {}", index.header_len)));
         }
         let mut first = Vec::with_capacity(files.len());
         let mut places = Vec::new();
@@ -111,7 +111,7 @@ impl PagedHeader {
 
     /// Where the frames end.
     pub(crate) fn data_end(&self) -> u64 {
-        self.index.head_len + self.index.data_len
+        self.index.header_len + self.index.data_len
     }
 
     /// Holds the size of the whole pack against the index.

@@ -16,7 +16,7 @@ pub(crate) mod write;
 #[cfg(fuzzing)]
 #[must_use]
 pub fn fuzz_frame(body: &[u8], len: usize, files: &[std::fs::File]) -> Option<Vec<(usize, Vec<u8>)>> {
-    use forkd_format::v3::{Plan, StoredFrame, zero_frame_hash};
+    use forkd_format::paged::{Plan, StoredFrame, zero_frame_hash};
     let source = |file: &std::fs::File| {
         let size = file.metadata().ok()?.len();
         Some(PageSource { file: file.try_clone().ok(), path: "fuzzed".into(), size })

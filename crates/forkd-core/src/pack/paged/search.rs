@@ -7,7 +7,7 @@ use crate::pack::paged::page_source::PageSource;
 use crate::pipeline::buffers::Buffers;
 use crate::pipeline::lanes::{self, LaneKind};
 use forkd_format::PAGE_SIZE;
-use forkd_format::v3::FRAME_SIZE;
+use forkd_format::paged::FRAME_SIZE;
 use std::fs::File;
 use std::sync::Mutex;
 

@@ -16,7 +16,7 @@ use crate::pipeline::mutex::lock;
 use crate::store::root::Store;
 use forkd_format::layout::END_OF_ARCHIVE;
 use forkd_format::manifest::{Base, IndexEntry};
-use forkd_format::v3::{
+use forkd_format::paged::{
     FRAME_PAGES, FRAME_SIZE, FileFrames, Index, SKIPPABLE_HEADER, StoredFrame, frame_count,
     index_frame_header,
 };
@@ -155,7 +155,7 @@ fn finish(
     for (input, frames) in inputs.iter().zip(&files) {
         manifest.links[input.link].files[input.index].root = Some(frames.root());
     }
-    let index = Index { head_len: room as u64, data_len, files }.to_bytes();
+    let index = Index { header_len: room as u64, data_len, files }.to_bytes();
     manifest.index = Some(IndexEntry { size: index.len() as u64, sha256: Digest::of(&index) });
     complete(manifest, inputs, digests)?;
     let mut front = vec![0; room];

@@ -3,7 +3,7 @@
 use crate::env::Cancel;
 use crate::error::{Error, Result};
 use crate::pipeline::buffers::{Buffer, Buffers};
-use forkd_format::frame::{FrameHeader, FrameScanner, MAX_WINDOW_LOG};
+use forkd_format::zstd_frame::{FrameHeader, FrameScanner, MAX_WINDOW_LOG};
 use forkd_format::{FormatError, PIECE_SIZE};
 use std::io::Read;
 use std::sync::Arc;

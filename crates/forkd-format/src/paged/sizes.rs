@@ -14,8 +14,8 @@ pub const MAX_WINDOW: u64 = 8 << 20;
 pub const MAX_BASES: usize = 1024;
 /// The longest frame, in bytes: a whole frame that does not compress, its plan, and what zstd adds.
 pub const MAX_FRAME_LEN: usize = FRAME_SIZE + (64 << 10);
-/// What a reader asks for first where it does not know how long a head is, in bytes.
-pub const HEAD_GUESS: u64 = 64 << 10;
+/// What a reader asks for first where it does not know how long a pack's header is, in bytes.
+pub const HEADER_GUESS: u64 = 64 << 10;
 
 /// How many frames cover a file of so many bytes.
 #[must_use]

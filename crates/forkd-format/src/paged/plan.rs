@@ -34,7 +34,7 @@ pub enum RunKind {
 
 /// Pages of the frame, one after another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Run {
+pub struct PageRun {
     /// Where they come from.
     pub kind: RunKind,
     /// How many pages of the frame, from 1.
@@ -42,7 +42,7 @@ pub struct Run {
 }
 
 /// A run and where it begins in the frame, in pages.
-pub type PageRun = (usize, Run);
+pub type PlacedRun = (usize, PageRun);
 
 /// Where the pages of a frame come from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub struct Plan {
     /// The pages that, one after another, are the prefix with which the zstd part was compressed.
     pub prefix: Vec<RefRun>,
     /// All pages of the frame, in order.
-    pub runs: Vec<Run>,
+    pub runs: Vec<PageRun>,
 }
 
 impl Plan {
@@ -65,7 +65,7 @@ impl Plan {
             last.put(&mut body, run.source, run.page, run.count);
         }
         let mut last = Position::default();
-        for Run { kind, count } in &self.runs {
+        for PageRun { kind, count } in &self.runs {
             let code = match kind {
                 RunKind::Zero => 0,
                 RunKind::Data => 1,
@@ -150,7 +150,7 @@ impl Plan {
             if matches!(kind, RunKind::Copy { .. }) && at == all && !len.is_multiple_of(PAGE_SIZE) {
                 return Err(wrong("copies a page that is not whole"));
             }
-            plan.runs.push(Run { kind, count });
+            plan.runs.push(PageRun { kind, count });
         }
         if reader.at != end {
             return Err(wrong("goes on behind the last page"));
@@ -159,7 +159,7 @@ impl Plan {
     }
 
     /// The runs and where each begins.
-    pub fn placed(&self) -> impl Iterator<Item = PageRun> + '_ {
+    pub fn placed(&self) -> impl Iterator<Item = PlacedRun> + '_ {
         self.runs.iter().scan(0, |at, run| {
             let begin = *at;
             *at += run.count;
@@ -274,10 +274,10 @@ mod tests {
                 RefRun { source: 0, page: 999, count: 1 },
             ],
             runs: vec![
-                Run { kind: RunKind::Zero, count: 100 },
-                Run { kind: RunKind::Data, count: 56 },
-                Run { kind: RunKind::Copy { source: 3, page: 0 }, count: 90 },
-                Run { kind: RunKind::Copy { source: 1, page: 17 }, count: 10 },
+                PageRun { kind: RunKind::Zero, count: 100 },
+                PageRun { kind: RunKind::Data, count: 56 },
+                PageRun { kind: RunKind::Copy { source: 3, page: 0 }, count: 90 },
+                PageRun { kind: RunKind::Copy { source: 1, page: 17 }, count: 10 },
             ],
         }
     }
@@ -298,10 +298,10 @@ mod tests {
 
     #[test]
     fn the_last_page_may_be_short_where_it_is_data() {
-        let data = Plan { prefix: vec![], runs: vec![Run { kind: RunKind::Data, count: 2 }] };
+        let data = Plan { prefix: vec![], runs: vec![PageRun { kind: RunKind::Data, count: 2 }] };
         assert_eq!(data.data_len(4100), 4100);
         assert!(Plan::parse(&data.to_bytes(), 4100, pages).is_ok());
-        let copy = Run { kind: RunKind::Copy { source: 0, page: 0 }, count: 2 };
+        let copy = PageRun { kind: RunKind::Copy { source: 0, page: 0 }, count: 2 };
         let copy = Plan { prefix: vec![], runs: vec![copy] };
         assert!(Plan::parse(&copy.to_bytes(), 8192, pages).is_ok());
         assert!(Plan::parse(&copy.to_bytes(), 4100, pages).is_err());

@@ -1,6 +1,7 @@
 //! The table of a pack's frames.
 
-use super::file_root::{RootHasher, TreeHash, zero_frame_hash};
+use super::file_root::{FileRoot, RootHasher};
+use super::frame_hash::{FrameHash, zero_frame_hash};
 use super::sizes::{FRAME_SIZE, MAX_FRAME_LEN, frame_count, frame_len};
 use crate::error::FormatError;
 use crate::little_endian::{le32, le64};
@@ -18,7 +19,7 @@ const KNOWN_INCOMPATIBLE: u64 = 0;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoredFrame {
     /// Of what it decodes to, checked whenever it is decoded.
-    pub hash: TreeHash,
+    pub hash: FrameHash,
     /// XXH3-64 of what it decodes to, zeros included: finds the same bytes elsewhere, proves nothing.
     pub sum: u64,
     /// Where it begins in the pack, in bytes.
@@ -39,7 +40,7 @@ pub struct FileFrames {
 impl FileFrames {
     /// The file's root, from its frames.
     #[must_use]
-    pub fn root(&self) -> TreeHash {
+    pub fn root(&self) -> FileRoot {
         let mut root = RootHasher::default();
         for (number, frame) in self.frames.iter().enumerate() {
             let zero = || zero_frame_hash(frame_len(self.size, number));
@@ -53,7 +54,7 @@ impl FileFrames {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Index {
     /// Bytes before the first frame.
-    pub head_len: u64,
+    pub header_len: u64,
     /// Bytes of all frames together.
     pub data_len: u64,
     /// Files in the order of the manifest.
@@ -84,7 +85,7 @@ impl Index {
         out.extend_from_slice(&0_u32.to_le_bytes());
         out.extend_from_slice(&0_u64.to_le_bytes());
         out.extend_from_slice(&0_u64.to_le_bytes());
-        out.extend_from_slice(&self.head_len.to_le_bytes());
+        out.extend_from_slice(&self.header_len.to_le_bytes());
         out.extend_from_slice(&self.data_len.to_le_bytes());
         out.extend_from_slice(&(self.files.len() as u32).to_le_bytes());
         out.extend_from_slice(&(stored as u32).to_le_bytes());
@@ -110,7 +111,7 @@ impl Index {
     ///
     /// # Errors
     /// [`FormatError::Index`] where it breaks a rule of `docs/format/pack-v3.md`.
-    pub fn parse(bytes: &[u8], files: &[(u64, TreeHash)]) -> Result<Self, FormatError> {
+    pub fn parse(bytes: &[u8], files: &[(u64, FileRoot)]) -> Result<Self, FormatError> {
         let cut = || wrong("it is cut off");
         if bytes.get(..8) != Some(MAGIC) {
             return Err(wrong("it does not begin like one"));
@@ -125,7 +126,7 @@ impl Index {
                 "it uses features {incompatible:#x}, which this forkd does not know (a newer forkd may read it)"
             )));
         }
-        let (head_len, data_len) = (le64(bytes, 32).ok_or_else(cut)?, le64(bytes, 40).ok_or_else(cut)?);
+        let (header_len, data_len) = (le64(bytes, 32).ok_or_else(cut)?, le64(bytes, 40).ok_or_else(cut)?);
         let declared = [48, 52, 56, 60].map(|at| le32(bytes, at).unwrap_or(0) as usize);
         let [count, stored, page, frame] = declared;
         if (count, page, frame) != (files.len(), PAGE_SIZE, FRAME_SIZE) {
@@ -135,7 +136,7 @@ impl Index {
             )));
         }
         let mut at = header;
-        let mut offset = head_len;
+        let mut offset = header_len;
         let mut seen = 0;
         let mut parsed = Vec::with_capacity(files.len());
         for (number, (size, root)) in files.iter().enumerate() {
@@ -160,7 +161,7 @@ impl Index {
                 if !(9..=MAX_FRAME_LEN).contains(&(len as usize)) {
                     return Err(wrong(format!("a frame of {len} bytes; at most {MAX_FRAME_LEN} are read")));
                 }
-                table.push(Some(StoredFrame { hash: TreeHash::from_bytes(hash), sum, offset, len }));
+                table.push(Some(StoredFrame { hash: FrameHash::from_bytes(hash), sum, offset, len }));
                 offset =
                     offset.checked_add(u64::from(len)).ok_or_else(|| wrong("it lies beyond any file"))?;
                 seen += 1;
@@ -173,14 +174,14 @@ impl Index {
             }
             parsed.push(file);
         }
-        if at != bytes.len() || seen != stored || offset - head_len != data_len {
+        if at != bytes.len() || seen != stored || offset - header_len != data_len {
             return Err(wrong(format!(
                 "{seen} frames of {} bytes in {at} bytes of index; it declares {stored} of {data_len} in {}",
-                offset - head_len,
+                offset - header_len,
                 bytes.len()
             )));
         }
-        Ok(Self { head_len, data_len, files: parsed })
+        Ok(Self { header_len, data_len, files: parsed })
     }
 
     /// Stored frames in the order in which they lie: file, number in the file, frame.
@@ -199,9 +200,9 @@ fn wrong(message: impl Into<String>) -> FormatError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::v3::frame_hash;
+    use crate::paged::frame_hash;
 
-    fn sample() -> (Index, Vec<(u64, TreeHash)>) {
+    fn sample() -> (Index, Vec<(u64, FileRoot)>) {
         let hash = |seed: u8| frame_hash(FRAME_SIZE, &[seed; 32], &[seed]);
         let mut offset = 5000;
         let mut frame = |seed: u8, len: u32| {
@@ -216,7 +217,7 @@ mod tests {
             FileFrames { size: 1 << 20, frames: vec![None] },
         ];
         let declared = files.iter().map(|file| (file.size, file.root())).collect();
-        (Index { head_len: 5000, data_len: 109 + (1 << 20), files }, declared)
+        (Index { header_len: 5000, data_len: 109 + (1 << 20), files }, declared)
     }
 
     #[test]
@@ -236,7 +237,7 @@ mod tests {
             let mut flipped = bytes.clone();
             flipped[at / 8] ^= 1 << (at % 8);
             // Not checked here but by what the manifest says of the whole index: reserved bytes, compatible features, sums,
-            // lengths that make up for each other, and where the head ends.
+            // lengths that make up for each other, and where the header ends.
             if let Ok(parsed) = Index::parse(&flipped, &declared) {
                 let unused = (12..16).contains(&(at / 8)) || (24..40).contains(&(at / 8));
                 let sums = parsed.files[0].frames.iter().flatten().map(|frame| frame.sum);

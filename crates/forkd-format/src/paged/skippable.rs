@@ -1,5 +1,4 @@
-//! What stands before the frames of a pack: the manifest, as the first entry of a tar stream as in every pack, and the index, in a
-//! skippable zstd frame.
+//! The skippable zstd frames (RFC 8878, 3.1.2) around the index and the frames of a paged pack: readers of other formats pass over them.
 
 use crate::error::FormatError;
 use crate::little_endian::le32;

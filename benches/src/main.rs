@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a benchmark program")]
 
 use forkd_format::{Digest, PAGE_SIZE, PIECE_SIZE};
-use forkd_testing::Hub;
+use forkd_testing::TestHub;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -90,7 +90,7 @@ fn main() {
 
     let hub_dir = root.join("hub");
     fs::create_dir(&hub_dir).unwrap();
-    let hub = Hub::start(&hub_dir);
+    let hub = TestHub::start(&hub_dir);
     let names = ["H", "H1", "Z", "D", "W", "pack", "unpack", "pull"];
     let [mut h, mut h1, mut z, mut d, mut w, mut pack, mut unpack, mut pull] =
         names.map(|name| Series(name, Vec::new()));

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a benchmark program")]
 
 use forkd_core::{Cancel, Env, Silent};
-use forkd_testing::Hub;
+use forkd_testing::TestHub;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -252,7 +252,7 @@ fn pulls(bench: &Bench) {
     let registry =
         json!({ "schema_version": 1, "packages": { "acme/numpy": { "versions": { "latest": version } } } });
     fs::write(hub_dir.join("registry.json"), registry.to_string()).unwrap();
-    let hub = Hub::start(&hub_dir);
+    let hub = TestHub::start(&hub_dir);
     let home = bench.work.path().join("home");
     fs::create_dir_all(home.join("forkd/snapshots")).unwrap();
     let copied = Command::new("cp")
@@ -265,7 +265,7 @@ fn pulls(bench: &Bench) {
     let url = hub.url("registry.json");
     let args = ["pull", "-q", "acme/numpy", "--hub", &url];
     let (took, _) = bench.run(&home, &args);
-    let moved: u64 = hub.requests().iter().map(forkd_testing::Asked::bytes).sum();
+    let moved: u64 = hub.requests().iter().map(forkd_testing::LoggedRequest::bytes).sum();
     let delta = delta.metadata().unwrap().len();
     println!(
         "pull of version 2 with version 1 here: {moved} bytes, {:.2} s; the delta has {delta}",
@@ -276,7 +276,7 @@ fn pulls(bench: &Bench) {
     let before = hub.requests().len();
     bench.run(&home, &args);
     let again = &hub.requests()[before..];
-    let body: u64 = again.iter().map(forkd_testing::Asked::bytes).sum();
+    let body: u64 = again.iter().map(forkd_testing::LoggedRequest::bytes).sum();
     println!("pull again: {} request, {body} bytes of body", again.len());
     verdict("requests of a repeated pull", again.len() as f64, 1.0);
     verdict("body of a repeated pull", body as f64, 0.0);

@@ -200,7 +200,7 @@ fn build(plan: &DiskPlan, found: Found, writer: &CacheWriter, context: &Context<
             let quiet = context.output.is_quiet();
             debian.build(&packages, &tar, env, &mut |said| {
                 if !quiet {
-                    let _ = crate::machines::pass_on(forkd_core::machine::Output::Err, said);
+                    let _ = crate::machines::pass_on(forkd_core::machine::Stream::Err, said);
                 }
             })?;
             context.output.line(&format!("✓ installed in {}", seconds(begun.elapsed())));

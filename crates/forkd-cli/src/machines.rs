@@ -4,7 +4,7 @@ use crate::commands::Context;
 use crate::config;
 use crate::output::printable;
 use anyhow::Result;
-use forkd_core::machine::{Child, Exit, Guest, Output as Stream, Runtime};
+use forkd_core::machine::{DetachedChild, Exit, Guest, Runtime, Stream};
 use forkd_core::{Error, Kind};
 use forkd_engine::Qemu;
 use serde_json::Value;
@@ -32,20 +32,20 @@ impl Machines {
         Self { engine: Qemu::unfound(), runtime: Runtime::new(config::runtime_dir()) }
     }
 
-    pub(crate) fn child(&self, id: &str) -> Result<Child> {
+    pub(crate) fn child(&self, id: &str) -> Result<DetachedChild> {
         Ok(self.runtime.child(&self.engine, id)?)
     }
 
     /// A conversation with a child.
     #[allow(clippy::unused_self, reason = "what is talked to are machines")]
-    pub(crate) fn talk(&self, child: &Child, context: &Context<'_>) -> Result<Guest> {
+    pub(crate) fn talk(&self, child: &DetachedChild, context: &Context<'_>) -> Result<Guest> {
         forkd_core::machine::talk(child, Duration::from_secs(30), context.env())
             .map_err(|e| explain(child, &e).into())
     }
 }
 
 /// Says what became of a child with which a conversation failed.
-pub(crate) fn explain(child: &Child, error: &Error) -> Error {
+pub(crate) fn explain(child: &DetachedChild, error: &Error) -> Error {
     if error.kind() == Kind::Interrupted {
         return Error::new(Kind::Interrupted, "interrupted; what ran in the child was ended");
     }

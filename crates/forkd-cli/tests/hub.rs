@@ -4,15 +4,15 @@
 mod common;
 
 use common::{User, names, three_links};
-use forkd_testing::{Hub, SIGNATURE, sha256, tree};
+use forkd_testing::{SIGNATURE, TestHub, sha256, tree};
 use std::time::{Duration, Instant};
 
 /// A publisher with a pack in a hub's folder, listed in its registry as `acme/py`.
-fn published(tag: &str) -> (User, Hub) {
+fn published(tag: &str) -> (User, TestHub) {
     let user = User::new();
     let dir = user.path("hub");
     std::fs::create_dir(&dir).unwrap();
-    let hub = Hub::start(&dir);
+    let hub = TestHub::start(&dir);
     user.with(tag, 1);
     let url = hub.url(&format!("py.zst?{SIGNATURE}"));
     user.ok(&["push", "--tag", tag, &url]);
@@ -36,7 +36,7 @@ fn replace_registry(user: &User, from: &str, to: &str) {
 fn push_prints_its_steps_and_never_the_signature() {
     let user = User::new();
     std::fs::create_dir(user.path("hub")).unwrap();
-    let hub = Hub::start(&user.path("hub"));
+    let hub = TestHub::start(&user.path("hub"));
     user.with("py", 1);
     let url = hub.url(&format!("py.zst?{SIGNATURE}"));
     let seen = user.run(&["push", "--tag", "py", &url]);
@@ -82,7 +82,7 @@ fn an_interrupted_push_removes_its_pack() {
     for signal in ["-INT", "-TERM"] {
         let user = User::new();
         std::fs::create_dir(user.path("hub")).unwrap();
-        let hub = Hub::start(&user.path("hub"));
+        let hub = TestHub::start(&user.path("hub"));
         user.with("py", 1);
         let url = hub.url(&format!("stall/1/py.zst?{SIGNATURE}"));
         let mut child = user
@@ -245,7 +245,7 @@ fn a_chain_travels_whole() {
     let (publisher, user) = (User::new(), User::new());
     three_links(&publisher);
     std::fs::create_dir(publisher.path("hub")).unwrap();
-    let hub = Hub::start(&publisher.path("hub"));
+    let hub = TestHub::start(&publisher.path("hub"));
     publisher.ok(&["push", "--tag", "top", &hub.url(&format!("c.zst?{SIGNATURE}"))]);
     let pinned = format!("{}#sha256={}", hub.url("c.zst"), sha256(&publisher.path("hub/c.zst")));
     assert!(user.ok(&["pull", &pinned]).contains("✓ unpacked # chain link(s), head = 'top'"));

@@ -5,7 +5,7 @@ mod common;
 
 use common::User;
 use common::shop::{Shop, noise};
-use forkd_testing::Hub;
+use forkd_testing::TestHub;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A publisher of `py` as version 1 and 3, and of the chain of `top` as 2 and 3.
@@ -115,7 +115,7 @@ fn a_redirect_serves_ranges_too() {
 #[test]
 fn a_registrys_password_stays_with_its_host() {
     let shop = shop();
-    let elsewhere = Hub::start(&shop.user.path("hub"));
+    let elsewhere = TestHub::start(&shop.user.path("hub"));
     let mut artifact = shop.artifact("py3.zst");
     artifact["url"] = elsewhere.url("py3.zst").into();
     shop.list(&[("v1", shop.version("py1.zst", &[artifact]))]);

@@ -12,7 +12,7 @@ use forkd_core::{
 };
 use forkd_format::Tag;
 use forkd_remote::{AnyRemote, HttpOptions};
-use forkd_sys::{Call, Disk};
+use forkd_sys::{Call, DiskIo};
 use std::fs::{File, Permissions};
 use std::io::{Read, Seek};
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -56,7 +56,7 @@ fn failing(store: &Store, at: usize, forever: bool) -> (Store, Arc<AtomicUsize>)
             Ok(())
         }
     });
-    (store.clone().with_disk(Disk::with_probe(probe)), count)
+    (store.clone().with_disk(DiskIo::with_probe(probe)), count)
 }
 
 fn nothing_left(store: &Store, when: &str) {

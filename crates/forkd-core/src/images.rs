@@ -1,6 +1,6 @@
 use crate::error::Result;
 use crate::store::root::Store;
-use crate::store::stored::{Stored, parent_of};
+use crate::store::stored::{StoredSnapshot, parent_of};
 use forkd_format::Tag;
 use forkd_format::manifest::MEMORY;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 /// A snapshot as a list shows it.
 #[derive(Debug, Clone)]
-pub struct Image {
+pub struct SnapshotSummary {
     /// Its tag.
     pub tag: Tag,
     /// Its folder.
@@ -33,12 +33,12 @@ pub struct Image {
 ///
 /// # Errors
 /// [`crate::error::Error::Io`] where the store's folder cannot be read.
-pub fn images(store: &Store) -> Result<Vec<Image>> {
+pub fn images(store: &Store) -> Result<Vec<SnapshotSummary>> {
     let tags = store.tags()?;
     Ok(tags.iter().filter_map(|tag| store.load(tag).ok()).map(|stored| image(store, stored)).collect())
 }
 
-fn image(store: &Store, stored: Stored) -> Image {
+fn image(store: &Store, stored: StoredSnapshot) -> SnapshotSummary {
     let memory = stored.dir.join(MEMORY).metadata();
     let disk_size = stored
         .bodies()
@@ -46,7 +46,7 @@ fn image(store: &Store, stored: Stored) -> Image {
         .filter_map(|(_, path)| path.metadata().ok())
         .map(|m| forkd_sys::allocated(&m))
         .sum();
-    Image {
+    SnapshotSummary {
         disk_size,
         memory: memory.as_ref().map_or(0, std::fs::Metadata::len),
         created: memory.and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH),

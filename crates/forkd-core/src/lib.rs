@@ -27,7 +27,7 @@ pub mod store;
 pub use chain::{ChainInfo, EngineFields, LinkInfo, chain_info, compact};
 pub use env::{Cancel, Env, Progress, Silent};
 pub use error::{Error, Kind, Result};
-pub use images::{Image, images};
+pub use images::{SnapshotSummary, images};
 pub use inspect::{FileFacts, FrameFacts, Inspection, LinkFacts, PagedFacts, inspect_file, inspect_tag};
 pub use pack::computed_id::ComputedId;
 pub use pack::options::{PackOptions, PackReport};

@@ -10,7 +10,7 @@ use crate::pack::stream::read::PackStream;
 use crate::store::lock::LockKind;
 use crate::store::record::HashedFile;
 use crate::store::root::Store;
-use crate::store::stored::Stored;
+use crate::store::stored::StoredSnapshot;
 use crate::unpack::plan::UnpackOptions;
 use forkd_format::manifest::SNAPSHOT_JSON;
 use forkd_format::reader::FileId;
@@ -68,7 +68,7 @@ pub fn verify_tag(store: &Store, tag: &Tag, env: Env<'_>) -> Result<VerifyReport
     let chain = store.chain(tag)?;
     let total = chain
         .iter()
-        .flat_map(Stored::bodies)
+        .flat_map(StoredSnapshot::bodies)
         .filter_map(|(_, path)| path.metadata().ok())
         .map(|m| m.len())
         .sum();
@@ -85,7 +85,7 @@ struct Check<'a> {
     path: PathBuf,
 }
 
-fn verify_chain(chain: &[Stored], env: Env<'_>) -> Result<VerifyReport> {
+fn verify_chain(chain: &[StoredSnapshot], env: Env<'_>) -> Result<VerifyReport> {
     let mut checks = Vec::new();
     for (link, stored) in chain.iter().enumerate() {
         let names = stored.record.iter().flat_map(|record| &record.files).map(|file| file.path.as_str());
@@ -144,7 +144,7 @@ fn verify_chain(chain: &[Stored], env: Env<'_>) -> Result<VerifyReport> {
     Ok(report)
 }
 
-fn broken_edges(chain: &[Stored], memories: &[Option<Digest>]) -> Result<Vec<Damage>> {
+fn broken_edges(chain: &[StoredSnapshot], memories: &[Option<Digest>]) -> Result<Vec<Damage>> {
     let mut damage = Vec::new();
     for (i, stored) in chain.iter().enumerate().skip(1) {
         let parent = stored.snapshot.parent().map_err(Error::malformed(stored.dir.display().to_string()))?;

@@ -6,7 +6,7 @@ mod common;
 use common::{Home, env};
 use forkd_core::{Dependents, Kind, Store};
 use forkd_format::{Digest, Tag};
-use forkd_sys::{Call, Disk};
+use forkd_sys::{Call, DiskIo};
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -252,7 +252,7 @@ fn any_failed_call_leaves_a_whole_memory_or_none() {
                 let fails = number == n || (forever && number > n);
                 if fails { Err(std::io::Error::from_raw_os_error(5)) } else { Ok(()) }
             };
-            let outcome = operation(&home.store.clone().with_disk(Disk::with_probe(Arc::new(probe))));
+            let outcome = operation(&home.store.clone().with_disk(DiskIo::with_probe(Arc::new(probe))));
             let done = count.load(Ordering::SeqCst) <= n;
             assert!(outcome.is_ok() || !done, "call {n}: {outcome:?}");
             if home.store.contains(&tag("flat")) {

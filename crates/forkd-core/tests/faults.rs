@@ -5,7 +5,7 @@ mod common;
 
 use common::{Home, env};
 use forkd_core::{Dependents, Store, UnpackOptions};
-use forkd_sys::{Call, Disk, Probe};
+use forkd_sys::{Call, DiskIo, Probe};
 use forkd_testing::{chain_entries, entries, tar_of, tree, zst};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -61,7 +61,7 @@ fn survives(prepare: &dyn Fn(&Home), operation: &dyn Fn(&Home, &Store) -> forkd_
             let home = Home::new();
             prepare(&home);
             let (probe, count) = failing(n, forever);
-            let failing_store = home.store.clone().with_disk(Disk::with_probe(probe));
+            let failing_store = home.store.clone().with_disk(DiskIo::with_probe(probe));
             let outcome = operation(&home, &failing_store);
             let now = relocate(&seen(&home.store));
             for tag in before.keys().chain(after.keys()) {
@@ -135,7 +135,7 @@ fn a_pack_that_fails_leaves_the_old_file() {
     for n in 0.. {
         std::fs::write(&out, "the old file").unwrap();
         let (probe, count) = failing(n, false);
-        let store = home.store.clone().with_disk(Disk::with_probe(probe));
+        let store = home.store.clone().with_disk(DiskIo::with_probe(probe));
         let outcome = forkd_core::pack(&store, &common::options("t"), &out, env());
         let names = std::fs::read_dir(home.dir.path())
             .unwrap()
@@ -165,7 +165,7 @@ fn recorded(force: bool) -> Vec<(Call, PathBuf)> {
         log.lock().unwrap().push((call, path.strip_prefix(&root).unwrap().to_owned()));
         Ok(())
     });
-    let store = home.store.clone().with_disk(Disk::with_probe(probe));
+    let store = home.store.clone().with_disk(DiskIo::with_probe(probe));
     unpack(&home, &store, &zst(&tar_of(&entries("t", 1))), force).unwrap();
     calls.lock().unwrap().clone()
 }

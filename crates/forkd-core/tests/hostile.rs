@@ -5,7 +5,7 @@ mod common;
 
 use common::Home;
 use forkd_core::Kind;
-use forkd_testing::{Entries, Entry, chain_entries, entries, often, pseudo_random, tar_of, tree, zst};
+use forkd_testing::{Entries, TarEntry, chain_entries, entries, often, pseudo_random, tar_of, tree, zst};
 use std::time::{Duration, Instant};
 use tar::EntryType;
 
@@ -23,7 +23,7 @@ fn refused(home: &Home, pack: &[u8]) -> String {
 }
 
 #[track_caller]
-fn refused_entries(entries: &[Entry], expected: &str) {
+fn refused_entries(entries: &[TarEntry], expected: &str) {
     let message = refused(&Home::new(), &zst(&tar_of(entries)));
     assert!(message.contains(expected), "expected '{expected}' in: {message}");
 }
@@ -118,16 +118,16 @@ fn truncations_are_refused() {
 #[test]
 fn hostile_tar_entries_are_refused() {
     let good = entries("t", 1);
-    let add = |entry: Entry| {
+    let add = |entry: TarEntry| {
         let mut all = good.clone();
         all.push(entry);
         all
     };
-    let link = |kind, name: &str| Entry { name: name.into(), kind, bytes: b"/etc/passwd".to_vec() };
-    refused_entries(&add(Entry::file("../evil", b"x")), "'../evil' is not declared");
-    refused_entries(&add(Entry::file("/tmp/evil", b"x")), "'/tmp/evil' is not declared");
-    refused_entries(&add(Entry::file("notes.txt", b"x")), "'notes.txt' is not declared");
-    refused_entries(&add(Entry::file("Memory.bin", b"x")), "'Memory.bin' is not declared");
+    let link = |kind, name: &str| TarEntry { name: name.into(), kind, bytes: b"/etc/passwd".to_vec() };
+    refused_entries(&add(TarEntry::file("../evil", b"x")), "'../evil' is not declared");
+    refused_entries(&add(TarEntry::file("/tmp/evil", b"x")), "'/tmp/evil' is not declared");
+    refused_entries(&add(TarEntry::file("notes.txt", b"x")), "'notes.txt' is not declared");
+    refused_entries(&add(TarEntry::file("Memory.bin", b"x")), "'Memory.bin' is not declared");
     refused_entries(&add(good[3].clone()), "comes twice");
     refused_entries(&add(good[0].clone()), "'manifest.toml' is not declared");
     for kind in [
@@ -157,13 +157,16 @@ fn hostile_tar_entries_are_refused() {
     damaged[3].bytes[5000] ^= 1;
     refused_entries(&damaged, "memory.bin: sha256 is");
     refused_entries(&[], "manifest");
-    let long =
-        Entry { name: "././@LongLink".into(), kind: EntryType::GNULongName, bytes: b"../../evil\0".to_vec() };
+    let long = TarEntry {
+        name: "././@LongLink".into(),
+        kind: EntryType::GNULongName,
+        bytes: b"../../evil\0".to_vec(),
+    };
     refused_entries(&add(long), "regular files only");
     let pax = |record: &str| {
         let mut all = good.clone();
         let text = format!("{} {record}\n", record.len() + 4);
-        all.insert(1, Entry { name: "x".into(), kind: EntryType::XHeader, bytes: text.into() });
+        all.insert(1, TarEntry { name: "x".into(), kind: EntryType::XHeader, bytes: text.into() });
         all
     };
     refused_entries(&pax("path=../../evil"), "'../../evil' is not declared");
@@ -223,7 +226,7 @@ fn hostile_manifests_are_refused_before_any_body() {
         refused_entries(&all, expected);
     }
     let huge = format!("#{}\n", "x".repeat(64 << 20));
-    refused_entries(&[Entry::file("manifest.toml", huge.as_bytes())], "67108866 bytes");
+    refused_entries(&[TarEntry::file("manifest.toml", huge.as_bytes())], "67108866 bytes");
     let many: String =
         (0..20_000).map(|i| format!("\n[[files]]\npath = \"{i}\"\nsize = 1\nsha256 = \"\"\n")).collect();
     refused_entries(&with_manifest(entries("t", 1), |text| text + &many)[..1], "manifest.toml");
@@ -303,7 +306,7 @@ fn bombs_are_refused_quickly() {
     assert!(refused(&home, &endless).contains("no encoder writes that"));
     // Ten million entries: the first one that is not declared ends it.
     let mut many = good[..end].to_vec();
-    let entry = tar_of(&[Entry::file("x", b"")]);
+    let entry = tar_of(&[TarEntry::file("x", b"")]);
     (0..10_000).for_each(|_| many.extend_from_slice(&entry[..512]));
     assert!(refused(&home, &zst(&many)).contains("'x' is not declared"));
 }

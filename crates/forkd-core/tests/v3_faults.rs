@@ -7,7 +7,7 @@ use common::{Home, env};
 use forkd_core::cache::Cache;
 use forkd_core::{PackOptions, Store, UnpackOptions, unpack_file};
 use forkd_format::PackFormat;
-use forkd_sys::{Call, Disk, Probe};
+use forkd_sys::{Call, DiskIo, Probe};
 use forkd_testing::{Fixture, chain, fixture, pseudo_random, tree};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -41,7 +41,7 @@ fn failing(at: usize, forever: bool) -> (Probe, Arc<AtomicUsize>) {
 /// Unpacks with the n-th call failing, for every n. After each, every tag is as before or as after the whole, all of it verifies,
 /// nothing is left, and the same again succeeds.
 fn survives(prepare: &dyn Fn(&Home), pack: &[u8], force: bool) {
-    let unpack = |home: &Home, disk: Option<Disk>| {
+    let unpack = |home: &Home, disk: Option<DiskIo>| {
         let store = disk.clone().map_or(home.store.clone(), |disk| home.store.clone().with_disk(disk));
         let root = home.dir.path().join("cache");
         let cache = disk.map_or_else(|| Cache::new(&root), |disk| Cache::with_disk(&root, disk));
@@ -59,7 +59,7 @@ fn survives(prepare: &dyn Fn(&Home), pack: &[u8], force: bool) {
             let home = Home::new();
             prepare(&home);
             let (probe, count) = failing(n, forever);
-            let outcome = unpack(&home, Some(Disk::with_probe(probe)));
+            let outcome = unpack(&home, Some(DiskIo::with_probe(probe)));
             let now = seen(&home.store);
             for tag in before.keys().chain(after.keys()) {
                 let (now, before, after) = (now.get(tag), before.get(tag), after.get(tag));
@@ -168,7 +168,7 @@ fn a_pack_that_fails_leaves_the_old_file_and_what_is_there_can_be_read() {
             std::fs::create_dir(&folder).unwrap();
             std::fs::write(&out, "the old file").unwrap();
             let (probe, count) = failing(n, forever);
-            let store = home.store.clone().with_disk(Disk::with_probe(probe));
+            let store = home.store.clone().with_disk(DiskIo::with_probe(probe));
             let outcome = forkd_core::pack(&store, &options, &out, env());
             let names: Vec<_> = std::fs::read_dir(&folder)
                 .unwrap()
@@ -189,7 +189,7 @@ fn a_pack_that_fails_leaves_the_old_file_and_what_is_there_can_be_read() {
 }
 
 /// The calls of an operation, paths without the folder.
-fn recorded(root: &Path, operation: impl FnOnce(Disk)) -> Vec<(Call, PathBuf)> {
+fn recorded(root: &Path, operation: impl FnOnce(DiskIo)) -> Vec<(Call, PathBuf)> {
     let calls = Arc::new(Mutex::new(Vec::new()));
     let (log, root) = (Arc::clone(&calls), root.to_owned());
     let probe: Probe = Arc::new(move |call, path| {
@@ -197,7 +197,7 @@ fn recorded(root: &Path, operation: impl FnOnce(Disk)) -> Vec<(Call, PathBuf)> {
         log.lock().unwrap().push((call, path.to_owned()));
         Ok(())
     });
-    operation(Disk::with_probe(probe));
+    operation(DiskIo::with_probe(probe));
     calls.lock().unwrap().clone()
 }
 

@@ -7,8 +7,8 @@ use common::{Home, env};
 use forkd_core::{Kind, PackOptions, UnpackOptions, unpack_file};
 use forkd_format::PackFormat;
 use forkd_testing::{
-    Fixture, Frame, Framed, FramedFile, Run, entries, fixture, often, plan, pseudo_random, tar_of, tree, zst,
-    zstd_part_after,
+    FileParts, Fixture, FrameParts, PackParts, PlanRun, entries, fixture, often, plan, pseudo_random, tar_of,
+    tree, zst, zstd_part_after,
 };
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -133,7 +133,7 @@ fn truncations_and_tails_are_refused() {
 }
 
 /// A pack made by hand, so that its manifest and index lie there as they are.
-fn by_hand() -> Framed {
+fn by_hand() -> PackParts {
     let (first, second) = {
         let mut first = noise(1, 3 * PAGE);
         let mut second = [&first[PAGE..2 * PAGE], b"moved", &first[2 * PAGE..3 * PAGE - 5]].concat();
@@ -141,11 +141,11 @@ fn by_hand() -> Framed {
         second.resize(9000, 7);
         (first, second)
     };
-    let mut memory = FramedFile::plain("memory.bin", &[&first[..], &second].concat());
+    let mut memory = FileParts::plain("memory.bin", &[&first[..], &second].concat());
     let zstd = zstd_part_after(&first[2 * PAGE..3 * PAGE], &second[PAGE..]);
-    let plan = plan(&[(1, 2, 2)], &[Run::Copy(1, 2, 1), Run::Data(2)]);
-    memory.frames[1] = Some(Frame::of(&second, &plan, &zstd));
-    Framed::new(FramedFile::plain("vmstate", &noise(2, 100)), memory)
+    let plan = plan(&[(1, 2, 2)], &[PlanRun::Copy(1, 2, 1), PlanRun::Data(2)]);
+    memory.frames[1] = Some(FrameParts::of(&second, &plan, &zstd));
+    PackParts::new(FileParts::plain("vmstate", &noise(2, 100)), memory)
 }
 
 #[test]
@@ -159,7 +159,8 @@ fn every_flipped_byte_of_manifest_index_and_plans_is_refused_or_harmless() {
     let original = held(&home);
     std::fs::remove_dir_all(home.store.dir(&"t".parse().unwrap())).unwrap();
     let subject = Subject { original, home, pack };
-    let frames: Vec<&Frame> = framed.files.iter().flat_map(|file| file.frames.iter().flatten()).collect();
+    let frames: Vec<&FrameParts> =
+        framed.files.iter().flat_map(|file| file.frames.iter().flatten()).collect();
     let data: usize = frames.iter().map(|frame| frame.bytes.len()).sum();
     let head = subject.pack.len() - framed.end.len() - data;
     // The head, then of each frame its header, its plan and the header of its zstd part; then the end.

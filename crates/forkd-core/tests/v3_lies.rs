@@ -7,7 +7,7 @@ use common::{Home, env};
 use forkd_core::{Kind, Outcome, UnpackOptions, unpack_file};
 use forkd_format::PackFormat;
 use forkd_testing::{
-    Frame, Framed, FramedFile, Run, digest, leb, plan, pseudo_random, zstd_part, zstd_part_after,
+    FileParts, FrameParts, PackParts, PlanRun, digest, leb, plan, pseudo_random, zstd_part, zstd_part_after,
 };
 use std::time::{Duration, Instant};
 
@@ -37,27 +37,27 @@ fn second() -> Vec<u8> {
     frame
 }
 
-fn second_frame() -> Frame {
+fn second_frame() -> FrameParts {
     let (first, content) = (first(), second());
-    let plan = plan(&[(1, MEMORY, 5)], &[Run::Copy(2, MEMORY, 2), Run::Data(1), Run::Zero(253)]);
+    let plan = plan(&[(1, MEMORY, 5)], &[PlanRun::Copy(2, MEMORY, 2), PlanRun::Data(1), PlanRun::Zero(253)]);
     let zstd = zstd_part_after(&first[5 * PAGE..6 * PAGE], &content[2 * PAGE..3 * PAGE]);
     assert!(zstd.len() < 100, "the prefix is not used");
-    Frame::of(&content, &plan, &zstd)
+    FrameParts::of(&content, &plan, &zstd)
 }
 
 fn memory() -> Vec<u8> {
     [first(), second(), pages(2, 2)[..5000].to_vec()].concat()
 }
 
-fn honest() -> Framed {
+fn honest() -> PackParts {
     let memory = memory();
-    let mut file = FramedFile::plain("memory.bin", &memory);
+    let mut file = FileParts::plain("memory.bin", &memory);
     file.frames[1] = Some(second_frame());
-    Framed::new(FramedFile::plain("vmstate", &pages(3, 1)[..700]), file)
+    PackParts::new(FileParts::plain("vmstate", &pages(3, 1)[..700]), file)
 }
 
 /// The honest pack with another second frame of its memory.
-fn with_second(frame: Frame) -> Vec<u8> {
+fn with_second(frame: FrameParts) -> Vec<u8> {
     let mut pack = honest();
     pack.files[2].frames[1] = Some(frame);
     pack.bytes()
@@ -91,11 +91,11 @@ fn a_pack_made_by_other_hands_is_read() {
 fn plans_that_lead_elsewhere_are_refused() {
     let content = second();
     let copied = |source: u64, page: u64| {
-        let runs = [Run::Copy(2, source, page), Run::Data(1), Run::Zero(253)];
-        with_second(Frame::of(&content, &plan(&[], &runs), &zstd_part(&content[2 * PAGE..3 * PAGE])))
+        let runs = [PlanRun::Copy(2, source, page), PlanRun::Data(1), PlanRun::Zero(253)];
+        with_second(FrameParts::of(&content, &plan(&[], &runs), &zstd_part(&content[2 * PAGE..3 * PAGE])))
     };
     let mut memory = honest();
-    memory.files[2].frames[1] = Some(Frame::plain(&content));
+    memory.files[2].frames[1] = Some(FrameParts::plain(&content));
     Home::new().unpack(&memory.bytes()).unwrap();
     Home::new().unpack(&copied(MEMORY, 2)).unwrap();
     refused(&copied(MEMORY, 1), "other bytes");
@@ -116,22 +116,22 @@ fn plans_that_lead_elsewhere_are_refused() {
     // The vmstate comes before the memory, the first frame before the second.
     let mut early = honest();
     let big = [first(), first()].concat();
-    early.files[1] = FramedFile::plain("vmstate", &big);
+    early.files[1] = FileParts::plain("vmstate", &big);
     early.files[1].frames[1] =
-        Some(Frame::of(&first(), &plan(&[], &[Run::Copy(8, MEMORY, 0), Run::Zero(248)]), b""));
+        Some(FrameParts::of(&first(), &plan(&[], &[PlanRun::Copy(8, MEMORY, 0), PlanRun::Zero(248)]), b""));
     refused(&early.bytes(), "which is none");
     let mut itself = honest();
     itself.files[2].frames[0] =
-        Some(Frame::of(&first(), &plan(&[], &[Run::Copy(8, MEMORY, 0), Run::Zero(248)]), b""));
+        Some(FrameParts::of(&first(), &plan(&[], &[PlanRun::Copy(8, MEMORY, 0), PlanRun::Zero(248)]), b""));
     refused(&itself.bytes(), "which has 0");
     // Only what is used is named: a prefix is held to the same.
     let prefix = |count: u64, source: u64, page: u64| {
         let frame = plan(
             &[(1, MEMORY, 5), (count, source, page)],
-            &[Run::Copy(2, MEMORY, 2), Run::Data(1), Run::Zero(253)],
+            &[PlanRun::Copy(2, MEMORY, 2), PlanRun::Data(1), PlanRun::Zero(253)],
         );
         let zstd = zstd_part(&content[2 * PAGE..3 * PAGE]);
-        with_second(Frame::of(&content, &frame, &zstd))
+        with_second(FrameParts::of(&content, &frame, &zstd))
     };
     Home::new().unpack(&prefix(250, MEMORY, 6)).unwrap();
     refused(&prefix(251, MEMORY, 6), "which has 256");
@@ -145,21 +145,21 @@ fn plans_that_lead_elsewhere_are_refused() {
 fn plans_out_of_shape_are_refused() {
     let content = second();
     let data = zstd_part(&content[..3 * PAGE]);
-    let with = |plan: Vec<u8>| with_second(Frame::of(&content, &plan, &data));
-    let of = |runs: &[Run]| with(plan(&[], runs));
+    let with = |plan: Vec<u8>| with_second(FrameParts::of(&content, &plan, &data));
+    let of = |runs: &[PlanRun]| with(plan(&[], runs));
     let body = |body: &[u8]| with([leb(body.len() as u64), body.to_vec()].concat());
-    Home::new().unpack(&of(&[Run::Data(3), Run::Zero(253)])).unwrap();
-    Home::new().unpack(&of(&[Run::Data(1), Run::Data(2), Run::Zero(253)])).unwrap();
-    refused(&of(&[Run::Data(3), Run::Zero(252)]), "cut off");
-    refused(&of(&[Run::Data(3), Run::Zero(254)]), "too many");
-    refused(&of(&[Run::Data(3), Run::Zero(0), Run::Zero(253)]), "no pages");
-    refused(&of(&[Run::Data(3), Run::Zero(u64::MAX >> 3)]), "too many");
-    refused(&of(&[Run::Data(3), Run::Zero(253), Run::Zero(1)]), "behind the last page");
-    refused(&of(&[Run::Data(2), Run::Zero(254)]), "its plan needs 8192");
-    refused(&of(&[Run::Data(4), Run::Zero(252)]), "its plan needs 16384");
-    refused(&of(&[Run::Zero(256)]), "no page needs");
+    Home::new().unpack(&of(&[PlanRun::Data(3), PlanRun::Zero(253)])).unwrap();
+    Home::new().unpack(&of(&[PlanRun::Data(1), PlanRun::Data(2), PlanRun::Zero(253)])).unwrap();
+    refused(&of(&[PlanRun::Data(3), PlanRun::Zero(252)]), "cut off");
+    refused(&of(&[PlanRun::Data(3), PlanRun::Zero(254)]), "too many");
+    refused(&of(&[PlanRun::Data(3), PlanRun::Zero(0), PlanRun::Zero(253)]), "no pages");
+    refused(&of(&[PlanRun::Data(3), PlanRun::Zero(u64::MAX >> 3)]), "too many");
+    refused(&of(&[PlanRun::Data(3), PlanRun::Zero(253), PlanRun::Zero(1)]), "behind the last page");
+    refused(&of(&[PlanRun::Data(2), PlanRun::Zero(254)]), "its plan needs 8192");
+    refused(&of(&[PlanRun::Data(4), PlanRun::Zero(252)]), "its plan needs 16384");
+    refused(&of(&[PlanRun::Zero(256)]), "no page needs");
     // The bytes are right and stand in another place.
-    refused(&of(&[Run::Zero(1), Run::Data(3), Run::Zero(252)]), "other bytes");
+    refused(&of(&[PlanRun::Zero(1), PlanRun::Data(3), PlanRun::Zero(252)]), "other bytes");
     refused(&body(&[0, 3 << 2 | 1, 253, 0x87]), "cut off");
     refused(&body(&[0, 3 << 2 | 3, 0xf4, 0x07]), "no known kind");
     refused(&body(&[0, 0x8d, 0x00, 0xf4, 0x07]), "cut off");
@@ -172,7 +172,7 @@ fn plans_out_of_shape_are_refused() {
     // A last page that is short is kept, never copied.
     let mut short = honest();
     short.files[2].frames[2] =
-        Some(Frame::of(&memory()[2 * MIB..], &plan(&[], &[Run::Copy(2, MEMORY, 0)]), b""));
+        Some(FrameParts::of(&memory()[2 * MIB..], &plan(&[], &[PlanRun::Copy(2, MEMORY, 0)]), b""));
     refused(&short.bytes(), "not whole");
 }
 
@@ -186,8 +186,8 @@ fn raw_zstd(descriptor: &[u8], content: &[u8]) -> Vec<u8> {
 fn zstd_parts_that_are_not_one_plain_frame_are_refused() {
     let content = second();
     let data = &content[..3 * PAGE];
-    let runs = plan(&[], &[Run::Data(3), Run::Zero(253)]);
-    let with = |zstd: &[u8]| with_second(Frame::of(&content, &runs, zstd));
+    let runs = plan(&[], &[PlanRun::Data(3), PlanRun::Zero(253)]);
+    let with = |zstd: &[u8]| with_second(FrameParts::of(&content, &runs, zstd));
     let len = (data.len() as u32).to_le_bytes();
     let window = |log: u8| raw_zstd(&[&[0x80, (log - 10) << 3], &len[..]].concat(), data);
     Home::new().unpack(&with(&window(23))).unwrap();
@@ -212,13 +212,13 @@ fn zstd_parts_that_are_not_one_plain_frame_are_refused() {
     refused(&with(b""), "zstd part");
     refused(&with(&raw_zstd(&[0xa1, 7, 0, 0, 0x30, 0, 0], data)), "dictionary");
     // Bytes where no page is kept.
-    let copies = plan(&[], &[Run::Copy(8, MEMORY, 0), Run::Zero(248)]);
-    refused(&with_second(Frame::of(&first(), &copies, &good)), "no page needs");
+    let copies = plan(&[], &[PlanRun::Copy(8, MEMORY, 0), PlanRun::Zero(248)]);
+    refused(&with_second(FrameParts::of(&first(), &copies, &good)), "no page needs");
     // A page of zeros among those that are kept.
-    let kept = plan(&[], &[Run::Data(4), Run::Zero(252)]);
-    refused(&with_second(Frame::of(&content, &kept, &zstd_part(&content[..4 * PAGE]))), "page of zeros");
+    let kept = plan(&[], &[PlanRun::Data(4), PlanRun::Zero(252)]);
+    refused(&with_second(FrameParts::of(&content, &kept, &zstd_part(&content[..4 * PAGE]))), "page of zeros");
     // A frame that is whole and is another.
-    let mut other = Frame::plain(&first());
+    let mut other = FrameParts::plain(&first());
     other.content = content.clone();
     refused(&with_second(other), "other bytes");
 }
@@ -236,15 +236,15 @@ fn frames_that_are_not_as_the_index_says_are_refused() {
     let mut short = second_frame();
     short.bytes.truncate(8);
     refused(&with_second(short), "are read");
-    let zeros = Frame::of(&vec![0; MIB], &plan(&[], &[Run::Zero(256)]), b"");
+    let zeros = FrameParts::of(&vec![0; MIB], &plan(&[], &[PlanRun::Zero(256)]), b"");
     refused(&with_second(zeros), "not stored");
-    refused(&with_second(Frame { sum: 7, ..second_frame() }), "its checksum in the index");
+    refused(&with_second(FrameParts { sum: 7, ..second_frame() }), "its checksum in the index");
     // Frames in another order than the index has them: each is the other's.
     let mut swapped = honest();
     let frames = &mut swapped.files[2].frames;
     let (a, b) = (frames[0].clone().unwrap(), frames[2].clone().unwrap());
-    frames[0] = Some(Frame { bytes: b.bytes.clone(), ..a.clone() });
-    frames[2] = Some(Frame { bytes: a.bytes, ..b });
+    frames[0] = Some(FrameParts { bytes: b.bytes.clone(), ..a.clone() });
+    frames[2] = Some(FrameParts { bytes: a.bytes, ..b });
     refused(&swapped.bytes(), "zstd frame");
 }
 
@@ -295,10 +295,10 @@ fn an_index_that_lies_is_refused() {
     refused(&room([0, 0, 9, 0]), "index");
     refused(&pack.edited(|_| {}, |text| text, |header| header[0] ^= 1), "does not follow the manifest");
     for padding in [vec![0, 0, 1], [vec![0; 999], vec![0x80]].concat()] {
-        refused(&Framed { padding, ..pack.clone() }.bytes(), "not zero");
+        refused(&PackParts { padding, ..pack.clone() }.bytes(), "not zero");
     }
-    Home::new().unpack(&Framed { padding: vec![0; 1 << 20], ..pack.clone() }.bytes()).unwrap();
-    refused(&Framed { padding: vec![0; (1 << 20) + 1], ..pack.clone() }.bytes(), "are needed");
+    Home::new().unpack(&PackParts { padding: vec![0; 1 << 20], ..pack.clone() }.bytes()).unwrap();
+    refused(&PackParts { padding: vec![0; (1 << 20) + 1], ..pack.clone() }.bytes(), "are needed");
 }
 
 fn base(name: &str, kind: &str, size: &str) -> String {
@@ -341,7 +341,7 @@ fn hostile_manifests_are_refused_before_any_frame() {
         let edit = |text: String| text.replacen(&size, &format!("[index]\nsize = {huge}"), 1);
         refused(&pack.edited(|_| {}, edit, |_| {}), "index");
     }
-    let with = |bases: String| Framed { bases, ..pack.clone() }.bytes();
+    let with = |bases: String| PackParts { bases, ..pack.clone() }.bytes();
     refused(&with((0..1025).map(|i| base(&i.to_string(), "snapshot", "1")).collect()), "1025 base files");
     refused(&with(base("x", "planet", "1")), "manifest.toml");
     refused(&with(base("x", "snapshot", "9223372036854775807")), "a base file of more than");
@@ -353,7 +353,7 @@ fn hostile_manifests_are_refused_before_any_frame() {
 #[test]
 fn the_name_of_a_base_cannot_write_lines_of_its_own() {
     for name in ["a\\nforkd: all is well", "\\u001b[2J", &"x".repeat(100_000)] {
-        let pack = Framed { bases: base(name, "snapshot", "1"), ..honest() }.bytes();
+        let pack = PackParts { bases: base(name, "snapshot", "1"), ..honest() }.bytes();
         let error = Home::new().unpack(&pack).unwrap_err().to_string();
         assert!(!error.contains(char::is_control) && error.len() < 2000, "{error:.300}");
     }
@@ -374,7 +374,7 @@ fn what_follows_the_frames_is_the_end_of_the_archive() {
         [&end[..], &vec![0; 2000]].concat(),
         zstd_part(&vec![0; 64 << 20]),
     ] {
-        let error = Home::new().unpack(&Framed { end: other, ..honest() }.bytes()).unwrap_err();
+        let error = Home::new().unpack(&PackParts { end: other, ..honest() }.bytes()).unwrap_err();
         assert_eq!(error.kind(), Kind::Integrity, "{error}");
     }
 }
@@ -402,8 +402,8 @@ fn a_lie_about_the_sha256_is_told_and_never_believed() {
         ]
         .map(|(name, bytes)| (name.to_owned(), bytes));
         let manifest = forkd_testing::manifest("t", &files);
-        let mut entries = vec![forkd_testing::Entry::file("manifest.toml", manifest.as_bytes())];
-        entries.extend(files.iter().map(|(name, bytes)| forkd_testing::Entry::file(name, bytes)));
+        let mut entries = vec![forkd_testing::TarEntry::file("manifest.toml", manifest.as_bytes())];
+        entries.extend(files.iter().map(|(name, bytes)| forkd_testing::TarEntry::file(name, bytes)));
         forkd_testing::zst(&forkd_testing::tar_of(&entries))
     };
     let error = home.unpack(&v1(&other)).unwrap_err();
@@ -435,13 +435,13 @@ fn a_description_is_held_to_its_sha256_as_well() {
 #[test]
 fn two_hundred_gib_of_zeros_take_neither_memory_nor_disk() {
     let size = 200 << 30;
-    let memory = FramedFile {
+    let memory = FileParts {
         path: "memory.bin".into(),
         size,
         sha256: "0".repeat(64),
         frames: vec![None; (size >> 20) as usize],
     };
-    let pack = Framed::new(FramedFile::plain("vmstate", b"x"), memory).bytes();
+    let pack = PackParts::new(FileParts::plain("vmstate", b"x"), memory).bytes();
     assert!(pack.len() < 100_000);
     let home = Home::new();
     let begun = Instant::now();

@@ -8,7 +8,7 @@ use crate::vm::QemuVm;
 use forkd_core::machine::{
     ALIVE, Accel, Engine, Files, Limits, Machine, Network, PORTS, PROTOCOL, Vm, is_held,
 };
-use forkd_core::store::Stored;
+use forkd_core::store::StoredSnapshot;
 use forkd_core::{Env, Error, Kind, Result};
 use forkd_format::manifest::VMSTATE;
 use forkd_format::{Digest, Snapshot};
@@ -223,7 +223,13 @@ impl Engine for Qemu {
         check(snapshot)
     }
 
-    fn restore(&self, snapshot: &Stored, files: &Files, limits: Limits, run: &Path) -> Result<Box<dyn Vm>> {
+    fn restore(
+        &self,
+        snapshot: &StoredSnapshot,
+        files: &Files,
+        limits: Limits,
+        run: &Path,
+    ) -> Result<Box<dyn Vm>> {
         let memory = memory_bytes(&snapshot.snapshot)?;
         // QEMU would make a file that is too short longer, in place.
         let found = files.memory.metadata().map_err(Error::io("read", &files.memory))?.len();

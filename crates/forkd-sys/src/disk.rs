@@ -35,17 +35,17 @@ pub type Probe = Arc<dyn Fn(Call, &Path) -> io::Result<()> + Send + Sync>;
 
 /// The one way to change the disk, so that tests can record each call and let each one fail.
 #[derive(Clone, Default)]
-pub struct Disk {
+pub struct DiskIo {
     probe: Option<Probe>,
 }
 
-impl std::fmt::Debug for Disk {
+impl std::fmt::Debug for DiskIo {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Disk")
+        f.write_str("DiskIo")
     }
 }
 
-impl Disk {
+impl DiskIo {
     /// A disk whose calls pass through a probe.
     #[must_use]
     pub fn with_probe(probe: Probe) -> Self {
@@ -203,7 +203,7 @@ mod tests {
     fn names_are_never_overwritten_and_exchange_is_whole() {
         let root = tempfile::tempdir().unwrap();
         let (a, b) = (root.path().join("a"), root.path().join("b"));
-        let disk = Disk::default();
+        let disk = DiskIo::default();
         disk.make_dir(&a).unwrap();
         disk.make_dir(&b).unwrap();
         fs::write(a.join("x"), "from a").unwrap();
@@ -216,7 +216,7 @@ mod tests {
     #[test]
     fn a_probe_can_fail_a_call() {
         let root = tempfile::tempdir().unwrap();
-        let disk = Disk::with_probe(Arc::new(|call, _| match call {
+        let disk = DiskIo::with_probe(Arc::new(|call, _| match call {
             Call::MakeDir => Err(io::ErrorKind::StorageFull.into()),
             _ => Ok(()),
         }));

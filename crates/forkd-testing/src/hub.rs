@@ -19,7 +19,7 @@ pub use files::SIGNATURE;
 
 /// A request that came, and what was answered.
 #[derive(Debug, Clone)]
-pub struct Asked {
+pub struct LoggedRequest {
     /// `GET`, `HEAD` or `PUT`.
     pub method: String,
     /// The path with its query, fault prefixes included.
@@ -36,7 +36,7 @@ pub struct Asked {
     pub sent: Arc<AtomicU64>,
 }
 
-impl Asked {
+impl LoggedRequest {
     /// How many bytes of the answer's body were sent by now.
     #[must_use]
     pub fn bytes(&self) -> u64 {
@@ -44,7 +44,7 @@ impl Asked {
     }
 }
 
-type Log = Arc<Mutex<Vec<Asked>>>;
+type Log = Arc<Mutex<Vec<LoggedRequest>>>;
 
 #[derive(Clone)]
 struct HubState {
@@ -76,14 +76,14 @@ struct HubState {
 /// | `/misranged/…` | the range that is declared begins a byte later than the one that was asked for |
 /// | `/noetag/…` | neither ETag nor Last-Modified |
 /// | `/changing/…` | another ETag each time |
-pub struct Hub {
+pub struct TestHub {
     /// Where it listens: 127.0.0.1 and a free port.
     pub address: SocketAddr,
     log: Log,
     runtime: Option<tokio::runtime::Runtime>,
 }
 
-impl Hub {
+impl TestHub {
     /// Serves a folder on a free port of 127.0.0.1.
     #[must_use]
     pub fn start(dir: &Path) -> Self {
@@ -106,12 +106,12 @@ impl Hub {
 
     /// Each request so far, in the order in which they came.
     #[must_use]
-    pub fn requests(&self) -> Vec<Asked> {
+    pub fn requests(&self) -> Vec<LoggedRequest> {
         self.log.lock().unwrap().clone()
     }
 }
 
-impl Drop for Hub {
+impl Drop for TestHub {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
@@ -122,7 +122,7 @@ impl Drop for Hub {
 /// Requests are logged when they come, for an answer may never end.
 async fn logged(State(state): State<HubState>, request: Request) -> Response {
     let sent = Arc::new(AtomicU64::new(0));
-    let asked = Asked {
+    let asked = LoggedRequest {
         method: request.method().to_string(),
         uri: request.uri().to_string(),
         authorised: request.headers().contains_key(AUTHORIZATION),

@@ -2,14 +2,14 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test support: a failure here is a failed test")]
 
-mod framed;
 mod hub;
+mod pack_parts;
 mod packs;
 mod random;
 mod snapshots;
 
-pub use framed::{Frame, Framed, FramedFile, Run, leb, plan, zstd_part, zstd_part_after};
-pub use hub::{Asked, Hub, SIGNATURE};
-pub use packs::{Entries, Entry, chain_entries, digest, entries, manifest, tar_of, zst};
+pub use hub::{LoggedRequest, SIGNATURE, TestHub};
+pub use pack_parts::{FileParts, FrameParts, PackParts, PlanRun, leb, plan, zstd_part, zstd_part_after};
+pub use packs::{Entries, TarEntry, chain_entries, digest, entries, manifest, tar_of, zst};
 pub use random::{often, pseudo_random};
 pub use snapshots::{Fixture, chain, fixture, fixtures_dir, frozen_chain, sha256, tree};

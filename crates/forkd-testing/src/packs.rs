@@ -6,7 +6,7 @@ use tar::{EntryType, Header};
 
 /// One tar entry.
 #[derive(Debug, Clone)]
-pub struct Entry {
+pub struct TarEntry {
     /// The path in the archive; may be one that no pack may have.
     pub name: String,
     /// May be one that no pack may hold.
@@ -16,9 +16,9 @@ pub struct Entry {
 }
 
 /// The entries of a pack, the manifest first.
-pub type Entries = Vec<Entry>;
+pub type Entries = Vec<TarEntry>;
 
-impl Entry {
+impl TarEntry {
     /// A regular file.
     #[must_use]
     pub fn file(name: &str, bytes: &[u8]) -> Self {
@@ -62,8 +62,8 @@ pub fn manifest(tag: &str, files: &[(String, Vec<u8>)]) -> String {
 #[must_use]
 pub fn entries(tag: &str, seed: u64) -> Entries {
     let files = bodies(seed, r#"{"vmstate":"/h/v","memory":"/h/m","volumes":[]}"#);
-    let mut entries = vec![Entry::file("manifest.toml", manifest(tag, &files).as_bytes())];
-    entries.extend(files.iter().map(|(name, bytes)| Entry::file(name, bytes)));
+    let mut entries = vec![TarEntry::file("manifest.toml", manifest(tag, &files).as_bytes())];
+    entries.extend(files.iter().map(|(name, bytes)| TarEntry::file(name, bytes)));
     entries
 }
 
@@ -81,21 +81,21 @@ pub fn chain_entries(depth: usize) -> Entries {
         json.push('}');
         let files = bodies(i as u64 + 1, &json);
         toml += &format!("\n[[chain]]\ntag = \"{tag}\"\n{edge}{}", files_toml("chain.files", &files));
-        entries.extend(files.iter().map(|(name, bytes)| Entry::file(&format!("{tag}/{name}"), bytes)));
+        entries.extend(files.iter().map(|(name, bytes)| TarEntry::file(&format!("{tag}/{name}"), bytes)));
         parent = Some((tag, digest(&files[2].1)));
     }
     let head = depth - 1;
     let up = if depth > 1 { format!("parent_tag = \"c{}\"\n", depth - 2) } else { String::new() };
     let top = format!("forkd_pack_version = 2\ntag = \"c{head}\"\n{up}files = []\n{toml}");
-    entries.insert(0, Entry::file("manifest.toml", top.as_bytes()));
+    entries.insert(0, TarEntry::file("manifest.toml", top.as_bytes()));
     entries
 }
 
 /// The entries as a tar stream, with its end marker. Names are written as they are, however hostile.
 #[must_use]
-pub fn tar_of(entries: &[Entry]) -> Vec<u8> {
+pub fn tar_of(entries: &[TarEntry]) -> Vec<u8> {
     let mut out = Vec::new();
-    for Entry { name, kind, bytes } in entries {
+    for TarEntry { name, kind, bytes } in entries {
         let mut header = Header::new_gnu();
         let field = &mut header.as_old_mut().name;
         field[..name.len().min(100)].copy_from_slice(&name.as_bytes()[..name.len().min(100)]);

@@ -5,7 +5,7 @@ use crate::disks::{self, Base, DiskPlan};
 use crate::machines::eval;
 use crate::output::seconds;
 use anyhow::Result;
-use forkd_core::machine::{BakeOptions, Exec, Guest, Output, Streams};
+use forkd_core::machine::{BakeOptions, Exec, Guest, Stream, Streams};
 use forkd_core::{Error, Kind};
 use forkd_format::recipe::{RECIPE, RecipeTest};
 use forkd_format::{Recipe, Tag};
@@ -155,7 +155,7 @@ fn run_test(test: &RecipeTest, guest: &mut Guest, user: &str) -> forkd_core::Res
     };
     let mut said = [Vec::new(), Vec::new()];
     let mut output = |stream, bytes: &[u8]| {
-        let said = &mut said[usize::from(stream == Output::Err)];
+        let said = &mut said[usize::from(stream == Stream::Err)];
         let room = (1_usize << 20).saturating_sub(said.len());
         said.extend_from_slice(&bytes[..bytes.len().min(room)]);
         Ok(())

@@ -1,7 +1,7 @@
 use super::Context;
 use crate::machines::{Machines, exit_code, explain, pass_on};
 use anyhow::Result;
-use forkd_core::machine::{Control, Exec, Exit, Guest, Output as Stream, Streams};
+use forkd_core::machine::{Control, Exec, Exit, Guest, Stream, Streams};
 use forkd_core::{Error, Kind};
 use rustix::termios::{self, OptionalActions, Termios};
 use serde_json::json;

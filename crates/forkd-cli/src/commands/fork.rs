@@ -3,7 +3,7 @@ use crate::config;
 use crate::machines::{Machines, Prefixed, eval, exit_code, pass_on};
 use crate::output::printable;
 use anyhow::Result;
-use forkd_core::machine::{Exec, ForkOptions, Forked, Guest, Limits, Output as Stream, Streams};
+use forkd_core::machine::{Child, Exec, ForkOptions, Guest, Limits, Stream, Streams};
 use forkd_core::{Error, Kind};
 use forkd_format::Tag;
 use serde_json::{Value, json};
@@ -58,7 +58,7 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
     let options = ForkOptions { tag: args.tag.clone(), count: args.n.into(), limits };
     let begun = Instant::now();
     let results: Mutex<Vec<Value>> = Mutex::default();
-    let work = |child: &Forked, guest: &mut Guest| -> forkd_core::Result<()> {
+    let work = |child: &Child, guest: &mut Guest| -> forkd_core::Result<()> {
         let result = work(args, context, child, guest)?;
         results.lock().unwrap_or_else(PoisonError::into_inner).push(result);
         Ok(())
@@ -80,7 +80,7 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
     while Instant::now() < until {
         context.env().cancel.check()?;
         std::thread::sleep(Duration::from_millis(20));
-        children.iter_mut().try_for_each(Forked::check_alive)?;
+        children.iter_mut().try_for_each(Child::check_alive)?;
     }
     let plural = if args.n == 1 { "child" } else { "children" };
     let did = match (&args.eval, args.command.is_empty()) {
@@ -102,7 +102,7 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
 }
 
 /// What is done in each child, as soon as it is awake.
-fn work(args: &Args, context: &Context<'_>, child: &Forked, guest: &mut Guest) -> forkd_core::Result<Value> {
+fn work(args: &Args, context: &Context<'_>, child: &Child, guest: &mut Guest) -> forkd_core::Result<Value> {
     let (number, id, begun) = (child.number, &child.id, Instant::now());
     for warning in &child.warnings {
         context.env().progress.note(&format!("child {number}: {}", printable(warning)));

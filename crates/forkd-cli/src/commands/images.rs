@@ -2,7 +2,7 @@ use super::Context;
 use crate::config;
 use crate::output::{age, mib};
 use anyhow::Result;
-use forkd_core::Image;
+use forkd_core::SnapshotSummary;
 use forkd_format::Tag;
 use serde_json::json;
 use std::time::{Duration, SystemTime};
@@ -15,7 +15,7 @@ pub(crate) struct Args {}
 pub(crate) fn run(_args: &Args, context: &Context<'_>) -> Result<()> {
     let images = forkd_core::images(&config::store()?)?;
     context.output.answer(&table(&images, SystemTime::now()));
-    let created = |image: &Image| {
+    let created = |image: &SnapshotSummary| {
         let since = image.created.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         jiff::Timestamp::from_second(since.as_secs() as i64).ok().map(|time| time.to_string())
     };
@@ -36,7 +36,7 @@ pub(crate) fn run(_args: &Args, context: &Context<'_>) -> Result<()> {
     Ok(())
 }
 
-fn table(images: &[Image], now: SystemTime) -> String {
+fn table(images: &[SnapshotSummary], now: SystemTime) -> String {
     if images.is_empty() {
         return "  no snapshots here yet\n  next: forkd pull deeplethe/python-numpy".to_owned();
     }
@@ -65,7 +65,7 @@ mod tests {
     #[test]
     fn the_table_is_that_of_the_specification() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
-        let image = |tag: &str, tenths: u64, memory_mib: u64, hours: u64| Image {
+        let image = |tag: &str, tenths: u64, memory_mib: u64, hours: u64| SnapshotSummary {
             tag: tag.parse().unwrap(),
             path: "/x".into(),
             disk_size: tenths * (1 << 20) / 10 + 1,

@@ -1,7 +1,7 @@
 use super::Context;
 use crate::machines::Machines;
 use anyhow::Result;
-use forkd_core::machine::{self, Child};
+use forkd_core::machine::{self, DetachedChild};
 use serde_json::json;
 
 /// End children that run detached
@@ -18,7 +18,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
     let machines = Machines::running();
-    let mut children: Vec<Child> = Vec::new();
+    let mut children: Vec<DetachedChild> = Vec::new();
     // One that is not there keeps no other alive.
     let mut failure = None;
     if args.all {

@@ -2,7 +2,7 @@ use super::Context;
 use crate::machines::{Machines, pass_on};
 use anyhow::Result;
 use forkd_core::Error;
-use forkd_core::machine::Output as Stream;
+use forkd_core::machine::Stream;
 use std::io::Read;
 use std::time::Duration;
 

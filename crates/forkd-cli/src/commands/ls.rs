@@ -2,7 +2,7 @@ use super::Context;
 use crate::machines::Machines;
 use crate::output::mib;
 use anyhow::Result;
-use forkd_core::machine::Child;
+use forkd_core::machine::DetachedChild;
 use serde_json::json;
 use std::time::{Duration, SystemTime};
 
@@ -50,7 +50,7 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
     Ok(())
 }
 
-fn up(child: &Child) -> String {
+fn up(child: &DetachedChild) -> String {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
     match now.saturating_sub(child.created) {
         s @ 0..60 => format!("{s}s"),
@@ -61,7 +61,7 @@ fn up(child: &Child) -> String {
 }
 
 /// Memory that the child takes on this host: its own, and its share of what it shares.
-fn memory(child: &Child) -> Option<u64> {
+fn memory(child: &DetachedChild) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", child.pid)).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;

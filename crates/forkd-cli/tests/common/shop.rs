@@ -2,7 +2,7 @@
 
 use super::User;
 use forkd_format::Manifest;
-use forkd_testing::{Hub, pseudo_random, sha256};
+use forkd_testing::{TestHub, pseudo_random, sha256};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::Read;
@@ -14,14 +14,14 @@ use std::time::{Duration, Instant};
 /// A publisher, and the server of its `hub` folder.
 pub struct Shop {
     pub user: User,
-    pub hub: Hub,
+    pub hub: TestHub,
 }
 
 impl Shop {
     pub fn new() -> Self {
         let user = User::new();
         std::fs::create_dir(user.path("hub")).unwrap();
-        let hub = Hub::start(&user.path("hub"));
+        let hub = TestHub::start(&user.path("hub"));
         Self { user, hub }
     }
 
@@ -92,7 +92,7 @@ impl Shop {
         requests[from..]
             .iter()
             .filter(|asked| asked.uri.ends_with(end))
-            .map(forkd_testing::Asked::bytes)
+            .map(forkd_testing::LoggedRequest::bytes)
             .sum()
     }
 

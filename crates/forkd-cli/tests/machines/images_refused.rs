@@ -3,7 +3,7 @@
 use crate::common::User;
 use crate::images::{Registry, detached, exec, from_image, nothing_was_made, sh, shared, user};
 use crate::{guests, nothing_is_left};
-use forkd_testing::Hub;
+use forkd_testing::TestHub;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -154,7 +154,7 @@ fn a_guest_installs_packages() {
     let user = user();
     let dir = tempfile::tempdir().unwrap();
     repository(dir.path());
-    let hub = Hub::start(&dir.path().join("web"));
+    let hub = TestHub::start(&dir.path().join("web"));
     let layer = format!(
         "mkdir -p over/etc/apt && echo 'deb [trusted=yes] http://10.0.2.2:{} flat/' > over/etc/apt/sources.list && \
          tar -C over --owner=0 --group=0 -cf over.tar etc/apt/sources.list && cp -r {} image && \

@@ -2,7 +2,7 @@
 
 use crate::common::User;
 use crate::{guests, nothing_is_left};
-use forkd_testing::{Hub, SIGNATURE};
+use forkd_testing::{SIGNATURE, TestHub};
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -62,7 +62,7 @@ fn a_warm_python_travels_and_answers_for_anyone() {
     run(&a, &["snapshot", "--tag", "python-numpy", "--rootfs", &rootfs, "--warm", warm]);
     let text = std::fs::read_to_string(a.snapshot("python-numpy", "snapshot.json")).unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let hub = Hub::start(dir.path());
+    let hub = TestHub::start(dir.path());
     run(&a, &["push", "--tag", "python-numpy", &hub.url(&format!("py.zst?{SIGNATURE}"))]);
     std::fs::remove_dir_all(a.path("data")).unwrap();
     let (pack, registry) = (dir.path().join("py.zst"), dir.path().join("registry.json"));

@@ -1,7 +1,7 @@
 //! A file of the cache that is held, and one that is being made.
 
 use crate::error::{Error, Result};
-use forkd_sys::{Disk, LockKind, try_lock};
+use forkd_sys::{DiskIo, LockKind, try_lock};
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use std::time::Duration;
 /// A whole file of the cache. For as long as this lives, [`Cache::trim`] and [`Cache::clear`] leave the file alone.
 #[derive(Debug)]
 pub struct CacheEntry {
-    pub(crate) disk: Disk,
+    pub(crate) disk: DiskIo,
     pub(crate) path: PathBuf,
     pub(crate) file: File,
     pub(crate) len: u64,
@@ -24,7 +24,7 @@ pub struct CacheWriter {
     pub(crate) path: PathBuf,
     pub(crate) target: PathBuf,
     pub(crate) len: u64,
-    pub(crate) disk: Disk,
+    pub(crate) disk: DiskIo,
 }
 
 /// A file of the cache, or the right to make it.

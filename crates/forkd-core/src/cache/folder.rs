@@ -8,7 +8,7 @@ use crate::cache::entry::{CacheEntry, CacheSlot, CacheWriter, is_named, lock_fol
 use crate::env::Env;
 use crate::error::{Error, Result};
 use forkd_format::Digest;
-use forkd_sys::{Disk, LockKind, NO_FOLLOW, try_lock};
+use forkd_sys::{DiskIo, LockKind, NO_FOLLOW, try_lock};
 use std::fs::{self, FileTimes, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -63,7 +63,7 @@ impl CacheKind {
 #[derive(Debug, Clone)]
 pub struct Cache {
     root: PathBuf,
-    disk: Disk,
+    disk: DiskIo,
 }
 
 /// What [`Cache::list`] says of a file.
@@ -98,12 +98,12 @@ impl Cache {
     /// The cache in a folder.
     #[must_use]
     pub fn new(root: &Path) -> Self {
-        Self::with_disk(root, Disk::default())
+        Self::with_disk(root, DiskIo::default())
     }
 
     /// One that changes its folder through this disk.
     #[must_use]
-    pub fn with_disk(root: &Path, disk: Disk) -> Self {
+    pub fn with_disk(root: &Path, disk: DiskIo) -> Self {
         Self { root: root.to_owned(), disk }
     }
 

@@ -2,7 +2,7 @@ use super::{Cache, CacheKind, CacheSlot, Freed};
 use crate::env::Env;
 use crate::{Cancel, Kind, Silent};
 use forkd_format::Digest;
-use forkd_sys::{Call, Disk};
+use forkd_sys::{Call, DiskIo};
 use std::fs::{FileTimes, OpenOptions};
 use std::io::{self, Read};
 use std::path::Path;
@@ -138,7 +138,7 @@ fn the_least_recently_used_goes_first_and_what_is_held_stays() {
 fn a_failed_call_leaves_nothing_visible() {
     for failing in [Call::SyncFile, Call::Rename, Call::Write] {
         let root = tempfile::tempdir().unwrap();
-        let disk = Disk::with_probe(Arc::new(move |call, _: &Path| {
+        let disk = DiskIo::with_probe(Arc::new(move |call, _: &Path| {
             if call == failing { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
         }));
         let cache = Cache::with_disk(root.path(), disk);

@@ -3,10 +3,10 @@ use crate::chain::pieces::{self, extents};
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::pack::description::memory_digest;
-use crate::store::stored::{Stored, check_file};
+use crate::store::stored::{StoredSnapshot, check_file};
 use forkd_format::manifest::MEMORY;
 use forkd_format::{Digest, PAGE_SIZE, Tag};
-use forkd_sys::{Disk, is_zero};
+use forkd_sys::{DiskIo, is_zero};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -30,7 +30,7 @@ impl Layers {
     ///
     /// # Errors
     /// [`Kind::Integrity`] where they are or do not.
-    pub(crate) fn open(chain: &[Stored], size: u64, env: Env<'_>) -> Result<Self> {
+    pub(crate) fn open(chain: &[StoredSnapshot], size: u64, env: Env<'_>) -> Result<Self> {
         let mut layers: Vec<Layer> = Vec::with_capacity(chain.len());
         for (i, stored) in chain.iter().enumerate() {
             env.cancel.check()?;
@@ -72,7 +72,7 @@ impl Layers {
     }
 
     /// Writes the head's whole memory into an empty file; gives its digest. Zero pages stay holes.
-    pub(crate) fn assemble(&self, disk: &Disk, out: &File, path: &Path, env: Env<'_>) -> Result<Digest> {
+    pub(crate) fn assemble(&self, disk: &DiskIo, out: &File, path: &Path, env: Env<'_>) -> Result<Digest> {
         disk.set_len(out, path, self.size).map_err(Error::io("write", path))?;
         let make = |piece: &mut [u8], spare: &mut [u8], at: u64| {
             let mut layers = self.layers.iter();

@@ -4,7 +4,7 @@ use crate::store::lock::{LockKind, TagLock};
 use crate::store::record::{HashedFile, Record, RecordedFile, modified_ns};
 use crate::store::root::Store;
 use crate::store::staged::{RootfsPath, StagedSnapshot};
-use crate::store::stored::{Stored, check_untouched};
+use crate::store::stored::{StoredSnapshot, check_untouched};
 use forkd_format::Tag;
 use forkd_format::manifest::MEMORY;
 use std::path::{Path, PathBuf};
@@ -48,8 +48,13 @@ pub fn compact(store: &Store, from: &Tag, to: &Tag, created_at: &str, env: Env<'
 }
 
 /// Locks a chain for reading and the new tag for writing, in the order of the tags, as everyone who locks several.
-fn lock_chain(store: &Store, from: &Tag, to: &Tag, env: Env<'_>) -> Result<(Vec<Stored>, Vec<TagLock>)> {
-    let tags = |chain: &[Stored]| chain.iter().map(|link| link.tag.clone()).collect::<Vec<Tag>>();
+fn lock_chain(
+    store: &Store,
+    from: &Tag,
+    to: &Tag,
+    env: Env<'_>,
+) -> Result<(Vec<StoredSnapshot>, Vec<TagLock>)> {
+    let tags = |chain: &[StoredSnapshot]| chain.iter().map(|link| link.tag.clone()).collect::<Vec<Tag>>();
     loop {
         let wanted = tags(&store.chain(from)?);
         let mut kinds: Vec<(&Tag, LockKind)> =
@@ -67,7 +72,13 @@ fn lock_chain(store: &Store, from: &Tag, to: &Tag, env: Env<'_>) -> Result<(Vec<
 }
 
 /// What the head's record says of a file; an assembled memory is read, which also shows whether it still is what it was.
-fn recorded(store: &Store, head: &Stored, name: &str, path: &Path, env: Env<'_>) -> Result<RecordedFile> {
+fn recorded(
+    store: &Store,
+    head: &StoredSnapshot,
+    name: &str,
+    path: &Path,
+    env: Env<'_>,
+) -> Result<RecordedFile> {
     let own = path.starts_with(&head.dir);
     if let Some(known) = head.record.as_ref().and_then(|record| record.file(name)).filter(|_| own) {
         let mtime_ns = modified_ns(&path.metadata().map_err(Error::io("read", path))?);

@@ -1,7 +1,7 @@
 use crate::chain::link::stored_pages;
 use crate::error::{Error, Result};
 use crate::store::root::Store;
-use crate::store::stored::{Stored, parent_of};
+use crate::store::stored::{StoredSnapshot, parent_of};
 use forkd_format::Tag;
 use forkd_format::manifest::MEMORY;
 use serde_json::Value;
@@ -81,7 +81,7 @@ fn fields(engine: &Value) -> EngineFields {
     }
 }
 
-fn link(stored: &Stored) -> Result<LinkInfo> {
+fn link(stored: &StoredSnapshot) -> Result<LinkInfo> {
     let path = stored.dir.join(MEMORY);
     let failed = || Error::io("read", &path);
     let file = stored.open(&path)?;

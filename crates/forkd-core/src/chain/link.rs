@@ -2,7 +2,7 @@ use crate::chain::pieces::{self, extents};
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use forkd_format::{Digest, PAGE_SIZE};
-use forkd_sys::{Disk, is_zero, next_data};
+use forkd_sys::{DiskIo, is_zero, next_data};
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -29,7 +29,7 @@ pub(crate) fn write_link(
     base: &File,
     full: &File,
     out: &Path,
-    disk: &Disk,
+    disk: &DiskIo,
     env: Env<'_>,
 ) -> Result<LinkPages> {
     let reading = || Error::io("read the memory for", out);

@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::pipeline::buffers::Buffers;
 use crate::pipeline::lanes::{self, LaneKind};
 use forkd_format::{Digest, Hasher, PAGE_SIZE};
-use forkd_sys::{Disk, next_data, next_hole};
+use forkd_sys::{DiskIo, next_data, next_hole};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -112,7 +112,7 @@ pub(crate) fn read(file: &File, buffer: &mut [u8], at: u64) -> io::Result<()> {
 
 /// Writes the pages for which `wanted` says so, neighbours in one go.
 pub(crate) fn write_pages(
-    (disk, file, path): (&Disk, &File, &Path),
+    (disk, file, path): (&DiskIo, &File, &Path),
     bytes: &[u8],
     at: u64,
     wanted: &mut dyn FnMut(usize, &[u8]) -> bool,

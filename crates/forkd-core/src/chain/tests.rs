@@ -5,7 +5,7 @@ use crate::store::LockKind;
 use crate::store::chain_memory::adopt_assembled;
 use crate::{Cancel, Env, Kind, Silent, Store};
 use forkd_format::{Digest, PAGE_SIZE, Tag};
-use forkd_sys::Disk;
+use forkd_sys::DiskIo;
 use forkd_testing::pseudo_random;
 use proptest::prelude::*;
 use std::fs::{self, File};
@@ -112,7 +112,7 @@ fn check_chain(pages: usize, depth: usize, seed: u64) {
             let full = write_memory(&root.path().join(format!("full{i}")), &memory, &mut random);
             let chain = store.chain(&above.parse().unwrap()).unwrap();
             let base = File::open(store.memory(&chain, env()).unwrap()).unwrap();
-            let made = write_link(&base, &full, &path, &Disk::default(), env()).unwrap();
+            let made = write_link(&base, &full, &path, &DiskIo::default(), env()).unwrap();
             let (changed, zeroed) = expected(&before, &memory);
             assert_eq!(made, LinkPages { changed, zeroed, sha256_full: Digest::of(&memory) });
             let link = fs::read(&path).unwrap();
@@ -158,7 +158,7 @@ fn memories_of_two_sizes_are_no_chain() {
         file
     };
     let (a, b) = (file("a", 8192), file("b", 4096));
-    let error = write_link(&a, &b, &path("out"), &Disk::default(), env()).unwrap_err();
+    let error = write_link(&a, &b, &path("out"), &DiskIo::default(), env()).unwrap_err();
     assert!(error.to_string().contains("4096 bytes; that of the chain parent has 8192"), "{error}");
     // What is a hole in both is neither read nor written.
     let (a, b) = (file("c", 64 << 30), file("d", 64 << 30));
@@ -167,12 +167,12 @@ fn memories_of_two_sizes_are_no_chain() {
     cancel.cancel();
     let stopped = Env { cancel: &cancel, ..env() };
     assert_eq!(
-        write_link(&a, &b, &path("e"), &Disk::default(), stopped).unwrap_err().kind(),
+        write_link(&a, &b, &path("e"), &DiskIo::default(), stopped).unwrap_err().kind(),
         Kind::Interrupted
     );
     let (a, b) = (file("f", 64 << 20), file("g", 64 << 20));
     b.write_all_at(b"x", 33 << 20).unwrap();
-    let made = write_link(&a, &b, &path("out2"), &Disk::default(), env()).unwrap();
+    let made = write_link(&a, &b, &path("out2"), &DiskIo::default(), env()).unwrap();
     assert_eq!((made.changed, made.zeroed), (1, Vec::new()));
     assert!(path("out2").metadata().unwrap().blocks() <= 16);
 }

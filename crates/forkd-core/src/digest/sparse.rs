@@ -2,13 +2,13 @@
 
 use crate::error::{Error, Kind, Result};
 use forkd_format::{PAGE_SIZE, PIECE_SIZE};
-use forkd_sys::Disk;
+use forkd_sys::DiskIo;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 /// Copies a disk image: the same blocks where the filesystem can share them, else the data between its holes.
-pub(crate) fn copy_disk(disk: &Disk, from: &Path, to: &Path) -> Result<()> {
+pub(crate) fn copy_disk(disk: &DiskIo, from: &Path, to: &Path) -> Result<()> {
     let source = File::open(from).map_err(Error::io("open", from))?;
     let metadata = source.metadata().map_err(Error::io("open", from))?;
     if !metadata.is_file() {

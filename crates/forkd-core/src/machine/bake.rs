@@ -6,7 +6,7 @@ use crate::error::{Error, Kind, Result};
 use crate::machine::engine::{Engine, Files, Machine};
 use crate::machine::frozen::seal_frozen;
 use crate::machine::guest::Guest;
-use crate::machine::program::{Output, Streams};
+use crate::machine::program::{Stream, Streams};
 use crate::machine::run_dir::Runtime;
 use crate::machine::session::{explain, greet, rest};
 use crate::machine::shell::{require_shell, run_command, shell};
@@ -67,7 +67,7 @@ pub fn bake(
     runtime: &Runtime,
     options: &BakeOptions,
     env: Env<'_>,
-    output: &mut dyn FnMut(Output, &[u8]) -> Result<()>,
+    output: &mut dyn FnMut(Stream, &[u8]) -> Result<()>,
     trial: &mut dyn FnMut(&mut Guest) -> Result<()>,
 ) -> Result<BakeReport> {
     let tag = &options.tag;
@@ -109,7 +109,7 @@ fn warm(
     guest: &mut Guest,
     options: &BakeOptions,
     env: Env<'_>,
-    output: &mut dyn FnMut(Output, &[u8]) -> Result<()>,
+    output: &mut dyn FnMut(Stream, &[u8]) -> Result<()>,
 ) -> Result<Duration> {
     let begun = Instant::now();
     if options.warm.is_some() || options.ready.is_some() {

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::machine::engine::{Engine, Files, Limits};
 use crate::machine::fork;
 use crate::machine::frozen::{ParentEdge, seal_frozen};
-use crate::machine::program::Output;
+use crate::machine::program::Stream;
 use crate::machine::run_dir::Runtime;
 use crate::machine::session::{greet, rest, wake, with_console};
 use crate::machine::shell::{require_shell, run_command};
@@ -63,7 +63,7 @@ pub fn snapshot_diff(
     runtime: &Runtime,
     options: &DiffOptions,
     env: Env<'_>,
-    output: &mut dyn FnMut(Output, &[u8]) -> Result<()>,
+    output: &mut dyn FnMut(Stream, &[u8]) -> Result<()>,
 ) -> Result<DiffReport> {
     store.require_free(&options.tag)?;
     let source = fork::open(store, engine, &options.from, env)?;

@@ -2,7 +2,7 @@
 
 use crate::env::Env;
 use crate::error::Result;
-use crate::store::stored::Stored;
+use crate::store::stored::StoredSnapshot;
 use serde_json::{Map, Value};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -103,7 +103,13 @@ pub trait Engine: Send + Sync {
     ///
     /// # Errors
     /// Where it does not start.
-    fn restore(&self, snapshot: &Stored, files: &Files, limits: Limits, run: &Path) -> Result<Box<dyn Vm>>;
+    fn restore(
+        &self,
+        snapshot: &StoredSnapshot,
+        files: &Files,
+        limits: Limits,
+        run: &Path,
+    ) -> Result<Box<dyn Vm>>;
 
     /// Ends a detached machine, and what is left of one.
     ///

@@ -4,11 +4,11 @@ use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::machine::engine::{Engine, Files, Limits, Vm};
 use crate::machine::guest::Guest;
-use crate::machine::run_dir::{Child, RunDir, Runtime};
+use crate::machine::run_dir::{DetachedChild, RunDir, Runtime};
 use crate::machine::session::{WAKE_LIMIT, explain, greet, wake, with_console};
 use crate::store::lock::{LockKind, TagLock};
 use crate::store::root::Store;
-use crate::store::stored::Stored;
+use crate::store::stored::StoredSnapshot;
 use forkd_format::Tag;
 use forkd_format::manifest::{MEMORY, ROOTFS};
 use std::path::PathBuf;
@@ -28,7 +28,7 @@ pub struct ForkOptions {
 
 /// A child that is awake.
 #[derive(Debug)]
-pub struct Forked {
+pub struct Child {
     /// From 1.
     pub number: usize,
     /// Its name.
@@ -44,7 +44,7 @@ pub struct Forked {
     run: RunDir,
 }
 
-impl Forked {
+impl Child {
     /// The last lines of its console.
     #[must_use]
     pub fn console(&self) -> Option<String> {
@@ -78,9 +78,9 @@ impl Forked {
     ///
     /// # Errors
     /// What the disk says; it ends then.
-    pub fn detach(mut self) -> Result<Child> {
+    pub fn detach(mut self) -> Result<DetachedChild> {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let child = Child {
+        let child = DetachedChild {
             id: self.id.clone(),
             tag: self.tag.clone(),
             snapshot: self.snapshot.clone(),
@@ -98,7 +98,7 @@ impl Forked {
 /// A snapshot that may be forked: checked, locked, its memory assembled.
 #[derive(Debug)]
 pub(crate) struct Source {
-    pub(crate) stored: Stored,
+    pub(crate) stored: StoredSnapshot,
     pub(crate) files: Files,
     _locks: Vec<TagLock>,
 }
@@ -126,7 +126,7 @@ pub(crate) fn open(store: &Store, engine: &dyn Engine, tag: &Tag, env: Env<'_>) 
 ///
 /// # Errors
 /// [`Kind::Incompatible`], [`Kind::Integrity`], naming what the snapshot needs and what is here.
-pub fn check(engine: &dyn Engine, stored: &Stored) -> Result<()> {
+pub fn check(engine: &dyn Engine, stored: &StoredSnapshot) -> Result<()> {
     engine.check(&stored.snapshot).map_err(|e| Error::new(e.kind(), format!("'{}': {e}", stored.tag)))?;
     for (key, path) in stored.bodies() {
         let key = if key == MEMORY { "memory" } else { key.trim_end_matches(".ext4") };
@@ -189,11 +189,11 @@ pub fn fork(
     runtime: &Runtime,
     options: &ForkOptions,
     env: Env<'_>,
-    work: &(dyn Fn(&Forked, &mut Guest) -> Result<()> + Sync),
-) -> Result<Vec<Forked>> {
+    work: &(dyn Fn(&Child, &mut Guest) -> Result<()> + Sync),
+) -> Result<Vec<Child>> {
     let source = open(store, engine, &options.tag, env)?;
     let permits = Permits { free: Mutex::new((env.jobs * 2).max(2)), changed: Condvar::new() };
-    let outcomes: Mutex<Vec<Result<Forked>>> = Mutex::default();
+    let outcomes: Mutex<Vec<Result<Child>>> = Mutex::default();
     // When one fails the others are stopped.
     let stop = env.cancel.child();
     let stopped = Env { cancel: &stop, ..env };
@@ -209,7 +209,7 @@ pub fn fork(
             let vm = vm.inspect_err(|_| stop.cancel())?;
             let (tag, network) = (options.tag.clone(), options.limits.network);
             let snapshot = source.stored.dir.clone();
-            let forked = Forked {
+            let forked = Child {
                 number,
                 id: run.id.clone(),
                 time: Duration::ZERO,
@@ -245,17 +245,17 @@ pub fn fork(
     if !failures.is_empty() {
         return Err(failures.swap_remove(cause));
     }
-    children.sort_by_key(|child: &Forked| child.number);
+    children.sort_by_key(|child: &Child| child.number);
     Ok(children)
 }
 
 fn start(
-    mut forked: Forked,
+    mut forked: Child,
     begun: Instant,
     permits: &Permits,
     env: Env<'_>,
-    work: &(dyn Fn(&Forked, &mut Guest) -> Result<()> + Sync),
-) -> Result<Forked> {
+    work: &(dyn Fn(&Child, &mut Guest) -> Result<()> + Sync),
+) -> Result<Child> {
     let number = forked.number;
     let failed = |e: Error| match e.kind() {
         Kind::Interrupted => e,

@@ -6,7 +6,7 @@ use crate::store::record::{HashedFile, Record};
 use crate::store::staged::{RootfsPath, SealedSnapshot, StagedSnapshot, complete};
 use forkd_format::manifest::{MEMORY, ROOTFS, VMSTATE};
 use forkd_format::{Digest, Snapshot, Tag};
-use forkd_sys::Disk;
+use forkd_sys::DiskIo;
 use serde_json::{Map, Value, json};
 use std::fs::File;
 
@@ -28,7 +28,7 @@ pub(crate) fn seal_frozen(
     base: &Snapshot,
     edge: Option<&ParentEdge>,
     created_at: &str,
-    (disk, env): (&Disk, Env<'_>),
+    (disk, env): (&DiskIo, Env<'_>),
 ) -> Result<SealedSnapshot> {
     let mut record =
         Record { record_version: 1, created_at: Some(created_at.to_owned()), ..Record::default() };

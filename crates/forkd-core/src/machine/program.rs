@@ -12,7 +12,7 @@ use std::time::Instant;
 
 /// Which output of a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Output {
+pub enum Stream {
     /// Standard output.
     Out,
     /// Standard error.
@@ -33,7 +33,7 @@ pub struct Streams<'a> {
     /// Its input; it is read by a thread that may outlive the call by one read.
     pub input: Option<Box<dyn Read + Send>>,
     /// Told each piece of output.
-    pub output: &'a mut dyn FnMut(Output, &[u8]) -> Result<()>,
+    pub output: &'a mut dyn FnMut(Stream, &[u8]) -> Result<()>,
     /// Signals and sizes.
     pub controls: Option<&'a Receiver<Control>>,
 }
@@ -80,8 +80,8 @@ impl Guest {
             };
             match MessageKind::from_u8(packet.kind) {
                 _ if packet.id != id => {}
-                Some(MessageKind::Stdout) => (streams.output)(Output::Out, &packet.payload)?,
-                Some(MessageKind::Stderr) => (streams.output)(Output::Err, &packet.payload)?,
+                Some(MessageKind::Stdout) => (streams.output)(Stream::Out, &packet.payload)?,
+                Some(MessageKind::Stderr) => (streams.output)(Stream::Err, &packet.payload)?,
                 Some(MessageKind::Taken) => window.give(count(&packet)? as usize),
                 Some(MessageKind::Exit) => return Exit::decode(&packet.payload).map_err(malformed),
                 Some(MessageKind::Error) => return Err(refusal(&packet)),

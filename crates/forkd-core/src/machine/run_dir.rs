@@ -23,7 +23,7 @@ pub struct Runtime {
 
 /// A detached machine, as its folder describes it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Child {
+pub struct DetachedChild {
     /// Its name: eight hexadecimal digits.
     pub id: String,
     /// The snapshot that it was forked from.
@@ -70,7 +70,7 @@ impl RunDir {
     ///
     /// # Errors
     /// What the disk says.
-    pub fn detach(&mut self, child: &Child) -> Result<()> {
+    pub fn detach(&mut self, child: &DetachedChild) -> Result<()> {
         let (path, new) = (self.path.join(CHILD), self.path.join("child.new"));
         let text = serde_json::to_vec(child).map_err(|e| Error::new(Kind::General, e.to_string()))?;
         fs::write(&new, text).map_err(Error::io("write", &new))?;
@@ -158,13 +158,13 @@ impl Runtime {
     ///
     /// # Errors
     /// Where the runtime folder belongs to somebody else.
-    pub fn children(&self, engine: &dyn Engine) -> Result<Vec<Child>> {
+    pub fn children(&self, engine: &dyn Engine) -> Result<Vec<DetachedChild>> {
         if self.root.symlink_metadata().is_err() {
             return Ok(Vec::new());
         }
         self.check_owner()?;
         self.sweep(engine);
-        let mut children: Vec<Child> = self.folders().filter_map(|path| read(&path)).collect();
+        let mut children: Vec<DetachedChild> = self.folders().filter_map(|path| read(&path)).collect();
         children.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
         Ok(children)
     }
@@ -173,8 +173,8 @@ impl Runtime {
     ///
     /// # Errors
     /// [`Kind::NotFound`]; [`Kind::Usage`] where several do.
-    pub fn child(&self, engine: &dyn Engine, name: &str) -> Result<Child> {
-        let mut found: Vec<Child> = self
+    pub fn child(&self, engine: &dyn Engine, name: &str) -> Result<DetachedChild> {
+        let mut found: Vec<DetachedChild> = self
             .children(engine)?
             .into_iter()
             .filter(|child| !name.is_empty() && child.id.starts_with(name))
@@ -214,7 +214,7 @@ impl Runtime {
 ///
 /// # Errors
 /// Where it does not end.
-pub fn kill(engine: &dyn Engine, child: &Child) -> Result<()> {
+pub fn kill(engine: &dyn Engine, child: &DetachedChild) -> Result<()> {
     engine.kill(&child.run)?;
     match fs::remove_dir_all(&child.run) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", &child.run)(e)),
@@ -228,8 +228,8 @@ pub fn is_held(path: &Path) -> bool {
     File::open(path).is_ok_and(|file| !forkd_sys::try_lock(&file, LockKind::Exclusive).unwrap_or(true))
 }
 
-fn read(path: &Path) -> Option<Child> {
-    let mut child: Child = serde_json::from_slice(&fs::read(path.join(CHILD)).ok()?).ok()?;
+fn read(path: &Path) -> Option<DetachedChild> {
+    let mut child: DetachedChild = serde_json::from_slice(&fs::read(path.join(CHILD)).ok()?).ok()?;
     child.run = path.to_owned();
     Some(child)
 }

@@ -2,7 +2,7 @@ use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::machine::engine::Vm;
 use crate::machine::guest::Guest;
-use crate::machine::run_dir::{Child, RunDir, hex, random};
+use crate::machine::run_dir::{DetachedChild, RunDir, hex, random};
 use forkd_agent::message::{Identity, WakeReport};
 use forkd_format::manifest::VMSTATE;
 use std::os::unix::fs::OpenOptionsExt;
@@ -111,7 +111,7 @@ pub(crate) fn wake(guest: &mut Guest, id: &str, network: bool) -> Result<WakeRep
 ///
 /// # Errors
 /// [`Kind::Locked`] where all ports are in use for `limit`.
-pub fn talk(child: &Child, limit: Duration, env: Env<'_>) -> Result<Guest> {
+pub fn talk(child: &DetachedChild, limit: Duration, env: Env<'_>) -> Result<Guest> {
     let begun = Instant::now();
     let mut told = false;
     loop {

@@ -4,7 +4,7 @@ use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::machine::engine::{Engine, Files, Machine, Network};
 use crate::machine::guest::Guest;
-use crate::machine::program::Output;
+use crate::machine::program::Stream;
 use crate::machine::run_dir::Runtime;
 use crate::machine::session::{explain, greet};
 use crate::machine::shell::{require_shell, run_as_root};
@@ -55,7 +55,7 @@ pub fn set_up(
     runtime: &Runtime,
     options: &SetUpOptions,
     env: Env<'_>,
-    output: &mut dyn FnMut(Output, &[u8]) -> Result<()>,
+    output: &mut dyn FnMut(Stream, &[u8]) -> Result<()>,
 ) -> Result<()> {
     let machine = Machine { network: Network::User, ..options.machine.clone() };
     // Beside the disk, where there is room, and without a name, so that nothing of it is left however this ends.
@@ -78,7 +78,7 @@ pub fn set_up(
 fn work(
     guest: &mut Guest,
     options: &SetUpOptions,
-    output: &mut dyn FnMut(Output, &[u8]) -> Result<()>,
+    output: &mut dyn FnMut(Stream, &[u8]) -> Result<()>,
 ) -> Result<()> {
     crate::machine::session::seed(guest, true)?;
     let mut variables = options.env.clone();

@@ -1,6 +1,6 @@
 use crate::error::{Error, Kind, Result};
 use crate::machine::guest::Guest;
-use crate::machine::program::{Output, Streams};
+use crate::machine::program::{Stream, Streams};
 use forkd_agent::message::Exec;
 
 /// Fails where the guest cannot run commands of the user's.
@@ -28,7 +28,7 @@ pub(crate) fn run_command(
     what: &str,
     command: &str,
     user: &str,
-    output: &mut dyn FnMut(Output, &[u8]) -> Result<()>,
+    output: &mut dyn FnMut(Stream, &[u8]) -> Result<()>,
 ) -> Result<()> {
     run(guest, what, command, &Exec { user: user.to_owned(), ..shell(command) }, output)
 }
@@ -39,7 +39,7 @@ pub(crate) fn run_as_root(
     what: &str,
     command: &str,
     env: &[String],
-    output: &mut dyn FnMut(Output, &[u8]) -> Result<()>,
+    output: &mut dyn FnMut(Stream, &[u8]) -> Result<()>,
 ) -> Result<()> {
     let exec = Exec { user: "root".into(), cwd: "/".into(), env: env.to_vec(), ..shell(command) };
     run(guest, what, command, &exec, output)
@@ -50,7 +50,7 @@ pub(crate) fn run(
     what: &str,
     command: &str,
     exec: &Exec,
-    output: &mut dyn FnMut(Output, &[u8]) -> Result<()>,
+    output: &mut dyn FnMut(Stream, &[u8]) -> Result<()>,
 ) -> Result<()> {
     let exit = guest.exec(exec, &mut Streams { input: None, output, controls: None })?;
     match exit.code {

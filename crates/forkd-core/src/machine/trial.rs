@@ -4,7 +4,7 @@ use crate::machine::engine::{Engine, Files, Limits};
 use crate::machine::guest::Guest;
 use crate::machine::run_dir::Runtime;
 use crate::machine::session::{explain, greet, wake, with_console};
-use crate::store::stored::Stored;
+use crate::store::stored::StoredSnapshot;
 use forkd_format::manifest::ROOTFS;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 pub(crate) fn prove(
     engine: &dyn Engine,
     runtime: &Runtime,
-    sealed: &Stored,
+    sealed: &StoredSnapshot,
     memory: &Path,
     env: Env<'_>,
     trial: &mut dyn FnMut(&mut Guest) -> Result<()>,

@@ -1,5 +1,5 @@
 use crate::error::{Error, Kind, Result};
-use crate::store::stored::Stored;
+use crate::store::stored::StoredSnapshot;
 use forkd_format::manifest::{Link, MEMORY};
 use forkd_format::{Digest, Snapshot, Tag};
 
@@ -41,6 +41,6 @@ pub(crate) fn put(text: &mut Vec<u8>, offset: u64, bytes: &[u8]) {
 }
 
 /// The memory image's digest names a snapshot to its children.
-pub(crate) fn memory_digest(stored: &Stored) -> Result<Digest> {
+pub(crate) fn memory_digest(stored: &StoredSnapshot) -> Result<Digest> {
     stored.digest(MEMORY, &stored.dir.join(MEMORY), false)
 }

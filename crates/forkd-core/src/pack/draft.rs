@@ -1,13 +1,17 @@
 use crate::error::{Error, Kind, Result};
 use crate::pack::input::PackInput;
 use crate::pack::options::PackOptions;
-use crate::store::stored::Stored;
+use crate::store::stored::StoredSnapshot;
 use forkd_format::layout::{entry_header, padding};
 use forkd_format::manifest::{FILE_ORDER, FileEntry, Link, MANIFEST, MEMORY, SNAPSHOT_JSON};
 use forkd_format::{Digest, Manifest, PackFormat};
 
 /// The manifest with every size and no digest: exactly as long as it will be.
-pub(crate) fn draft(chain: &[Stored], inputs: &[PackInput], options: &PackOptions) -> Result<Manifest> {
+pub(crate) fn draft(
+    chain: &[StoredSnapshot],
+    inputs: &[PackInput],
+    options: &PackOptions,
+) -> Result<Manifest> {
     let unknown = Digest::of(b"");
     let mut links = Vec::new();
     for (l, stored) in chain.iter().enumerate() {
@@ -107,7 +111,7 @@ pub(crate) fn complete_edges(manifest: &mut Manifest) -> Result<()> {
 }
 
 /// A snapshot that is not what was put there is not passed on.
-pub(crate) fn check_records(chain: &[Stored], manifest: &Manifest) -> Result<()> {
+pub(crate) fn check_records(chain: &[StoredSnapshot], manifest: &Manifest) -> Result<()> {
     for (stored, link) in chain.iter().zip(&manifest.links) {
         for file in link.files.iter().filter(|file| file.path != SNAPSHOT_JSON) {
             let recorded = stored.record.as_ref().and_then(|record| record.file(&file.path));

@@ -1,7 +1,7 @@
 //! The files to be packed, cut into aligned pieces with their holes.
 
 use crate::error::{Error, Result};
-use crate::store::stored::Stored;
+use crate::store::stored::StoredSnapshot;
 use forkd_format::layout::padding;
 use forkd_format::manifest::SNAPSHOT_JSON;
 use std::fs::File;
@@ -21,7 +21,7 @@ pub(crate) enum InputBody {
     File(File),
 }
 
-pub(crate) fn open_inputs(chain: &[Stored]) -> Result<Vec<PackInput>> {
+pub(crate) fn open_inputs(chain: &[StoredSnapshot]) -> Result<Vec<PackInput>> {
     let mut inputs = Vec::new();
     for (link, stored) in chain.iter().enumerate() {
         let portable = stored.snapshot.relocated("", None).to_bytes();

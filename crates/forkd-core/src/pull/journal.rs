@@ -1,7 +1,7 @@
 use crate::error::{Error, Result};
 use crate::pull::context::JOURNAL;
 use crate::store::workdir::WorkDir;
-use forkd_sys::Disk;
+use forkd_sys::DiskIo;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -13,11 +13,11 @@ pub(crate) struct FrameJournal {
     file: File,
     end: Mutex<u64>,
     frames: usize,
-    disk: Disk,
+    disk: DiskIo,
 }
 
 impl FrameJournal {
-    pub(crate) fn open(download: &WorkDir, frames: usize, disk: &Disk) -> Result<Self> {
+    pub(crate) fn open(download: &WorkDir, frames: usize, disk: &DiskIo) -> Result<Self> {
         let (path, file) = download.file(JOURNAL)?;
         let len = file.metadata().map_err(Error::io("read", &path))?.len();
         Ok(Self { path, file, end: Mutex::new(len - len % 4), frames, disk: disk.clone() })

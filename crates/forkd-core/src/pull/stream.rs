@@ -13,7 +13,7 @@ use crate::store::workdir::WorkDir;
 use crate::unpack::job::PackOrigin;
 use crate::unpack::plan::UnpackReport;
 use crate::unpack::unpack;
-use forkd_sys::Disk;
+use forkd_sys::DiskIo;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
@@ -47,7 +47,7 @@ impl PartialPack {
     }
 
     /// Notes which copy the bytes will be of.
-    pub(crate) fn begin(&mut self, disk: &Disk, validator: &Validator) -> Result<()> {
+    pub(crate) fn begin(&mut self, disk: &DiskIo, validator: &Validator) -> Result<()> {
         disk.set_len(&self.file, &self.path, 0).map_err(Error::io("write", &self.path))?;
         let (path, file) = &self.note;
         let text = serde_json::to_vec(validator).map_err(|e| Error::new(Kind::General, e.to_string()))?;
@@ -106,7 +106,7 @@ pub(crate) struct TeeReader<'a> {
     kept: PartialPack,
     at: u64,
     body: Box<dyn Read + Send + 'a>,
-    disk: Disk,
+    disk: DiskIo,
     traffic: Traffic,
     /// Whether what comes is still kept.
     keeping: Arc<AtomicBool>,

@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::pack::paged::page_source::PageSource;
 use crate::store::record::{HashedFile, RecordedFile};
 use crate::store::root::Store;
-use crate::store::stored::Stored;
+use crate::store::stored::StoredSnapshot;
 use forkd_format::Tag;
 use forkd_format::manifest::{Base, SNAPSHOT_JSON};
 use std::collections::HashMap;
@@ -18,7 +18,7 @@ pub(crate) struct LocalFile {
     pub(crate) tag: Tag,
     pub(crate) path: PathBuf,
     pub(crate) recorded: RecordedFile,
-    stored: Arc<Stored>,
+    stored: Arc<StoredSnapshot>,
     /// Opened when it is first wanted: a store may have more files than a process may have open.
     opened: OnceLock<Option<File>>,
 }

@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::pack::computed_id::ComputedId;
 use crate::store::record::RecordedFile;
 use crate::store::root::Store;
-use crate::store::stored::Stored;
+use crate::store::stored::StoredSnapshot;
 use forkd_format::{PackId, Tag};
 
 /// The links that a pack of one of these names was unpacked to, root first, where they are all still here under the tags that a pull would give
@@ -14,7 +14,7 @@ pub(crate) fn already_here(
     ids: &[PackId],
     wanted: Option<&Tag>,
     read: bool,
-) -> Result<Option<(ComputedId, Vec<Stored>)>> {
+) -> Result<Option<(ComputedId, Vec<StoredSnapshot>)>> {
     if ids.is_empty() {
         return Ok(None);
     }
@@ -39,7 +39,7 @@ pub(crate) fn already_here(
 }
 
 /// Whether every recorded file is as it was recorded: by its size and time, or, where `read` is set, by its bytes.
-fn is_untouched(stored: &Stored, read: bool) -> bool {
+fn is_untouched(stored: &StoredSnapshot, read: bool) -> bool {
     let untouched = |file: &RecordedFile| {
         let path = stored.dir.join(&file.path);
         let size = path.metadata().map(|metadata| metadata.len());

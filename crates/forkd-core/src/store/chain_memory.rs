@@ -7,7 +7,7 @@ use crate::store::lock::LockKind;
 use crate::store::record::modified_ns;
 use crate::store::root::{Store, is_taken_away};
 use crate::store::small_file::read_small;
-use crate::store::stored::{Stored, describe, parent_of};
+use crate::store::stored::{StoredSnapshot, describe, parent_of};
 use forkd_format::manifest::MEMORY;
 use forkd_format::{Digest, Snapshot, Tag};
 use serde::{Deserialize, Serialize};
@@ -37,7 +37,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Kind::Incompatible`] for a link that does not say what its memory must be, [`Kind::Integrity`] where a link was altered.
-    pub fn memory(&self, chain: &[Stored], env: Env<'_>) -> Result<PathBuf> {
+    pub fn memory(&self, chain: &[StoredSnapshot], env: Env<'_>) -> Result<PathBuf> {
         let Some(head) = chain.last() else {
             return Err(Error::new(Kind::General, "internal error: a chain without links"));
         };

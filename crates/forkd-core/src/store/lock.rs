@@ -2,7 +2,7 @@ use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::store::root::Store;
 use forkd_format::Tag;
-use forkd_sys::Disk;
+use forkd_sys::DiskIo;
 pub use forkd_sys::LockKind;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
@@ -99,7 +99,7 @@ pub(crate) fn acquire(
     }
 }
 
-fn open(disk: &Disk, dir: &Path, path: &Path) -> io::Result<File> {
+fn open(disk: &DiskIo, dir: &Path, path: &Path) -> io::Result<File> {
     let mut tries = 0;
     loop {
         let mut options = OpenOptions::new();

@@ -15,5 +15,5 @@ pub(crate) mod workdir;
 
 pub use lock::{LockKind, TagLock};
 pub use record::{Provenance, Record, RecordedFile};
-pub use stored::Stored;
+pub use stored::StoredSnapshot;
 pub use workdir::ScratchStore;

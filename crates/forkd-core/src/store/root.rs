@@ -1,9 +1,9 @@
 use crate::error::{Error, Kind, Result};
 use crate::store::record::Record;
-use crate::store::stored::{Stored, describe, parent_of};
+use crate::store::stored::{StoredSnapshot, describe, parent_of};
 use forkd_format::Tag;
 use forkd_format::manifest::SNAPSHOT_JSON;
-use forkd_sys::Disk;
+use forkd_sys::DiskIo;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use std::time::Duration;
 #[derive(Debug, Clone)]
 pub struct Store {
     root: PathBuf,
-    disk: Disk,
+    disk: DiskIo,
     lock_timeout: Duration,
     holder: String,
 }
@@ -23,7 +23,7 @@ impl Store {
     pub fn new(root: &Path, holder: &str) -> Self {
         Self {
             root: root.to_owned(),
-            disk: Disk::default(),
+            disk: DiskIo::default(),
             lock_timeout: Duration::from_secs(300),
             holder: holder.to_owned(),
         }
@@ -38,7 +38,7 @@ impl Store {
 
     /// The same store with its changes passing through a probe (tests).
     #[must_use]
-    pub fn with_disk(mut self, disk: Disk) -> Self {
+    pub fn with_disk(mut self, disk: DiskIo) -> Self {
         self.disk = disk;
         self
     }
@@ -49,7 +49,7 @@ impl Store {
         &self.root
     }
 
-    pub(crate) fn disk(&self) -> &Disk {
+    pub(crate) fn disk(&self) -> &DiskIo {
         &self.disk
     }
 
@@ -99,7 +99,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Kind::NotFound`] where the tag is not in the store; [`Kind::Integrity`] where its description is malformed.
-    pub fn load(&self, tag: &Tag) -> Result<Stored> {
+    pub fn load(&self, tag: &Tag) -> Result<StoredSnapshot> {
         let dir = self.dir(tag);
         if !self.contains(tag) {
             let message =
@@ -107,7 +107,7 @@ impl Store {
             return Err(Error::new(Kind::NotFound, message));
         }
         let snapshot = describe(&dir)?;
-        Ok(Stored { tag: tag.clone(), record: Record::load(&dir)?, dir, snapshot })
+        Ok(StoredSnapshot { tag: tag.clone(), record: Record::load(&dir)?, dir, snapshot })
     }
 
     /// The tags in the store, sorted. Folders that are no snapshot are passed over.
@@ -134,7 +134,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Kind::NotFound`] where a parent is missing, [`Kind::Integrity`] where the chain has a cycle.
-    pub fn chain(&self, head: &Tag) -> Result<Vec<Stored>> {
+    pub fn chain(&self, head: &Tag) -> Result<Vec<StoredSnapshot>> {
         let mut links = vec![self.load(head)?];
         while let Some(parent) = parent_of(links.last())? {
             if links.iter().any(|link| link.tag == parent) || links.len() >= forkd_format::manifest::MAX_CHAIN

@@ -3,11 +3,11 @@
 use crate::error::{Error, Kind, Result};
 use crate::store::record::{HashedFile, Record, modified_ns};
 use crate::store::root::{Store, is_taken_away};
-use crate::store::stored::Stored;
+use crate::store::stored::StoredSnapshot;
 use crate::store::workdir::WorkDir;
 use forkd_format::manifest::{MEMORY, ROOTFS, SNAPSHOT_JSON};
 use forkd_format::{Snapshot, Tag};
-use forkd_sys::Disk;
+use forkd_sys::DiskIo;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
@@ -29,7 +29,7 @@ pub(crate) enum RootfsPath<'a> {
     /// In the snapshot's own folder, with its path.
     Own,
     /// Where that of another snapshot says: in this one's own folder, if it was in that one's.
-    As(&'a Stored),
+    As(&'a StoredSnapshot),
 }
 
 impl StagedSnapshot {
@@ -113,7 +113,7 @@ impl StagedSnapshot {
             }
             None => None,
         };
-        Ok(SealedSnapshot { store, stored: Stored { tag, dir, snapshot, record } })
+        Ok(SealedSnapshot { store, stored: StoredSnapshot { tag, dir, snapshot, record } })
     }
 }
 
@@ -121,18 +121,18 @@ impl StagedSnapshot {
 #[derive(Debug)]
 pub(crate) struct SealedSnapshot {
     store: Store,
-    stored: Stored,
+    stored: StoredSnapshot,
 }
 
 impl SealedSnapshot {
     /// As it lies in the work folder.
-    pub(crate) fn stored(&self) -> &Stored {
+    pub(crate) fn stored(&self) -> &StoredSnapshot {
         &self.stored
     }
 
     /// Puts it in the place of its tag, at once, and syncs. What was there before is left in the work folder.
     pub(crate) fn publish(self) -> Result<PathBuf> {
-        let Stored { tag, dir: staged, .. } = self.stored;
+        let StoredSnapshot { tag, dir: staged, .. } = self.stored;
         let (store, disk) = (&self.store, self.store.disk());
         let (target, snapshots) = (store.dir(&tag), store.snapshots());
         disk.sync_dir(&staged).map_err(Error::io("sync", &staged))?;
@@ -171,21 +171,21 @@ fn create_tag(store: &Store, staged: &Path, target: &Path, snapshots: &Path) -> 
 
 /// Takes the write permission from a file of the store: nobody writes to it any more. Memory keeps its owner's write permission, because QEMU
 /// 7.2 opens it for writing even where all its writes are private.
-fn seal_file(disk: &Disk, file: &File, path: &Path) -> std::io::Result<()> {
+fn seal_file(disk: &DiskIo, file: &File, path: &Path) -> std::io::Result<()> {
     let kept = if path.file_name().is_some_and(|name| name == MEMORY) { 0o644 } else { 0o444 };
     // What the umask withheld when the file was made stays withheld.
     disk.set_mode(file, path, file.metadata()?.mode() & kept)
 }
 
 /// Writes a small file, sealed and synced; says when it was last written, in nanoseconds since 1970.
-pub(crate) fn write_sealed(disk: &Disk, path: &Path, bytes: &[u8]) -> Result<i64> {
+pub(crate) fn write_sealed(disk: &DiskIo, path: &Path, bytes: &[u8]) -> Result<i64> {
     let file = disk.create(path, 0o644).map_err(Error::io("create", path))?;
     disk.write_at(&file, path, bytes, 0).map_err(Error::io("write", path))?;
     complete(disk, &file, path)
 }
 
 /// Seals and syncs a file whose bytes are all written; says when that was.
-pub(crate) fn complete(disk: &Disk, file: &File, path: &Path) -> Result<i64> {
+pub(crate) fn complete(disk: &DiskIo, file: &File, path: &Path) -> Result<i64> {
     seal_file(disk, file, path).map_err(Error::io("seal", path))?;
     disk.sync_file(file, path).map_err(Error::io("sync", path))?;
     Ok(modified_ns(&file.metadata().map_err(Error::io("read", path))?))

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// A snapshot as it lies in the store.
 #[derive(Debug, Clone)]
-pub struct Stored {
+pub struct StoredSnapshot {
     /// Its tag.
     pub tag: Tag,
     /// Its folder.
@@ -20,7 +20,7 @@ pub struct Stored {
     pub record: Option<Record>,
 }
 
-impl Stored {
+impl StoredSnapshot {
     /// The root disk: in the folder, or where `snapshot.json` says.
     #[must_use]
     pub fn rootfs(&self) -> Option<PathBuf> {
@@ -86,7 +86,7 @@ pub(crate) fn describe(dir: &Path) -> Result<Snapshot> {
 }
 
 /// The parent's tag of a loaded snapshot.
-pub(crate) fn parent_of(stored: Option<&Stored>) -> Result<Option<Tag>> {
+pub(crate) fn parent_of(stored: Option<&StoredSnapshot>) -> Result<Option<Tag>> {
     let Some(stored) = stored else { return Ok(None) };
     let parent = stored.snapshot.parent().map_err(Error::malformed(stored.dir.display().to_string()))?;
     Ok(parent.map(|parent| parent.tag))
@@ -97,13 +97,13 @@ pub(crate) fn parent_of(stored: Option<&Stored>) -> Result<Option<Tag>> {
 ///
 /// # Errors
 /// [`Kind::Integrity`] naming the file.
-pub(crate) fn check_untouched(stored: &Stored) -> Result<()> {
+pub(crate) fn check_untouched(stored: &StoredSnapshot) -> Result<()> {
     check_file(stored, SNAPSHOT_JSON, &stored.dir.join(SNAPSHOT_JSON))?;
     stored.bodies().iter().try_for_each(|(name, path)| check_file(stored, name, path))
 }
 
 /// The same for one of its files.
-pub(crate) fn check_file(stored: &Stored, name: &str, path: &Path) -> Result<()> {
+pub(crate) fn check_file(stored: &StoredSnapshot, name: &str, path: &Path) -> Result<()> {
     let metadata = path.metadata().map_err(Error::io("read", path))?;
     let Some(recorded) = stored.record.as_ref().and_then(|record| record.file(name)) else { return Ok(()) };
     if stored.untouched(name, &metadata).is_none() && !HashedFile::read(path, &mut |_| Ok(()))?.is(recorded) {

@@ -1,7 +1,7 @@
 //! A file in progress outside the store: locked and swept as the store's own folders are.
 
 use crate::error::{Error, Result};
-use forkd_sys::{Disk, LockKind, try_lock};
+use forkd_sys::{DiskIo, LockKind, try_lock};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,7 +12,7 @@ const SETTLED: Duration = Duration::from_secs(2);
 /// A new file, locked for as long as this lives and deleted with it, unless it was put into a place of its own.
 #[derive(Debug)]
 pub(crate) struct WorkFile<'a> {
-    disk: &'a Disk,
+    disk: &'a DiskIo,
     path: PathBuf,
     file: File,
 }
@@ -20,7 +20,7 @@ pub(crate) struct WorkFile<'a> {
 impl<'a> WorkFile<'a> {
     /// Makes `<prefix><pid><suffix>`, and clears away what dead owners left under the same prefix. The umask applies to `mode`.
     pub(crate) fn create(
-        disk: &'a Disk,
+        disk: &'a DiskIo,
         folder: &Path,
         (prefix, suffix): (&str, &str),
         mode: u32,

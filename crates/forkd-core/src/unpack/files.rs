@@ -14,7 +14,7 @@ use crate::unpack::plan::{Examine, Outcome};
 use forkd_format::manifest::{FileEntry, Link, ROOTFS, RootfsSidecar, SNAPSHOT_JSON};
 use forkd_format::reader::FileId;
 use forkd_format::{Digest, PAGE_SIZE, Snapshot};
-use forkd_sys::Disk;
+use forkd_sys::DiskIo;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
@@ -304,7 +304,7 @@ fn description(link: &Link, bytes: &[u8]) -> Result<Snapshot> {
 }
 
 /// Lets its owner write to a file again that a run sealed which then did not come to publish it.
-fn unseal(disk: &Disk, path: &Path) -> std::io::Result<()> {
+fn unseal(disk: &DiskIo, path: &Path) -> std::io::Result<()> {
     let file = File::open(path)?;
     disk.set_mode(&file, path, file.metadata()?.mode() & 0o777 | 0o200)
 }

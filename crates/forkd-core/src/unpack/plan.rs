@@ -1,7 +1,7 @@
 use crate::cache::folder::Cache;
 use crate::error::{Error, Kind, Result};
 use crate::store::root::Store;
-use crate::store::stored::{Stored, parent_of};
+use crate::store::stored::{StoredSnapshot, parent_of};
 use forkd_format::manifest::{Link, ROOTFS, RootfsSidecar, SNAPSHOT_JSON};
 use forkd_format::{Digest, Manifest, PackFormat, Snapshot, Tag};
 use std::path::PathBuf;
@@ -81,7 +81,7 @@ impl UnpackReport {
     }
 
     /// A chain that is here already, as it lies in the store.
-    pub(crate) fn kept(chain: &[Stored]) -> Option<Self> {
+    pub(crate) fn kept(chain: &[StoredSnapshot]) -> Option<Self> {
         let head = chain.last()?.tag.clone();
         let links = chain.iter().map(|link| LinkReport {
             tag: link.tag.clone(),
@@ -212,7 +212,7 @@ pub(crate) fn local_tags(manifest: &Manifest, renamed: Option<&Tag>) -> Result<V
 /// How a stored snapshot differs from a link, or `None` where it has the same bytes.
 /// Where `read` is set no record is believed: that is how damage is found and replaced.
 pub(crate) fn difference(
-    stored: &Stored,
+    stored: &StoredSnapshot,
     link: &Link,
     sidecar: Option<&RootfsSidecar>,
     read: bool,

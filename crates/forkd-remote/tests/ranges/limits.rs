@@ -96,7 +96,7 @@ fn a_body_nobody_reads_is_let_go() {
     let remote = AnyRemote::new(&impatient()).unwrap();
     drop(remote.get(&served.at("endless/"), &Cancel::default()).unwrap());
     drop(remote.get(&served.at("stall/1000/"), &Cancel::default()).unwrap());
-    let moved = || served.hub.requests().iter().map(Asked::bytes).collect::<Vec<_>>();
+    let moved = || served.hub.requests().iter().map(LoggedRequest::bytes).collect::<Vec<_>>();
     let (begun, mut before) = (Instant::now(), Vec::new());
     while moved() != before {
         assert!(begun.elapsed() < Duration::from_secs(30), "it is still read");

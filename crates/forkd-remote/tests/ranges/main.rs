@@ -8,7 +8,7 @@ mod resume;
 use forkd_core::hub::{Answer, Download, Location, Remote, Request, Validator};
 use forkd_core::{Cancel, Error, Kind, Result};
 use forkd_remote::{AnyRemote, HttpOptions};
-use forkd_testing::{Asked, Hub, pseudo_random};
+use forkd_testing::{LoggedRequest, TestHub, pseudo_random};
 use std::io::Read;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -31,7 +31,7 @@ fn remote() -> AnyRemote {
 
 /// A server of one file, `f`.
 struct Served {
-    hub: Hub,
+    hub: TestHub,
     bytes: Vec<u8>,
     dir: TempDir,
 }
@@ -40,7 +40,7 @@ impl Served {
     fn new() -> Self {
         let (dir, bytes) = (TempDir::new().unwrap(), random_bytes(SIZE));
         std::fs::write(dir.path().join("f"), &bytes).unwrap();
-        Self { hub: Hub::start(dir.path()), bytes, dir }
+        Self { hub: TestHub::start(dir.path()), bytes, dir }
     }
 
     fn at(&self, prefix: &str) -> Location {
@@ -66,7 +66,7 @@ impl Served {
     }
 
     fn moved(&self) -> u64 {
-        self.hub.requests().iter().map(Asked::bytes).sum()
+        self.hub.requests().iter().map(LoggedRequest::bytes).sum()
     }
 }
 

@@ -8,7 +8,7 @@ fn main() {
         println!("usage: forkd-testhub DIR");
         std::process::exit(2);
     };
-    let hub = forkd_testing::Hub::start(dir.as_ref());
+    let hub = forkd_testing::TestHub::start(dir.as_ref());
     println!("{}", hub.address);
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
 }

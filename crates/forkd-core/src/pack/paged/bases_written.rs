@@ -5,7 +5,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pack::options::PackOptions;
 use crate::pack::paged::page_source::PageSource;
 use crate::store::record::HashedFile;
-use crate::store::stored::Stored;
+use crate::store::stored::StoredSnapshot;
 use forkd_format::manifest::{Base, BaseKind};
 use forkd_format::paged::MAX_BASES;
 use std::path::Path;
@@ -42,7 +42,7 @@ pub(crate) fn open(options: &PackOptions, env: Env<'_>) -> Result<Vec<BaseFile>>
     Ok(bases)
 }
 
-fn snapshot_file(stored: &Stored, name: &str, path: &Path, env: Env<'_>) -> Result<BaseFile> {
+fn snapshot_file(stored: &StoredSnapshot, name: &str, path: &Path, env: Env<'_>) -> Result<BaseFile> {
     let file = stored.open(path)?;
     let metadata = file.metadata().map_err(Error::io("read", path))?;
     let known = stored.untouched(name, &metadata).filter(|file| !file.declared);

@@ -78,7 +78,7 @@ impl PagedHeader {
         Ok((Self { manifest, id, index, first, places, stored }, rest))
     }
 
-    /// Stored frames.
+    /// StoredSnapshot frames.
     pub(crate) fn frames(&self) -> usize {
         self.places.len()
     }

@@ -8,7 +8,7 @@ use crate::pack::paged::page_source::PageSource;
 use crate::pack::sidecar::{OpenSidecar, decode};
 use crate::store::record::HashedFile;
 use forkd_format::manifest::Base;
-use forkd_sys::Disk;
+use forkd_sys::DiskIo;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::path::Path;
@@ -24,7 +24,7 @@ pub(crate) fn is_here(base: &Base, cache: Option<&Cache>) -> Result<bool> {
 /// Opens a kernel of the cache; where that has none, takes it from beside the pack. Without a cache it goes into the work folder.
 pub(crate) fn open(
     base: &Base,
-    (disk, work): (&Disk, &Path),
+    (disk, work): (&DiskIo, &Path),
     cache: Option<&Cache>,
     beside: OpenSidecar<'_>,
     env: Env<'_>,

@@ -1,11 +1,11 @@
 //! Version 3 packs written by hand, with no code of forkd's, in parts that may each be made to lie.
 
-use crate::packs::{Entry, digest, tar_of};
+use crate::packs::{TarEntry, digest, tar_of};
 use zstd::zstd_safe::{CCtx, CParameter, compress_bound};
 
 /// A run of a frame's pages, by where they come from.
 #[derive(Debug, Clone, Copy)]
-pub enum Run {
+pub enum PlanRun {
     /// So many pages of zeros.
     Zero(u64),
     /// So many pages of the zstd part.
@@ -16,7 +16,7 @@ pub enum Run {
 
 /// A frame of a version 3 pack.
 #[derive(Debug, Clone)]
-pub struct Frame {
+pub struct FrameParts {
     /// What the index says that it decodes to.
     pub content: Vec<u8>,
     /// What the index says that this has for a checksum.
@@ -25,7 +25,7 @@ pub struct Frame {
     pub bytes: Vec<u8>,
 }
 
-impl Frame {
+impl FrameParts {
     /// A frame with this plan and zstd part.
     #[must_use]
     pub fn of(content: &[u8], plan: &[u8], zstd: &[u8]) -> Self {
@@ -40,10 +40,17 @@ impl Frame {
     #[must_use]
     pub fn plain(content: &[u8]) -> Self {
         let pages: Vec<&[u8]> = content.chunks(4096).collect();
-        let runs: Vec<Run> = pages
-            .chunk_by(|a, b| zero(a) == zero(b))
-            .map(|run| if zero(run[0]) { Run::Zero(run.len() as u64) } else { Run::Data(run.len() as u64) })
-            .collect();
+        let runs: Vec<PlanRun> =
+            pages
+                .chunk_by(|a, b| zero(a) == zero(b))
+                .map(|run| {
+                    if zero(run[0]) {
+                        PlanRun::Zero(run.len() as u64)
+                    } else {
+                        PlanRun::Data(run.len() as u64)
+                    }
+                })
+                .collect();
         let kept: Vec<u8> = pages.into_iter().filter(|page| !zero(page)).collect::<Vec<_>>().concat();
         Self::of(content, &plan(&[], &runs), &zstd_part(&kept))
     }
@@ -85,7 +92,7 @@ pub fn leb(mut value: u64) -> Vec<u8> {
 
 /// A frame's plan: pages of sources that make its prefix (how many, source, first page), and its runs.
 #[must_use]
-pub fn plan(prefix: &[(u64, u64, u64)], runs: &[Run]) -> Vec<u8> {
+pub fn plan(prefix: &[(u64, u64, u64)], runs: &[PlanRun]) -> Vec<u8> {
     let mut body = leb(prefix.len() as u64);
     let refer = |body: &mut Vec<u8>, last: &mut (u64, u64), count: u64, source: u64, page: u64| {
         let base = if last.0 == source { last.1 } else { 0 };
@@ -102,9 +109,9 @@ pub fn plan(prefix: &[(u64, u64, u64)], runs: &[Run]) -> Vec<u8> {
     let mut last = (0, 0);
     for run in runs {
         match run {
-            Run::Zero(count) => body.extend(leb(count * 4)),
-            Run::Data(count) => body.extend(leb(count * 4 + 1)),
-            Run::Copy(count, source, page) => {
+            PlanRun::Zero(count) => body.extend(leb(count * 4)),
+            PlanRun::Data(count) => body.extend(leb(count * 4 + 1)),
+            PlanRun::Copy(count, source, page) => {
                 body.extend(leb(count * 4 + 2));
                 refer(&mut body, &mut last, *count, *source, *page);
             }
@@ -115,7 +122,7 @@ pub fn plan(prefix: &[(u64, u64, u64)], runs: &[Run]) -> Vec<u8> {
 
 /// A file of a version 3 pack: its frames, `None` where one is all zero.
 #[derive(Debug, Clone)]
-pub struct FramedFile {
+pub struct FileParts {
     /// Its name in the link, such as `memory.bin`.
     pub path: String,
     /// Bytes of the file, zeros included.
@@ -123,14 +130,14 @@ pub struct FramedFile {
     /// What the manifest says of it, lower-case hexadecimal.
     pub sha256: String,
     /// One for each MiB.
-    pub frames: Vec<Option<Frame>>,
+    pub frames: Vec<Option<FrameParts>>,
 }
 
-impl FramedFile {
+impl FileParts {
     /// A file whose frames keep every page as it is.
     #[must_use]
     pub fn plain(path: &str, content: &[u8]) -> Self {
-        let frames = content.chunks(1 << 20).map(|frame| (!zero(frame)).then(|| Frame::plain(frame)));
+        let frames = content.chunks(1 << 20).map(|frame| (!zero(frame)).then(|| FrameParts::plain(frame)));
         Self {
             path: path.into(),
             size: content.len() as u64,
@@ -141,7 +148,7 @@ impl FramedFile {
 
     fn hashes(&self) -> Vec<[u8; 32]> {
         let len = |n: usize| (self.size - ((n as u64) << 20)).min(1 << 20) as usize;
-        let hash = |(n, frame): (usize, &Option<Frame>)| {
+        let hash = |(n, frame): (usize, &Option<FrameParts>)| {
             let content = frame.as_ref().map_or(&[][..], |frame| &frame.content);
             frame_hash(len(n), content)
         };
@@ -173,28 +180,28 @@ fn frame_hash(len: usize, content: &[u8]) -> [u8; 32] {
 
 /// A version 3 pack of one snapshot, in parts that may each be made to lie.
 #[derive(Debug, Clone)]
-pub struct Framed {
+pub struct PackParts {
     /// The manifest up to its files.
     pub top: String,
     /// What follows the files: bases.
     pub bases: String,
     /// Its files, descriptions first.
-    pub files: Vec<FramedFile>,
+    pub files: Vec<FileParts>,
     /// What follows the frames: the end of the tar stream, compressed.
     pub end: Vec<u8>,
     /// Bytes of padding behind the index.
     pub padding: Vec<u8>,
 }
 
-impl Framed {
+impl PackParts {
     /// A pack of a snapshot `t` whose vmstate and memory are these frames' files.
     #[must_use]
-    pub fn new(vmstate: FramedFile, memory: FramedFile) -> Self {
+    pub fn new(vmstate: FileParts, memory: FileParts) -> Self {
         let json = br#"{"vmstate":"/h/v","memory":"/h/m","volumes":[]}"#;
         Self {
             top: "forkd_pack_version = 3\ntag = \"t\"\nfiles = []\n".into(),
             bases: String::new(),
-            files: vec![FramedFile::plain("snapshot.json", json), vmstate, memory],
+            files: vec![FileParts::plain("snapshot.json", json), vmstate, memory],
             end: zstd::bulk::compress(&[0; 1024], 3).unwrap(),
             padding: vec![0; 8],
         }
@@ -203,7 +210,8 @@ impl Framed {
     /// The index, given where the first frame begins.
     #[must_use]
     pub fn index(&self, head_len: u64) -> Vec<u8> {
-        let stored: Vec<&Frame> = self.files.iter().flat_map(|file| file.frames.iter().flatten()).collect();
+        let stored: Vec<&FrameParts> =
+            self.files.iter().flat_map(|file| file.frames.iter().flatten()).collect();
         let data: u64 = stored.iter().map(|frame| frame.bytes.len() as u64).sum();
         let mut out = b"forkdix3".to_vec();
         out.extend([64, 0, 0, 0, 0, 0, 0, 0]);
@@ -261,7 +269,7 @@ impl Framed {
             let mut bytes = self.index(head_len);
             index(&mut bytes);
             let text = manifest(self.manifest(&bytes));
-            let mut tar = tar_of(&[Entry::file("manifest.toml", text.as_bytes())]);
+            let mut tar = tar_of(&[TarEntry::file("manifest.toml", text.as_bytes())]);
             tar.truncate(tar.len() - 1024);
             // A raw block: its length depends on no digest.
             let mut out = raw_frame(&tar);

@@ -1,7 +1,7 @@
 //! What the commands that bake have in common.
 
-use crate::commands::Context;
 use crate::config;
+use crate::context::Context;
 use crate::machines::{Machines, unnamed, with_guest_words};
 use crate::output::{mib, seconds};
 use anyhow::Result;
@@ -155,8 +155,8 @@ impl<'a> Baker<'a> {
 pub(crate) fn require_free(store: &Store, tag: &Tag) -> Result<()> {
     if store.contains(tag) {
         let path = config::display(&store.dir(tag));
-        let message = format!("'{tag}' is already at {path}; `forkd rmi {tag}` first");
-        return Err(Error::new(Kind::General, message).into());
+        let message = format!("'{tag}' is already at {path}");
+        return Err(Error::new(Kind::General, message).hint(format!("`forkd rmi {tag}` first")).into());
     }
     Ok(())
 }

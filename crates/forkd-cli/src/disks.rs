@@ -1,8 +1,8 @@
 //! Root disks for guests: made of an image or of packages, and kept in the cache by what they are made of.
 
 use crate::baking::Baker;
-use crate::commands::Context;
 use crate::config;
+use crate::context::Context;
 use crate::output::{mib, seconds};
 use anyhow::Result;
 use forkd_core::cache::{Cache, CacheEntry, CacheKind, CacheSlot, CacheWriter};

@@ -1,7 +1,7 @@
 //! What the commands on machines have in common: the engine and the folders it is given.
 
-use crate::commands::Context;
 use crate::config;
+use crate::context::Context;
 use crate::output::printable;
 use anyhow::Result;
 use forkd_core::machine::{DetachedChild, Exit, Guest, Runtime, Stream};

@@ -5,14 +5,17 @@
 mod baking;
 mod commands;
 mod config;
+mod context;
 mod disks;
 mod machines;
 mod output;
+mod place;
 mod progress;
 
+use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use forkd_core::{Cancel, Kind};
-use output::{Format, Output};
+use output::{Failure, Format, Printer};
 use std::process::ExitCode;
 
 /// A hub for warm microVM snapshots: bake once, publish anywhere, fork in moments.
@@ -40,37 +43,40 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 general, 2 usage, 3 not found, 4
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Pack(commands::pack::Args),
-    Unpack(commands::unpack::Args),
-    Push(commands::push::Args),
-    Pull(commands::pull::Args),
-    Images(commands::images::Args),
-    Inspect(commands::inspect::Args),
-    Verify(commands::verify::Args),
-    Rmi(commands::rmi::Args),
-    Tag(commands::tag::Args),
-    Gc(commands::gc::Args),
-    Df(commands::df::Args),
-    Snapshot(commands::snapshot::Args),
-    FromImage(commands::from_image::Args),
-    Bake(commands::bake::Args),
-    SnapshotInfo(commands::snapshot_info::Args),
-    SnapshotCompact(commands::snapshot_compact::Args),
-    SnapshotDiff(commands::snapshot_diff::Args),
-    Fork(commands::fork::Args),
-    Ls(commands::ls::Args),
-    Exec(commands::exec::Args),
-    Eval(commands::eval::Args),
-    Ping(commands::ping::Args),
-    Logs(commands::logs::Args),
-    Cp(commands::cp::Args),
-    Kill(commands::kill::Args),
-    Doctor(commands::doctor::Args),
-    Quickstart(commands::quickstart::Args),
+    Pack(commands::pack::PackArgs),
+    Unpack(commands::unpack::UnpackArgs),
+    Push(commands::push::PushArgs),
+    Pull(commands::pull::PullArgs),
+    Images(commands::images::ImagesArgs),
+    Inspect(commands::inspect::InspectArgs),
+    Verify(commands::verify::VerifyArgs),
+    Rmi(commands::rmi::RmiArgs),
+    Tag(commands::tag::TagArgs),
+    Gc(commands::gc::GcArgs),
+    Df(commands::df::DfArgs),
+    Snapshot(commands::snapshot::SnapshotArgs),
+    FromImage(commands::from_image::FromImageArgs),
+    Bake(commands::bake::BakeArgs),
+    SnapshotInfo(commands::snapshot_info::SnapshotInfoArgs),
+    SnapshotCompact(commands::snapshot_compact::SnapshotCompactArgs),
+    SnapshotDiff(commands::snapshot_diff::SnapshotDiffArgs),
+    Fork(commands::fork::ForkArgs),
+    Ls(commands::ls::LsArgs),
+    Exec(commands::exec::ExecArgs),
+    Eval(commands::eval::EvalArgs),
+    Ping(commands::ping::PingArgs),
+    Logs(commands::logs::LogsArgs),
+    Cp(commands::cp::CpArgs),
+    Kill(commands::kill::KillArgs),
+    Doctor(commands::doctor::DoctorArgs),
+    Quickstart(commands::quickstart::QuickstartArgs),
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error),
+    };
     let cancel = Cancel::default();
     // The first signal asks for a clean stop; a second one ends the process there and then.
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
@@ -78,10 +84,10 @@ fn main() -> ExitCode {
         let _ = signal_hook::flag::register(signal, cancel.flag());
     }
     let json = cli.json || cli.format.contains(&Format::Json);
-    let output = Output::new(if json { Format::Json } else { Format::Text }, cli.quiet);
+    let output = Printer::new(if json { Format::Json } else { Format::Text }, cli.quiet);
     let jobs =
         cli.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
-    let mut context = commands::Context::new(&output, &cancel, jobs);
+    let mut context = context::Context::new(&output, &cancel, jobs);
     context.connections = cli.jobs.map(usize::from);
     context.pack_format = cli.format.iter().find_map(|format| format.pack());
     let outcome = match (&cli.command, context.pack_format) {
@@ -95,14 +101,15 @@ fn main() -> ExitCode {
         Ok(()) if output.failed() => ExitCode::FAILURE,
         Ok(()) => ExitCode::from(output.exit()),
         Err(error) => {
-            output.error(&error);
-            ExitCode::from(exit_code(&error))
+            let failure = failure(&error);
+            output.error(&failure);
+            ExitCode::from(failure.exit_code)
         }
     }
 }
 
 /// Does what a command says.
-fn run(command: &Command, context: &commands::Context<'_>) -> anyhow::Result<()> {
+fn run(command: &Command, context: &context::Context<'_>) -> anyhow::Result<()> {
     match command {
         Command::Pack(args) => commands::pack::run(args, context),
         Command::Unpack(args) => commands::unpack::run(args, context),
@@ -135,11 +142,41 @@ fn run(command: &Command, context: &commands::Context<'_>) -> anyhow::Result<()>
 }
 
 /// Does what a command line says, as if it were typed.
-fn run_line(words: &[&str], context: &commands::Context<'_>) -> anyhow::Result<()> {
+fn run_line(words: &[&str], context: &context::Context<'_>) -> anyhow::Result<()> {
     let cli = Cli::try_parse_from([&["forkd"], words].concat())?;
     let mut context = context.printing_to(context.output);
     context.pack_format = cli.format.iter().find_map(|format| format.pack());
     run(&cli.command, &context)
+}
+
+/// A command line that makes no sense, told as every other error. Help and versions are no errors.
+fn refuse(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        error.exit();
+    }
+    let words: Vec<String> = std::env::args().skip(1).take_while(|word| word != "--").collect();
+    let json = words.iter().any(|word| word == "--json" || word == "--format=json")
+        || words.windows(2).any(|pair| pair[0] == "--format" && pair[1] == "json");
+    let text = error.render().to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text).trim_end().to_owned();
+    let (message, hint) = match text.split_once("\n\n") {
+        Some((message, hint)) => (message.to_owned(), Some(hint.to_owned())),
+        None => (text.clone(), None),
+    };
+    let failure = Failure { text, kind: Kind::Usage.name(), message, hint, exit_code: 2 };
+    Printer::new(if json { Format::Json } else { Format::Text }, false).error(&failure);
+    ExitCode::from(failure.exit_code)
+}
+
+fn failure(error: &anyhow::Error) -> Failure<'static> {
+    let known = error.downcast_ref::<forkd_core::Error>();
+    Failure {
+        text: error.to_string(),
+        kind: known.map_or(Kind::General, forkd_core::Error::kind).name(),
+        message: known.map_or_else(|| error.to_string(), forkd_core::Error::message),
+        hint: known.and_then(forkd_core::Error::guidance).map(str::to_owned),
+        exit_code: exit_code(error),
+    }
 }
 
 /// The exit code of an error, from its kind.

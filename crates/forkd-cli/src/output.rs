@@ -1,7 +1,7 @@
 //! What the user sees on standard output, and how numbers look.
 
 use forkd_format::PackFormat;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::io::{ErrorKind, Write};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
@@ -36,9 +36,21 @@ impl Format {
     }
 }
 
-/// Standard output.
+/// Why a command failed (`docs/json.md`).
+#[derive(Debug, serde::Serialize)]
+pub(crate) struct Failure<'a> {
+    /// As people read it.
+    #[serde(skip)]
+    pub(crate) text: String,
+    pub(crate) kind: &'a str,
+    pub(crate) message: String,
+    pub(crate) hint: Option<String>,
+    pub(crate) exit_code: u8,
+}
+
+/// Standard output, and errors.
 #[derive(Debug)]
-pub(crate) struct Output {
+pub(crate) struct Printer {
     format: Format,
     quiet: bool,
     closed: AtomicBool,
@@ -46,7 +58,7 @@ pub(crate) struct Output {
     exit: AtomicU8,
 }
 
-impl Output {
+impl Printer {
     pub(crate) fn new(format: Format, quiet: bool) -> Self {
         Self {
             format,
@@ -114,12 +126,16 @@ impl Output {
         }
     }
 
-    /// An error. Those of the libraries name their causes themselves.
-    #[allow(clippy::unused_self, reason = "the one place that prints")]
-    pub(crate) fn error(&self, error: &anyhow::Error) {
-        let text = error.to_string();
-        let lines: Vec<String> = text.lines().map(printable).collect();
-        let _ = writeln!(std::io::stderr(), "forkd: {}", lines.join("\n"));
+    /// An error, on standard error: in words, or as a document of its own. Those of the libraries name their causes themselves.
+    pub(crate) fn error(&self, failure: &Failure<'_>) {
+        let mut stderr = std::io::stderr().lock();
+        let _ = match self.format {
+            Format::Json => writeln!(stderr, "{:#}", json!({ "error": failure })),
+            _ => {
+                let lines: Vec<String> = failure.text.lines().map(printable).collect();
+                writeln!(stderr, "forkd: {}", lines.join("\n"))
+            }
+        };
     }
 }
 

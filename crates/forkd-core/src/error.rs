@@ -52,12 +52,14 @@ pub enum Error {
         source: FormatError,
     },
     /// Any other failure of a kind, in words.
-    #[error("{message}")]
+    #[error("{message}{}", joined(hint.as_deref()))]
     Other {
         /// Its kind.
         kind: Kind,
-        /// What happened, and what to do next.
+        /// What happened.
         message: String,
+        /// What to do next, where that is told apart from what happened.
+        hint: Option<String>,
     },
     /// A lock stayed taken.
     #[error("{resource} is in use by {holder}; try again when that has ended")]
@@ -78,10 +80,71 @@ pub enum Error {
     Interrupted,
 }
 
+impl Kind {
+    /// Its stable name (`docs/json.md`).
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::General => "general",
+            Self::Usage => "usage",
+            Self::NotFound => "not_found",
+            Self::Unauthorised => "unauthorised",
+            Self::Transient => "transient",
+            Self::Integrity => "integrity",
+            Self::NoSpace => "no_space",
+            Self::Incompatible => "incompatible",
+            Self::Locked => "locked",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
+/// How a hint follows a message: a clause after a semicolon, a sentence after a full stop.
+fn joined(hint: Option<&str>) -> String {
+    match hint {
+        None => String::new(),
+        Some(hint) if hint.starts_with(char::is_uppercase) => format!(". {hint}"),
+        Some(hint) => format!("; {hint}"),
+    }
+}
+
 impl Error {
     /// A failure in words.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self::Other { kind, message: message.into() }
+        Self::Other { kind, message: message.into(), hint: None }
+    }
+
+    /// The same, with what to do next: a clause that follows the message after a semicolon, or a sentence of its own.
+    #[must_use]
+    pub fn hint(self, text: impl Into<String>) -> Self {
+        match self {
+            Self::Other { kind, message, .. } => Self::Other { kind, message, hint: Some(text.into()) },
+            other => other,
+        }
+    }
+
+    /// What happened, without what to do next.
+    #[must_use]
+    pub fn message(&self) -> String {
+        match self {
+            Self::Other { message, .. } => message.clone(),
+            Self::Locked { resource, holder } => format!("{resource} is in use by {holder}"),
+            Self::Changed { location } => format!("{location}: the server's copy changed while it was read"),
+            Self::Interrupted => "interrupted".to_owned(),
+            other => other.to_string(),
+        }
+    }
+
+    /// What to do next, where that is known.
+    #[must_use]
+    pub fn guidance(&self) -> Option<&str> {
+        match self {
+            Self::Other { hint, .. } => hint.as_deref(),
+            Self::Locked { .. } => Some("try again when that has ended"),
+            Self::Changed { .. } => Some("try again"),
+            Self::Interrupted => Some("nothing was changed"),
+            Self::Io { .. } | Self::Malformed { .. } => None,
+        }
     }
 
     /// A `map_err` argument for a failed call on a path.
@@ -111,5 +174,24 @@ impl Error {
             Self::Locked { .. } => Kind::Locked,
             Self::Interrupted => Kind::Interrupted,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hint_is_told_apart_and_printed_behind() {
+        let error = Error::new(Kind::NotFound, "no snapshot 'x'").hint("see `forkd images`");
+        assert_eq!(error.to_string(), "no snapshot 'x'; see `forkd images`");
+        assert_eq!(
+            (error.message().as_str(), error.guidance()),
+            ("no snapshot 'x'", Some("see `forkd images`"))
+        );
+        let error = Error::new(Kind::General, "taken").hint("Use --force to replace it");
+        assert_eq!(error.to_string(), "taken. Use --force to replace it");
+        let locked = Error::Locked { resource: "a".into(), holder: "b".into() };
+        assert_eq!(locked.to_string(), format!("{}; {}", locked.message(), locked.guidance().unwrap()));
     }
 }

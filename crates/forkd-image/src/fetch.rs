@@ -236,7 +236,8 @@ impl Job<'_> {
     /// One request for what is missing.
     fn try_once(&self, state: &mut State) -> Try<End> {
         let response = self.registry.blob(self.http, &self.layer.digest, state.at, self.cancel)?;
-        let transient = |why: &str| Error::new(Kind::Transient, format!("{}: {why}; try again", self.what()));
+        let transient =
+            |why: &str| Error::new(Kind::Transient, format!("{}: {why}", self.what())).hint("try again");
         if state.at > 0 {
             match response.status() {
                 StatusCode::RANGE_NOT_SATISFIABLE => {

@@ -213,11 +213,11 @@ fn network(what: &str, error: &reqwest::Error) -> Error {
     } else {
         "the connection broke"
     };
-    Error::new(kind, format!("{what}: {how} ({reason}); try again"))
+    Error::new(kind, format!("{what}: {how} ({reason})")).hint("try again")
 }
 
 fn stalled(what: &str, after: Duration) -> Error {
-    Error::new(Kind::Transient, format!("{what}: no byte in {} s; try again", after.as_secs_f32()))
+    Error::new(Kind::Transient, format!("{what}: no byte in {} s", after.as_secs_f32())).hint("try again")
 }
 
 enum Waited<T> {

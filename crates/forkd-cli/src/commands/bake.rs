@@ -1,6 +1,6 @@
-use super::Context;
 use crate::baking::{Baker, MachineArgs, require_free};
 use crate::config;
+use crate::context::Context;
 use crate::disks::{self, Base, DiskPlan};
 use crate::machines::eval;
 use crate::output::seconds;
@@ -24,7 +24,7 @@ const TEST_LIMIT: Duration = Duration::from_secs(600);
 #[command(
     after_help = "docs/recipes.md says what a recipe is.\n\nExample:\n  forkd bake recipes/python-numpy --tag py"
 )]
-pub(crate) struct Args {
+pub(crate) struct BakeArgs {
     /// The recipe's folder
     #[arg(value_name = "FOLDER")]
     recipe: PathBuf,
@@ -38,7 +38,7 @@ pub(crate) struct Args {
     no_cache: bool,
 }
 
-pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
+pub(crate) fn run(args: &BakeArgs, context: &Context<'_>) -> Result<()> {
     let folder = args.recipe.canonicalize().map_err(Error::io("open", &args.recipe))?;
     let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let tag = match &args.tag {

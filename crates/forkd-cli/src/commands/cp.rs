@@ -1,4 +1,4 @@
-use super::Context;
+use crate::context::Context;
 use crate::machines::Machines;
 use crate::output::mib;
 use anyhow::Result;
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
     after_help = "For folders: tar c FOLDER | forkd exec -i ID -- tar x -C /somewhere\n\nExamples:\n  \
                   forkd cp ./data.csv 3fa1c9e2:/tmp/data.csv\n  forkd cp 3fa1c9e2:/tmp/result.json ."
 )]
-pub(crate) struct Args {
+pub(crate) struct CpArgs {
     /// A file, or ID:FILE in a child
     from: String,
     /// A file or folder, or ID:FILE in a child
@@ -27,7 +27,7 @@ fn in_child(text: &str) -> Option<(&str, &str)> {
     text.split_once(':').filter(|(id, _)| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
-pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
+pub(crate) fn run(args: &CpArgs, context: &Context<'_>) -> Result<()> {
     let usage = |message: &str| Err(Error::new(Kind::Usage, message).into());
     let machines = Machines::running();
     let bytes = match (in_child(&args.from), in_child(&args.to)) {
@@ -44,12 +44,12 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
 fn put(machines: &Machines, context: &Context<'_>, from: &Path, id: &str, path: &str) -> Result<u64> {
     let metadata = from.metadata().map_err(Error::io("open", from))?;
     if metadata.is_dir() {
-        let message = format!("{} is a folder; see `forkd cp --help` for those", from.display());
-        return Err(Error::new(Kind::Usage, message).into());
+        let message = format!("{} is a folder", from.display());
+        return Err(Error::new(Kind::Usage, message).hint("see `forkd cp --help` for those").into());
     }
     if !metadata.is_file() {
-        let message = format!("{} is not a regular file; use `forkd exec -i` for streams", from.display());
-        return Err(Error::new(Kind::Usage, message).into());
+        let message = format!("{} is not a regular file", from.display());
+        return Err(Error::new(Kind::Usage, message).hint("use `forkd exec -i` for streams").into());
     }
     let mut file = File::open(from).map_err(Error::io("open", from))?;
     // As cp does: into a folder under the file's own name.

@@ -1,5 +1,5 @@
-use super::Context;
 use crate::config;
+use crate::context::Context;
 use crate::output::mib;
 use anyhow::Result;
 use forkd_core::cache::Cache;
@@ -9,9 +9,9 @@ use serde_json::{Map, Value, json};
 /// Say what lies on the disk, and what of it could go
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  forkd df")]
-pub(crate) struct Args {}
+pub(crate) struct DfArgs {}
 
-pub(crate) fn run(_args: &Args, context: &Context<'_>) -> Result<()> {
+pub(crate) fn run(_args: &DfArgs, context: &Context<'_>) -> Result<()> {
     let usage = forkd_core::usage(&config::store()?, &Cache::new(&config::cache_dir()?))?;
     let limit = config::cache_limit()?;
     context.output.answer(&table(&usage, limit));

@@ -1,5 +1,5 @@
-use super::Context;
 use crate::config;
+use crate::context::Context;
 use crate::machines::unnamed;
 use anyhow::Result;
 use forkd_core::machine::Runtime;
@@ -9,7 +9,7 @@ use serde_json::json;
 /// Say what this host can do, and what to install for what it cannot
 #[derive(Debug, clap::Args)]
 #[command(after_help = "The exit code is 8 where this host cannot fork at all.\n\nExample:\n  forkd doctor")]
-pub(crate) struct Args {}
+pub(crate) struct DoctorArgs {}
 
 /// One thing that was looked at.
 struct Finding {
@@ -38,7 +38,7 @@ impl Finding {
     }
 }
 
-pub(crate) fn run(_args: &Args, context: &Context<'_>) -> Result<()> {
+pub(crate) fn run(_args: &DoctorArgs, context: &Context<'_>) -> Result<()> {
     let findings = findings(context)?;
     for finding in &findings {
         let mark = match finding.state {

@@ -1,4 +1,4 @@
-use super::Context;
+use crate::context::Context;
 use crate::machines::{Machines, eval, explain};
 use anyhow::Result;
 use serde_json::json;
@@ -7,7 +7,7 @@ use std::time::Duration;
 /// Ask a child's eval endpoint: a warm program that answers without being started
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  forkd eval 3fa1c9e2 'np.linalg.det(np.eye(3))'")]
-pub(crate) struct Args {
+pub(crate) struct EvalArgs {
     /// The child: its name, or the beginning of it
     id: String,
     /// What to ask; what that means is up to the program in the guest (docs/agent.md)
@@ -18,7 +18,7 @@ pub(crate) struct Args {
     timeout_secs: Option<u32>,
 }
 
-pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
+pub(crate) fn run(args: &EvalArgs, context: &Context<'_>) -> Result<()> {
     let machines = Machines::running();
     let child = machines.child(&args.id)?;
     let limit = args.timeout_secs.map(|secs| Duration::from_secs(secs.into()));

@@ -1,4 +1,4 @@
-use super::Context;
+use crate::context::Context;
 use crate::machines::{Machines, exit_code, explain, pass_on};
 use anyhow::Result;
 use forkd_core::machine::{Control, Exec, Exit, Guest, Stream, Streams};
@@ -15,7 +15,7 @@ use std::sync::{Arc, mpsc};
     after_help = "Its exit code is ours: 126 and 127 where it cannot be run or found, 128 and the signal's number where one ended \
                   it, 124 at --timeout-secs.\n\nExamples:\n  forkd exec 3fa1c9e2 -- python3 -c 'print(6 * 7)'\n  forkd exec -it 3fa1c9e2 -- sh"
 )]
-pub(crate) struct Args {
+pub(crate) struct ExecArgs {
     /// The child: its name, or the beginning of it
     id: String,
     /// Hand our standard input on
@@ -41,7 +41,7 @@ pub(crate) struct Args {
     command: Vec<String>,
 }
 
-pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
+pub(crate) fn run(args: &ExecArgs, context: &Context<'_>) -> Result<()> {
     if let Some(wrong) = args.env.iter().find(|text| !text.contains('=')) {
         return Err(Error::new(Kind::Usage, format!("--env: '{wrong}' is not NAME=VALUE")).into());
     }
@@ -70,7 +70,12 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
     Ok(())
 }
 
-fn converse(guest: &mut Guest, exec: &Exec, args: &Args, context: &Context<'_>) -> forkd_core::Result<Exit> {
+fn converse(
+    guest: &mut Guest,
+    exec: &Exec,
+    args: &ExecArgs,
+    context: &Context<'_>,
+) -> forkd_core::Result<Exit> {
     let (sender, controls) = mpsc::channel();
     if args.tty {
         let resized = Arc::new(AtomicBool::new(false));

@@ -1,5 +1,5 @@
-use super::Context;
 use crate::config;
+use crate::context::Context;
 use crate::machines::{Machines, Prefixed, eval, exit_code, pass_on};
 use crate::output::printable;
 use anyhow::Result;
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
     after_help = "Without --detach no child outlives the command.\n\nExamples:\n  forkd fork --tag python-numpy -n 8 --eval 'np.arange(9).sum()'\n  \
                   forkd fork --tag python-numpy -n 8 -- sh -c 'hostname; date'\n  forkd fork --tag python-numpy --detach"
 )]
-pub(crate) struct Args {
+pub(crate) struct ForkArgs {
     /// The snapshot
     #[arg(long)]
     tag: Tag,
@@ -46,7 +46,7 @@ pub(crate) struct Args {
     command: Vec<String>,
 }
 
-pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
+pub(crate) fn run(args: &ForkArgs, context: &Context<'_>) -> Result<()> {
     let store = config::store()?;
     store.load(&args.tag)?;
     let machines = Machines::open()?;
@@ -102,7 +102,12 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
 }
 
 /// What is done in each child, as soon as it is awake.
-fn work(args: &Args, context: &Context<'_>, child: &Child, guest: &mut Guest) -> forkd_core::Result<Value> {
+fn work(
+    args: &ForkArgs,
+    context: &Context<'_>,
+    child: &Child,
+    guest: &mut Guest,
+) -> forkd_core::Result<Value> {
     let (number, id, begun) = (child.number, &child.id, Instant::now());
     for warning in &child.warnings {
         context.env().progress.note(&format!("child {number}: {}", printable(warning)));

@@ -1,6 +1,6 @@
-use super::Context;
 use crate::baking::{Baker, MachineArgs, require_free};
 use crate::config;
+use crate::context::Context;
 use crate::disks::{self, Base, DiskPlan};
 use anyhow::Result;
 use forkd_core::machine::BakeOptions;
@@ -18,7 +18,7 @@ use std::time::Duration;
                   forkd from-image debian:stable-slim --tag tools --extra git curl\n  \
                   forkd from-image oci:./layout:v1 --tag mine"
 )]
-pub(crate) struct Args {
+pub(crate) struct FromImageArgs {
     /// The image
     image: String,
     /// The snapshot to make
@@ -52,7 +52,7 @@ pub(crate) struct Args {
     no_cache: bool,
 }
 
-pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
+pub(crate) fn run(args: &FromImageArgs, context: &Context<'_>) -> Result<()> {
     let store = config::store()?;
     require_free(&store, &args.tag)?;
     let source: ImageSource = args.image.parse()?;

@@ -1,5 +1,5 @@
-use super::Context;
 use crate::config;
+use crate::context::Context;
 use crate::output::mib;
 use anyhow::Result;
 use forkd_core::cache::Cache;
@@ -11,7 +11,7 @@ use std::time::Duration;
 #[command(
     after_help = "Of images and root disks in the cache, those not used for longest go first.\n\nExamples:\n  forkd gc\n  forkd gc --cache-limit-mib 0"
 )]
-pub(crate) struct Args {
+pub(crate) struct GcArgs {
     /// What the cache may take [env: FORKD_CACHE_LIMIT_MIB] [default: 20480]
     #[arg(long, value_name = "MIB")]
     cache_limit_mib: Option<u32>,
@@ -20,7 +20,7 @@ pub(crate) struct Args {
 /// What a server answered is forgotten when nobody asked again in so long.
 const UNUSED_ANSWER: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
+pub(crate) fn run(args: &GcArgs, context: &Context<'_>) -> Result<()> {
     let limit = args.cache_limit_mib.map_or_else(config::cache_limit, |mib| Ok(u64::from(mib) << 20))?;
     let removed = config::store()?.gc(context.env().progress)?;
     let cache = Cache::new(&config::cache_dir()?);

@@ -1,5 +1,5 @@
-use super::Context;
 use crate::config;
+use crate::context::Context;
 use crate::output::{age, mib};
 use anyhow::Result;
 use forkd_core::SnapshotSummary;
@@ -10,9 +10,9 @@ use std::time::{Duration, SystemTime};
 /// List the snapshots in the local store
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  forkd images --format json")]
-pub(crate) struct Args {}
+pub(crate) struct ImagesArgs {}
 
-pub(crate) fn run(_args: &Args, context: &Context<'_>) -> Result<()> {
+pub(crate) fn run(_args: &ImagesArgs, context: &Context<'_>) -> Result<()> {
     let images = forkd_core::images(&config::store()?)?;
     context.output.answer(&table(&images, SystemTime::now()));
     let created = |image: &SnapshotSummary| {

@@ -1,15 +1,14 @@
-use super::Context;
-use super::pull::Source;
 use crate::config;
+use crate::context::Context;
 use crate::output::{mib, printable};
+use crate::place::{LocalPlace, PullSource, local, nowhere, source};
 use anyhow::Result;
 use forkd_core::hub::IndexHub;
-use forkd_core::{Error, Inspection, Kind, PagedFacts, Store};
+use forkd_core::{Inspection, PagedFacts};
 use forkd_format::Tag;
 use forkd_format::manifest::BaseKind;
 use forkd_remote::AnyRemote;
 use serde_json::{Value, json};
-use std::path::Path;
 
 /// Show what a pack, a snapshot or a registry entry is: manifest, chain, sizes, digests
 #[derive(Debug, clap::Args)]
@@ -17,7 +16,7 @@ use std::path::Path;
     after_help = "Examples:\n  forkd inspect pyagent.forkd-snapshot.tar.zst\n  forkd inspect pyagent\n  \
 forkd inspect deeplethe/python-numpy"
 )]
-pub(crate) struct Args {
+pub(crate) struct InspectArgs {
     /// A pack file, a tag, or owner/name[@version]
     what: String,
     /// The registry for owner/name [env: FORKD_HUB_URL]
@@ -25,39 +24,11 @@ pub(crate) struct Args {
     hub: Option<String>,
 }
 
-/// Something that lies on this host.
-pub(crate) enum Local<'a> {
-    Tag(Tag),
-    File(&'a Path),
-}
-
-/// A tag in the store, else a file.
-pub(crate) fn local<'a>(what: &'a str, store: &Store) -> Option<Local<'a>> {
-    let tag = what.parse::<Tag>().ok().filter(|tag| store.contains(tag));
-    tag.map(Local::Tag).or_else(|| Path::new(what).is_file().then(|| Local::File(Path::new(what))))
-}
-
-/// What to say of a name that is neither.
-pub(crate) fn nowhere(what: &str) -> Error {
-    if what.contains("://") || what.starts_with("file:") {
-        // Not repeated: its query may be a secret.
-        return Error::new(
-            Kind::Usage,
-            "a URL is not looked into from here: `forkd pull` it, or download it and name the file",
-        );
-    }
-    let what = printable(what);
-    Error::new(
-        Kind::NotFound,
-        format!("'{what}' is neither a snapshot in the store nor a file; see `forkd images`"),
-    )
-}
-
-pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
+pub(crate) fn run(args: &InspectArgs, context: &Context<'_>) -> Result<()> {
     let store = config::store()?;
     let inspection = match local(&args.what, &store) {
-        Some(Local::Tag(tag)) => forkd_core::inspect_tag(&store, &tag)?,
-        Some(Local::File(file)) => forkd_core::inspect_file(file, context.env())?,
+        Some(LocalPlace::Tag(tag)) => forkd_core::inspect_tag(&store, &tag)?,
+        Some(LocalPlace::File(file)) => forkd_core::inspect_file(file, context.env())?,
         None if args.what.contains('/')
             && !args.what.contains("://")
             && !args.what.starts_with(['/', '.']) =>
@@ -71,8 +42,8 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
     Ok(())
 }
 
-fn registry(args: &Args, context: &Context<'_>) -> Result<()> {
-    let Source::Name(reference, hub) = super::pull::source(&args.what, args.hub.as_deref())? else {
+fn registry(args: &InspectArgs, context: &Context<'_>) -> Result<()> {
+    let PullSource::Name(reference, hub) = source(&args.what, args.hub.as_deref())? else {
         return Err(nowhere(&args.what).into());
     };
     let remote = AnyRemote::new(&config::http()?)?;

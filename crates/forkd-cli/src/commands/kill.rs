@@ -1,4 +1,4 @@
-use super::Context;
+use crate::context::Context;
 use crate::machines::Machines;
 use anyhow::Result;
 use forkd_core::machine::{self, DetachedChild};
@@ -7,7 +7,7 @@ use serde_json::json;
 /// End children that run detached
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  forkd kill 3fa1c9e2\n  forkd kill --all")]
-pub(crate) struct Args {
+pub(crate) struct KillArgs {
     /// The children: their names, or the beginnings of them
     #[arg(required_unless_present = "all")]
     ids: Vec<String>,
@@ -16,7 +16,7 @@ pub(crate) struct Args {
     all: bool,
 }
 
-pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
+pub(crate) fn run(args: &KillArgs, context: &Context<'_>) -> Result<()> {
     let machines = Machines::running();
     let mut children: Vec<DetachedChild> = Vec::new();
     // One that is not there keeps no other alive.

@@ -1,4 +1,4 @@
-use super::Context;
+use crate::context::Context;
 use crate::machines::{Machines, pass_on};
 use anyhow::Result;
 use forkd_core::Error;
@@ -9,7 +9,7 @@ use std::time::Duration;
 /// Print a child's console
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  forkd logs 3fa1c9e2 --follow")]
-pub(crate) struct Args {
+pub(crate) struct LogsArgs {
     /// The child: its name, or the beginning of it
     id: String,
     /// Go on as long as the child lives
@@ -17,7 +17,7 @@ pub(crate) struct Args {
     follow: bool,
 }
 
-pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
+pub(crate) fn run(args: &LogsArgs, context: &Context<'_>) -> Result<()> {
     let child = Machines::running().child(&args.id)?;
     let path = child.run.join("console");
     let mut file = std::fs::File::open(&path).map_err(Error::io("open", &path))?;

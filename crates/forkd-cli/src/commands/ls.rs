@@ -1,4 +1,4 @@
-use super::Context;
+use crate::context::Context;
 use crate::machines::Machines;
 use crate::output::mib;
 use anyhow::Result;
@@ -9,13 +9,13 @@ use std::time::{Duration, SystemTime};
 /// List the children that run detached
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  forkd ls")]
-pub(crate) struct Args {
+pub(crate) struct LsArgs {
     /// Print names only
     #[arg(long)]
     ids: bool,
 }
 
-pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
+pub(crate) fn run(args: &LsArgs, context: &Context<'_>) -> Result<()> {
     let machines = Machines::running();
     let children = machines.runtime.children(&machines.engine)?;
     if args.ids {

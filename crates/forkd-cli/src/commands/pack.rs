@@ -1,7 +1,7 @@
-use super::Context;
-use super::inspect::{Local, local, nowhere};
 use crate::config;
+use crate::context::Context;
 use crate::output::{mib, printable, ratio, seconds};
+use crate::place::{LocalPlace, PullSource, local, nowhere, source};
 use anyhow::Result;
 use forkd_core::cache::{Cache, CacheKind, CacheSlot};
 use forkd_core::hub::IndexHub;
@@ -19,10 +19,10 @@ use std::time::Instant;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  forkd pack --tag pyagent --out pyagent.forkd-snapshot.tar.zst\n  \
 forkd pack --format 3 --tag pyagent-v2 --base pyagent-v1 --kernel --out v2-against-v1.forkd")]
-pub(crate) struct Args {
+pub(crate) struct PackArgs {
     #[command(flatten)]
     pub(crate) content: Content,
-    /// Output file [default: ./<tag>.forkd-snapshot.tar.zst]
+    /// Printer file [default: ./<tag>.forkd-snapshot.tar.zst]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
@@ -91,8 +91,8 @@ impl Content {
         context: &Context<'_>,
     ) -> Result<(Store, Tag)> {
         match local(base, store) {
-            Some(Local::Tag(tag)) => return Ok((store.clone(), tag)),
-            Some(Local::File(file)) => {
+            Some(LocalPlace::Tag(tag)) => return Ok((store.clone(), tag)),
+            Some(LocalPlace::File(file)) => {
                 let temporary = store.scratch(context.env())?;
                 let options = UnpackOptions { cache: cache(), ..UnpackOptions::default() };
                 let report = forkd_core::unpack_file(temporary.store(), file, &options, context.env())?;
@@ -104,8 +104,7 @@ impl Content {
             None => {}
         }
         let remote = AnyRemote::new(&config::http()?)?;
-        let super::pull::Source::Name(reference, index) = super::pull::source(base, self.hub.as_deref())?
-        else {
+        let PullSource::Name(reference, index) = source(base, self.hub.as_deref())? else {
             return Err(nowhere(base).into());
         };
         let unpack = UnpackOptions { cache: cache(), ..UnpackOptions::default() };
@@ -168,7 +167,7 @@ pub(crate) fn refers_to(base: &Base) -> String {
     )
 }
 
-pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
+pub(crate) fn run(args: &PackArgs, context: &Context<'_>) -> Result<()> {
     let tag = &args.content.tag;
     let out = args.out.clone().unwrap_or_else(|| format!("./{tag}.forkd-snapshot.tar.zst").into());
     if out.as_os_str() == "-" {

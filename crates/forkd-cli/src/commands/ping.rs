@@ -1,4 +1,4 @@
-use super::Context;
+use crate::context::Context;
 use crate::machines::{Machines, explain};
 use anyhow::Result;
 use serde_json::json;
@@ -7,7 +7,7 @@ use std::time::Duration;
 /// Ask a child for a sign of life
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  forkd ping 3fa1c9e2")]
-pub(crate) struct Args {
+pub(crate) struct PingArgs {
     /// The child: its name, or the beginning of it
     id: String,
     /// How often to ask
@@ -15,7 +15,7 @@ pub(crate) struct Args {
     count: u32,
 }
 
-pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
+pub(crate) fn run(args: &PingArgs, context: &Context<'_>) -> Result<()> {
     let machines = Machines::running();
     let child = machines.child(&args.id)?;
     let mut guest = machines.talk(&child, context)?;

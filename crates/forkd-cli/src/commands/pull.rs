@@ -1,11 +1,12 @@
-use super::Context;
 use super::unpack::{Place, tell, to_json};
 use crate::config;
+use crate::context::Context;
 use crate::output::mib;
+use crate::place::{PullSource, source};
 use anyhow::Result;
-use forkd_core::hub::{IndexHub, Location};
+use forkd_core::hub::IndexHub;
 use forkd_core::{PullOptions, PullTarget};
-use forkd_format::{PackFormat, Reference, Tag};
+use forkd_format::{PackFormat, Tag};
 use forkd_remote::AnyRemote;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -16,7 +17,7 @@ use std::collections::BTreeMap;
     after_help = "Examples:\n  forkd pull deeplethe/python-numpy\n  forkd pull deeplethe/python-numpy@v1\n  \
 forkd pull 'https://host/pyagent.forkd-snapshot.tar.zst#sha256=<hex>'"
 )]
-pub(crate) struct Args {
+pub(crate) struct PullArgs {
     /// A URL, or owner/name[@version] in the registry
     source: String,
     #[command(flatten)]
@@ -35,32 +36,9 @@ pub(crate) struct Args {
 /// Connections at a time, where the user names none.
 pub(crate) const CONNECTIONS: usize = 4;
 
-/// What the user names.
-pub(crate) enum Source {
-    /// A pack.
-    Url(Location),
-    /// A name, and the registry that it is looked up in.
-    Name(Reference, Location),
-}
-
-/// A URL, or a name in a registry.
-pub(crate) fn source(source: &str, hub: Option<&str>) -> forkd_core::Result<Source> {
-    if source.contains("://") || source.starts_with("file:") {
-        return Location::parse(source).map(Source::Url);
-    }
-    let hint = if std::path::Path::new(source).is_file() {
-        "; a file on this host is for `forkd unpack`"
-    } else {
-        ""
-    };
-    let wrong =
-        |e: forkd_format::FormatError| forkd_core::Error::new(forkd_core::Kind::Usage, format!("{e}{hint}"));
-    Ok(Source::Name(source.parse().map_err(wrong)?, config::hub(hub)?))
-}
-
-pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
+pub(crate) fn run(args: &PullArgs, context: &Context<'_>) -> Result<()> {
     let source = source(&args.source, args.hub.as_deref())?;
-    if let Source::Name(_, hub) = &source {
+    if let PullSource::Name(_, hub) = &source {
         context.output.line(&format!("→ resolves via {hub}"));
     }
     let mut http = config::http()?;
@@ -69,12 +47,12 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
     let connections = context.connections.unwrap_or(CONNECTIONS);
     let unpack = args.place.options();
     let hub = match &source {
-        Source::Name(_, index) => Some(IndexHub::new(&remote, index, unpack.cache.as_ref())),
-        Source::Url(_) => None,
+        PullSource::Name(_, index) => Some(IndexHub::new(&remote, index, unpack.cache.as_ref())),
+        PullSource::Url(_) => None,
     };
     let target = match (source, &hub) {
-        (Source::Name(reference, _), Some(hub)) => PullTarget::Name { reference, hub },
-        (Source::Url(location) | Source::Name(_, location), _) => PullTarget::Url(location),
+        (PullSource::Name(reference, _), Some(hub)) => PullTarget::Name { reference, hub },
+        (PullSource::Url(location) | PullSource::Name(_, location), _) => PullTarget::Url(location),
     };
     let options = PullOptions { target, unpack: unpack.clone(), connections };
     if args.dry_run {

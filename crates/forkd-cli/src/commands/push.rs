@@ -1,6 +1,6 @@
-use super::Context;
 use super::pack::Content;
 use crate::config;
+use crate::context::Context;
 use crate::output::{mib, ratio, seconds};
 use anyhow::Result;
 use forkd_core::hub::Location;
@@ -11,14 +11,14 @@ use serde_json::json;
 /// Pack a snapshot and upload it with one HTTP PUT, to a presigned URL for instance
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  forkd push --tag pyagent \"$PRESIGNED_URL\"")]
-pub(crate) struct Args {
+pub(crate) struct PushArgs {
     #[command(flatten)]
     content: Content,
     /// Where to: http:, https: or file:
     url: String,
 }
 
-pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
+pub(crate) fn run(args: &PushArgs, context: &Context<'_>) -> Result<()> {
     let location = Location::parse(&args.url)?;
     let store = config::store()?;
     store.load(&args.content.tag)?;

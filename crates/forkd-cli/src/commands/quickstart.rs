@@ -1,6 +1,6 @@
-use super::Context;
 use crate::config;
-use crate::output::{Format, Output};
+use crate::context::Context;
+use crate::output::{Format, Printer};
 use anyhow::Result;
 use forkd_core::{Error, Kind};
 use forkd_format::{Hasher, Tag};
@@ -15,7 +15,7 @@ use std::process::Command;
     after_help = "Each step is a command of forkd's, shown as it is run. A second time only the last one is needed.\n\n\
                   Example:\n  forkd quickstart -n 8 -y"
 )]
-pub(crate) struct Args {
+pub(crate) struct QuickstartArgs {
     /// How many children
     #[arg(short, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     n: u16,
@@ -42,9 +42,9 @@ const RECIPE: [(&str, &str); 4] = [
 const NEEDED: [(&str, &str); 3] =
     [("qemu-system-x86_64", "qemu-system-x86"), ("mmdebstrap", "mmdebstrap"), ("newuidmap", "uidmap")];
 
-pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
+pub(crate) fn run(args: &QuickstartArgs, context: &Context<'_>) -> Result<()> {
     // One document only: that of the last step.
-    let quiet = Output::new(Format::Text, true);
+    let quiet = Printer::new(Format::Text, true);
     let silent = context.printing_to(&quiet);
     let telling = if context.output.is_json() { &silent } else { context };
     let say = |words: &[&str], context: &Context<'_>| {

@@ -1,5 +1,5 @@
-use super::Context;
 use crate::config;
+use crate::context::Context;
 use crate::machines::Machines;
 use crate::output::mib;
 use anyhow::Result;
@@ -10,7 +10,7 @@ use serde_json::json;
 /// Remove snapshots from the local store
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  forkd rmi py-base --cascade")]
-pub(crate) struct Args {
+pub(crate) struct RmiArgs {
     /// The snapshots
     #[arg(required = true)]
     tags: Vec<Tag>,
@@ -22,7 +22,7 @@ pub(crate) struct Args {
     force: bool,
 }
 
-pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
+pub(crate) fn run(args: &RmiArgs, context: &Context<'_>) -> Result<()> {
     let dependents = match (args.cascade, args.force) {
         (true, _) => Dependents::Cascade,
         (_, true) => Dependents::Orphan,
@@ -47,7 +47,7 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
 }
 
 /// Children that run keep their files open and would go on without; but who removes their snapshot has hardly meant that.
-fn refuse_running(args: &Args, store: &Store) -> Result<()> {
+fn refuse_running(args: &RmiArgs, store: &Store) -> Result<()> {
     let machines = Machines::running();
     let running = machines.runtime.children(&machines.engine)?;
     let mut tags = args.tags.clone();
@@ -65,11 +65,10 @@ fn refuse_running(args: &Args, store: &Store) -> Result<()> {
         let ids: Vec<&str> =
             running.iter().filter(|child| child.snapshot == of).map(|child| child.id.as_str()).collect();
         if !ids.is_empty() {
-            let message = format!(
-                "'{tag}': children of it are running ({}); `forkd kill` them first, or --force",
-                ids.join(", ")
-            );
-            return Err(Error::new(Kind::General, message).into());
+            let message = format!("'{tag}': children of it are running ({})", ids.join(", "));
+            return Err(Error::new(Kind::General, message)
+                .hint("`forkd kill` them first, or --force")
+                .into());
         }
     }
     Ok(())

@@ -1,6 +1,6 @@
-use super::Context;
 use crate::baking::{Baker, MachineArgs, require_free};
 use crate::config;
+use crate::context::Context;
 use anyhow::Result;
 use forkd_core::machine::{BakeOptions, Machine, Network};
 use forkd_core::{Error, Kind};
@@ -15,7 +15,7 @@ use std::time::Duration;
     after_help = "Examples:\n  forkd snapshot --tag demo --rootfs ./demo.ext4 --warm 'python3 /srv/warm.py'\n  \
                   forkd snapshot --tag demo --kernel ./vmlinuz --rootfs ./demo.ext4 --mem-size-mib 1024"
 )]
-pub(crate) struct Args {
+pub(crate) struct SnapshotArgs {
     /// The snapshot to make
     #[arg(long)]
     tag: Tag,
@@ -44,7 +44,7 @@ pub(crate) struct Args {
     append: String,
 }
 
-pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
+pub(crate) fn run(args: &SnapshotArgs, context: &Context<'_>) -> Result<()> {
     let store = config::store()?;
     require_free(&store, &args.tag)?;
     if let Some(tap) = args.tap.as_ref().filter(|tap| !is_interface(tap)) {

@@ -1,5 +1,5 @@
-use super::Context;
 use crate::config;
+use crate::context::Context;
 use anyhow::Result;
 use forkd_format::Tag;
 use serde_json::json;
@@ -7,7 +7,7 @@ use serde_json::json;
 /// Make a flat snapshot of a chain: one that needs no parent
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  forkd snapshot-compact --from py-pandas --to py-pandas-flat")]
-pub(crate) struct Args {
+pub(crate) struct SnapshotCompactArgs {
     /// The head of the chain
     #[arg(long, value_name = "TAG")]
     from: Tag,
@@ -16,7 +16,7 @@ pub(crate) struct Args {
     to: Tag,
 }
 
-pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
+pub(crate) fn run(args: &SnapshotCompactArgs, context: &Context<'_>) -> Result<()> {
     let store = config::store()?;
     let path = forkd_core::compact(&store, &args.from, &args.to, &config::timestamp()?, context.env())?;
     let place = config::display(&path);

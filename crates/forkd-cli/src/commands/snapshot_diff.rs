@@ -1,5 +1,5 @@
-use super::Context;
 use crate::config;
+use crate::context::Context;
 use crate::machines::{Machines, with_guest_words};
 use crate::output::{mib, seconds};
 use anyhow::Result;
@@ -13,7 +13,7 @@ use std::time::Instant;
 #[command(
     after_help = "Example:\n  forkd snapshot-diff --from py-base --tag py-numpy --exec '/run/forkd/agent eval \"import numpy\"'"
 )]
-pub(crate) struct Args {
+pub(crate) struct SnapshotDiffArgs {
     /// The snapshot to go on from: the link's parent
     #[arg(long, value_name = "BASE")]
     from: Tag,
@@ -25,7 +25,7 @@ pub(crate) struct Args {
     exec: String,
 }
 
-pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
+pub(crate) fn run(args: &SnapshotDiffArgs, context: &Context<'_>) -> Result<()> {
     let begun = Instant::now();
     let store = config::store()?;
     store.load(&args.from)?;

@@ -1,5 +1,5 @@
-use super::Context;
 use crate::config;
+use crate::context::Context;
 use crate::output::{mib, printable};
 use anyhow::Result;
 use forkd_core::{ChainInfo, EngineFields, LinkInfo};
@@ -9,12 +9,12 @@ use serde_json::{Value, json};
 /// Show a snapshot's chain: what each link holds and takes on the disk
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  forkd snapshot-info py-pandas")]
-pub(crate) struct Args {
+pub(crate) struct SnapshotInfoArgs {
     /// The snapshot, the head of its chain
     tag: Tag,
 }
 
-pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
+pub(crate) fn run(args: &SnapshotInfoArgs, context: &Context<'_>) -> Result<()> {
     let info = forkd_core::chain_info(&config::store()?, &args.tag)?;
     context.output.answer(&text(&args.tag, &info));
     context.output.json(&to_json(&args.tag, &info));

@@ -1,5 +1,5 @@
-use super::Context;
 use crate::config;
+use crate::context::Context;
 use anyhow::Result;
 use forkd_core::cache::Cache;
 use forkd_core::machine::Engine;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 /// Unpack a pack into the local store, checking every digest
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  forkd unpack pyagent.forkd-snapshot.tar.zst")]
-pub(crate) struct Args {
+pub(crate) struct UnpackArgs {
     /// The pack
     file: PathBuf,
     #[command(flatten)]
@@ -44,7 +44,7 @@ impl Place {
     }
 }
 
-pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
+pub(crate) fn run(args: &UnpackArgs, context: &Context<'_>) -> Result<()> {
     let report =
         forkd_core::unpack_file(&config::store()?, &args.file, &args.place.options(), context.env())?;
     tell(&report, context);

@@ -1,7 +1,7 @@
-use super::Context;
-use super::inspect::{Local, local, nowhere};
 use crate::config;
+use crate::context::Context;
 use crate::output::{mib, printable};
+use crate::place::{LocalPlace, local, nowhere};
 use anyhow::Result;
 use forkd_core::cache::Cache;
 use forkd_core::{Error, Kind};
@@ -10,16 +10,16 @@ use serde_json::json;
 /// Compute every digest again and check every chain edge
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  forkd verify pyagent")]
-pub(crate) struct Args {
+pub(crate) struct VerifyArgs {
     /// A tag in the store, or a pack file
     what: String,
 }
 
-pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
+pub(crate) fn run(args: &VerifyArgs, context: &Context<'_>) -> Result<()> {
     let store = config::store()?;
     let report = match local(&args.what, &store) {
-        Some(Local::Tag(tag)) => forkd_core::verify_tag(&store, &tag, context.env())?,
-        Some(Local::File(file)) => {
+        Some(LocalPlace::Tag(tag)) => forkd_core::verify_tag(&store, &tag, context.env())?,
+        Some(LocalPlace::File(file)) => {
             let cache = config::cache_dir().ok().map(|dir| Cache::new(&dir));
             forkd_core::verify_file(&store, file, cache.as_ref(), context.env())?
         }
@@ -51,11 +51,8 @@ pub(crate) fn run(args: &Args, context: &Context<'_>) -> Result<()> {
             Ok(())
         }
         count => {
-            let message = format!(
-                "'{}' is damaged in {count} place(s); pull or unpack it again with --force",
-                args.what
-            );
-            Err(Error::new(Kind::Integrity, message).into())
+            let message = format!("'{}' is damaged in {count} place(s)", args.what);
+            Err(Error::new(Kind::Integrity, message).hint("pull or unpack it again with --force").into())
         }
     }
 }

@@ -133,12 +133,9 @@ pub fn check(engine: &dyn Engine, stored: &StoredSnapshot) -> Result<()> {
         let found = match stored.open(&path) {
             Ok(file) => file.metadata().map_err(Error::io("read", &path))?.len(),
             Err(e) if e.kind() == Kind::NotFound => {
-                let message = format!(
-                    "{} is missing; `forkd rmi {1}`, then pull or bake it again",
-                    path.display(),
-                    stored.tag
-                );
-                return Err(Error::new(Kind::Integrity, message));
+                let message = format!("{} is missing", path.display());
+                return Err(Error::new(Kind::Integrity, message)
+                    .hint(format!("`forkd rmi {}`, then pull or bake it again", stored.tag)));
             }
             Err(e) => return Err(e),
         };

@@ -147,11 +147,8 @@ impl Runtime {
         if metadata.is_dir() && metadata.uid() == forkd_sys::user_id() && metadata.mode() & 0o022 == 0 {
             return Ok(());
         }
-        let message = format!(
-            "{} is not a folder that only this user writes to; remove it, or set XDG_RUNTIME_DIR",
-            root.display()
-        );
-        Err(Error::new(Kind::General, message))
+        let message = format!("{} is not a folder that only this user writes to", root.display());
+        Err(Error::new(Kind::General, message).hint("remove it, or set XDG_RUNTIME_DIR"))
     }
 
     /// The detached machines that live, oldest first. What died is cleared away.
@@ -181,7 +178,10 @@ impl Runtime {
             .collect();
         match found.len() {
             1 => Ok(found.remove(0)),
-            0 => Err(Error::new(Kind::NotFound, format!("no child '{name}' is running; see `forkd ls`"))),
+            0 => {
+                Err(Error::new(Kind::NotFound, format!("no child '{name}' is running"))
+                    .hint("see `forkd ls`"))
+            }
             n => Err(Error::new(
                 Kind::Usage,
                 format!("'{name}' is the beginning of {n} children's names; give more of it"),

@@ -132,8 +132,8 @@ pub fn talk(child: &DetachedChild, limit: Duration, env: Env<'_>) -> Result<Gues
                     return Ok(guest.holding(lock));
                 }
             }
-            let message = format!("child {0} does not answer; see `forkd logs {0}`", child.id);
-            return Err(Error::new(Kind::General, message));
+            let message = format!("child {0} does not answer", child.id);
+            return Err(Error::new(Kind::General, message).hint(format!("see `forkd logs {}`", child.id)));
         }
         env.cancel.check()?;
         if begun.elapsed() > limit {

@@ -39,10 +39,8 @@ pub fn pack(store: &Store, options: &PackOptions, out: &Path, env: Env<'_>) -> R
     if let (Ok(dir), Ok(root)) = (dir.canonicalize(), store.root().canonicalize())
         && dir.starts_with(&root)
     {
-        return Err(Error::new(
-            Kind::Usage,
-            format!("{} is inside the store; choose another folder", out.display()),
-        ));
+        return Err(Error::new(Kind::Usage, format!("{} is inside the store", out.display()))
+            .hint("choose another folder"));
     }
     let temp = WorkFile::create(store.disk(), dir, (PREFIX, ""), 0o644)?;
     let mut report = pack_into(store, options, temp.file(), temp.path(), env)?;

@@ -67,11 +67,12 @@ impl Store {
         if found != digest {
             let message = format!(
                 "the memory of '{0}', assembled from {1} links, has sha256 {found}; snapshot.json says {digest}. Nothing was \
-kept; `forkd verify {0}` shows whether a link is damaged",
+kept",
                 head.tag,
                 chain.len()
             );
-            return Err(Error::new(Kind::Integrity, message));
+            return Err(Error::new(Kind::Integrity, message)
+                .hint(format!("`forkd verify {}` shows whether a link is damaged", head.tag)));
         }
         self.keep_assembled(&staged, &file, &digest)
     }

@@ -77,8 +77,8 @@ impl Store {
     pub(crate) fn require_free(&self, tag: &Tag) -> Result<PathBuf> {
         let target = self.dir(tag);
         if self.contains(tag) {
-            let message = format!("'{tag}' is already at {}; `forkd rmi {tag}` first", target.display());
-            return Err(Error::new(Kind::General, message));
+            let message = format!("'{tag}' is already at {}", target.display());
+            return Err(Error::new(Kind::General, message).hint(format!("`forkd rmi {tag}` first")));
         }
         Ok(target)
     }
@@ -102,9 +102,8 @@ impl Store {
     pub fn load(&self, tag: &Tag) -> Result<StoredSnapshot> {
         let dir = self.dir(tag);
         if !self.contains(tag) {
-            let message =
-                format!("no snapshot '{tag}' in {}; see `forkd images`", self.snapshots().display());
-            return Err(Error::new(Kind::NotFound, message));
+            let message = format!("no snapshot '{tag}' in {}", self.snapshots().display());
+            return Err(Error::new(Kind::NotFound, message).hint("see `forkd images`"));
         }
         let snapshot = describe(&dir)?;
         Ok(StoredSnapshot { tag: tag.clone(), record: Record::load(&dir)?, dir, snapshot })
@@ -147,10 +146,8 @@ impl Store {
             let child = links.last().map(|link| link.tag.to_string()).unwrap_or_default();
             links.push(self.load(&parent).map_err(|e| match e.kind() {
                 Kind::NotFound => {
-                    let message = format!(
-                        "'{parent}', the chain parent of '{child}', is missing; pull or unpack it first"
-                    );
-                    Error::new(Kind::NotFound, message)
+                    let message = format!("'{parent}', the chain parent of '{child}', is missing");
+                    Error::new(Kind::NotFound, message).hint("pull or unpack it first")
                 }
                 _ => e,
             })?);

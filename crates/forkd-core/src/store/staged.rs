@@ -140,11 +140,9 @@ impl SealedSnapshot {
             disk.exchange(&staged, &target).map_err(|e| match e.raw_os_error() {
                 Some(22 | 38 | 95) => Error::new(
                     Kind::General,
-                    format!(
-                        "the filesystem of {} cannot replace a folder at once; `forkd rmi {tag}` first",
-                        target.display()
-                    ),
-                ),
+                    format!("the filesystem of {} cannot replace a folder at once", target.display()),
+                )
+                .hint(format!("`forkd rmi {tag}` first")),
                 _ => Error::Io { action: "replace", path: target.clone(), source: e },
             })?;
         } else {

@@ -233,8 +233,8 @@ fn sweep(store: &Store, kind: WorkKind, tell: &mut dyn FnMut(&Path)) -> Result<u
     let parent = kind.parent(store);
     let Ok(metadata) = parent.symlink_metadata() else { return Ok(0) };
     if !metadata.is_dir() {
-        let message = format!("{} is not a folder of its own; move it away", parent.display());
-        return Err(Error::new(Kind::General, message));
+        let message = format!("{} is not a folder of its own", parent.display());
+        return Err(Error::new(Kind::General, message).hint("move it away"));
     }
     let entries = fs::read_dir(&parent).map_err(Error::io("read", &parent))?;
     let guard = File::open(&parent).map_err(Error::io("open", &parent))?;

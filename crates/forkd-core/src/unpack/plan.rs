@@ -155,10 +155,8 @@ impl UnpackPlan {
             .collect();
         for (parent, child) in store.dependents(&replaced)? {
             if !tags.contains(&child) {
-                let message = format!(
-                    "'{child}' is chained to '{parent}', which this pack would replace; `forkd rmi {child}` first"
-                );
-                return Err(Error::new(Kind::General, message));
+                let message = format!("'{child}' is chained to '{parent}', which this pack would replace");
+                return Err(Error::new(Kind::General, message).hint(format!("`forkd rmi {child}` first")));
             }
         }
         Ok(Self { tags: tags.to_vec(), outcomes })

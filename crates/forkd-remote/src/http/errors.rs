@@ -61,11 +61,11 @@ pub(super) fn network(location: &Location, error: &reqwest::Error) -> Error {
     } else {
         "the connection broke"
     };
-    Error::new(kind, format!("{location}: {what} ({reason}); try again"))
+    Error::new(kind, format!("{location}: {what} ({reason})")).hint("try again")
 }
 
 pub(super) fn stalled(location: &Location, after: Duration) -> Error {
-    Error::new(Kind::Transient, format!("{location}: no byte in {} s; try again", after.as_secs_f32()))
+    Error::new(Kind::Transient, format!("{location}: no byte in {} s", after.as_secs_f32())).hint("try again")
 }
 
 /// An answer that is not one to what was asked.

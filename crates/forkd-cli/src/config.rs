@@ -108,17 +108,6 @@ pub(crate) fn http() -> Result<forkd_remote::HttpOptions> {
     Ok(options)
 }
 
-/// The same for registries of images.
-pub(crate) fn registry_http() -> Result<forkd_image::HttpOptions> {
-    let forkd_remote::HttpOptions { connect_timeout, stall_timeout, backoff, .. } = http()?;
-    Ok(forkd_image::HttpOptions {
-        connect_timeout,
-        stall_timeout,
-        backoff,
-        ..forkd_image::HttpOptions::default()
-    })
-}
-
 /// Where containers' tools keep credentials, in the order in which they look.
 pub(crate) fn credential_files() -> forkd_image::CredentialFiles {
     let dir = |name: &str| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());

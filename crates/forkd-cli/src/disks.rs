@@ -98,7 +98,7 @@ fn find(base: &Base, cache: &Cache, context: &Context<'_>) -> Result<(Found, Map
     Ok(match base {
         Base::Image(source, platform) => {
             let sources = Sources {
-                http: config::registry_http()?,
+                http: config::http()?,
                 credential_files: config::credential_files(),
                 cache: cache.clone(),
             };

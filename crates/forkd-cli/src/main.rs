@@ -87,7 +87,7 @@ fn main() -> ExitCode {
     let output = Printer::new(if json { Format::Json } else { Format::Text }, cli.quiet);
     let jobs =
         cli.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
-    let mut context = context::Context::new(&output, &cancel, jobs);
+    let mut context = context::Context::new(&output, &cancel, jobs, run_line);
     context.connections = cli.jobs.map(usize::from);
     context.pack_format = cli.format.iter().find_map(|format| format.pack());
     let outcome = match (&cli.command, context.pack_format) {

@@ -3,7 +3,7 @@
 use crate::layer_source::Part;
 use crate::manifest::{MAX_CONFIG, MAX_LAYERS, MAX_MANIFEST};
 use crate::reference::{ArchiveImage, RegistryReference};
-use crate::shown;
+use crate::shown::shown;
 use crate::tarball::Tarball;
 use forkd_core::cache::Cache;
 use forkd_core::{Env, Error, Kind, Result};

@@ -67,8 +67,9 @@ impl ImageConfig {
         let raw: Raw = serde_json::from_slice(bytes).map_err(|e| wrong(format!("cannot be read: {e}")))?;
         let digest = |text: String| {
             let hex = text.strip_prefix("sha256:");
-            hex.and_then(|hex| hex.parse().ok())
-                .ok_or_else(|| wrong(format!("has a diff_id that is no sha256: '{}'", crate::shown(&text))))
+            hex.and_then(|hex| hex.parse().ok()).ok_or_else(|| {
+                wrong(format!("has a diff_id that is no sha256: '{}'", crate::shown::shown(&text)))
+            })
         };
         let diff_ids: Vec<Digest> =
             raw.rootfs.diff_ids.unwrap_or_default().into_iter().map(digest).collect::<Result<_>>()?;

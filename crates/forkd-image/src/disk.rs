@@ -3,33 +3,13 @@
 
 use crate::ext4::{BLOCK, Blocks, Content, Extent, FIRST_INODE, Inode, LOST_AND_FOUND, Layout, directory};
 use crate::layer::Applying;
+use crate::layer_source::LayerSource;
 use crate::stream;
 use crate::tree::{Body, Meta, Node, ROOT, S_IFDIR, Tree};
 use forkd_core::{Env, Error, Result};
-use forkd_format::Digest;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::Read;
 use std::path::Path;
-
-/// Opens the bytes of a layer, as they are kept: perhaps compressed.
-pub type Open = Box<dyn Fn() -> Result<Box<dyn Read + Send>> + Send + Sync>;
-
-/// A layer to be applied.
-pub struct LayerSource {
-    /// Opens it.
-    pub open: Open,
-    /// SHA-256 of its tar stream, where it is known.
-    pub diff_id: Option<Digest>,
-    /// For messages.
-    pub name: String,
-}
-
-impl std::fmt::Debug for LayerSource {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "layer {}", self.name)
-    }
-}
 
 /// A file that is put on a disk, as root's, after all layers.
 #[derive(Debug, Clone)]

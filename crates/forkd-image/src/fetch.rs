@@ -1,19 +1,29 @@
 //! Layers into the cache: several at a time, each going on where an earlier run was cut off.
 
-use crate::http::{Http, Try};
 use crate::layer_source::Layer;
 use crate::manifest::Descriptor;
-use crate::registry::Registry;
-use crate::source::FetchReport;
+use crate::registry::RegistryClient;
 use forkd_core::cache::{Cache, CacheEntry, CacheKind, CacheSlot, CacheWriter};
 use forkd_core::{Cancel, Env, Error, Kind, Progress, Result};
 use forkd_format::{Digest, Hasher};
+use forkd_http::{HttpClient, Try};
 use reqwest::StatusCode;
 use reqwest::header::CONTENT_RANGE;
 use std::collections::HashMap;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+
+/// What was fetched.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FetchReport {
+    /// Layers that came over the network.
+    pub fetched_layers: u64,
+    /// Their bytes that came in this run.
+    pub fetched_bytes: u64,
+    /// Layers that were in the cache.
+    pub cached_layers: u64,
+}
 
 /// A try that brings so much more than all before it makes those count no longer.
 const RENEWING: u64 = 1 << 20;
@@ -22,7 +32,7 @@ const STREAMS: usize = 3;
 
 /// Fetches what the cache lacks.
 pub(crate) fn layers(
-    registry: &Registry,
+    registry: &RegistryClient,
     cache: &Cache,
     wanted: &[Descriptor],
     env: Env<'_>,
@@ -66,26 +76,27 @@ pub(crate) fn layers(
     Ok((wanted.iter().filter_map(layer).collect(), report))
 }
 
-type Fetched = (CacheEntry, Option<u64>);
+type FetchedLayer = (CacheEntry, Option<u64>);
 
 fn fetch_all(
-    registry: &Registry,
+    registry: &RegistryClient,
     cache: &Cache,
     missing: &[&Descriptor],
     env: Env<'_>,
-) -> Result<Vec<Fetched>> {
+) -> Result<Vec<FetchedLayer>> {
     let http = registry.http()?;
     // The first failure stops the others; what they have stays for the next run.
     let cancel = env.cancel.child();
     let (next, failure) = (AtomicUsize::new(0), Mutex::new(None));
-    let done: Mutex<HashMap<usize, Fetched>> = Mutex::default();
+    let done: Mutex<HashMap<usize, FetchedLayer>> = Mutex::default();
     std::thread::scope(|scope| {
         for _ in 0..env.jobs.max(STREAMS).min(missing.len()) {
             scope.spawn(|| {
                 loop {
                     let at = next.fetch_add(1, Ordering::Relaxed);
                     let Some(layer) = missing.get(at) else { return };
-                    let job = Job { registry, http: &http, layer, progress: env.progress, cancel: &cancel };
+                    let job =
+                        FetchJob { registry, http: &http, layer, progress: env.progress, cancel: &cancel };
                     match job.run(cache, env.jobs) {
                         Ok(fetched) => {
                             done.lock().unwrap_or_else(PoisonError::into_inner).insert(at, fetched);
@@ -104,20 +115,20 @@ fn fetch_all(
         return Err(error);
     }
     let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let all: Vec<Fetched> = (0..missing.len()).filter_map(|at| done.remove(&at)).collect();
+    let all: Vec<FetchedLayer> = (0..missing.len()).filter_map(|at| done.remove(&at)).collect();
     if all.len() == missing.len() { Ok(all) } else { Err(Error::Interrupted) }
 }
 
-struct Job<'a> {
-    registry: &'a Registry,
-    http: &'a Http,
+struct FetchJob<'a> {
+    registry: &'a RegistryClient,
+    http: &'a HttpClient,
     layer: &'a Descriptor,
     progress: &'a dyn Progress,
     cancel: &'a Cancel,
 }
 
 /// What of a layer is there.
-struct State {
+struct LayerState {
     writer: CacheWriter,
     hasher: Hasher,
     at: u64,
@@ -127,7 +138,7 @@ struct State {
 }
 
 /// How a try ended that did not fail.
-enum End {
+enum TryEnd {
     Whole,
     /// The body ended early, although the server let it end as if it were whole.
     Short,
@@ -135,7 +146,7 @@ enum End {
     Long,
 }
 
-impl State {
+impl LayerState {
     fn restart(&mut self) -> Result<()> {
         (self.hasher, self.at) = (Hasher::default(), 0);
         self.writer.restart()
@@ -147,13 +158,13 @@ impl State {
     }
 }
 
-impl Job<'_> {
+impl FetchJob<'_> {
     fn what(&self) -> String {
         format!("{}: layer {}", self.registry.reference, self.layer.digest)
     }
 
     /// The layer in the cache, and how many bytes came; `None` where another process brought them.
-    fn run(&self, cache: &Cache, jobs: usize) -> Result<Fetched> {
+    fn run(&self, cache: &Cache, jobs: usize) -> Result<FetchedLayer> {
         let env = Env { progress: self.progress, cancel: self.cancel, jobs };
         let writer = loop {
             match cache.find_or_create(CacheKind::Blob, &self.layer.digest, env)? {
@@ -166,7 +177,7 @@ impl Job<'_> {
             }
         };
         let mut state = self.go_on(writer)?;
-        let mut patience = self.http.patience();
+        let mut tries = self.http.tries();
         let mut again = true;
         loop {
             if state.at == self.layer.size && state.hasher.clone().finish() == self.layer.digest {
@@ -176,18 +187,19 @@ impl Job<'_> {
                 Some("are others than its digest says".to_owned())
             } else {
                 let highest = state.told;
+                tries.begin();
                 let outcome = self.try_once(&mut state);
                 if state.told >= highest.saturating_add(RENEWING) {
-                    patience.renew();
+                    tries.progress();
                 }
                 match outcome {
-                    Ok(End::Whole) => continue,
-                    Ok(End::Long) => Some(format!("are more than the {} declared", self.layer.size)),
-                    Ok(End::Short) => {
+                    Ok(TryEnd::Whole) => continue,
+                    Ok(TryEnd::Long) => Some(format!("are more than the {} declared", self.layer.size)),
+                    Ok(TryEnd::Short) => {
                         let words =
                             format!("{}: only {} of {} bytes came", self.what(), state.at, self.layer.size);
                         let failed = Error::new(Kind::Transient, words.clone());
-                        let waited = patience.wait(failed.into(), self.cancel);
+                        let waited = tries.wait(failed.into(), self.cancel);
                         waited.map_err(|error| match error.kind() {
                             Kind::Transient => Error::new(Kind::Integrity, words),
                             _ => error,
@@ -195,7 +207,7 @@ impl Job<'_> {
                         None
                     }
                     Err(failed) => {
-                        patience.wait(failed, self.cancel)?;
+                        tries.wait(failed, self.cancel)?;
                         None
                     }
                 }
@@ -213,11 +225,11 @@ impl Job<'_> {
     }
 
     /// Hashes what an earlier run left.
-    fn go_on(&self, mut writer: CacheWriter) -> Result<State> {
+    fn go_on(&self, mut writer: CacheWriter) -> Result<LayerState> {
         if writer.len() > self.layer.size {
             writer.restart()?;
         }
-        let mut state = State { hasher: Hasher::default(), at: 0, told: 0, fetched: 0, writer };
+        let mut state = LayerState { hasher: Hasher::default(), at: 0, told: 0, fetched: 0, writer };
         let mut buffer = vec![0; 256 << 10];
         while state.at < state.writer.len() {
             self.cancel.check()?;
@@ -234,7 +246,7 @@ impl Job<'_> {
     }
 
     /// One request for what is missing.
-    fn try_once(&self, state: &mut State) -> Try<End> {
+    fn try_once(&self, state: &mut LayerState) -> Try<TryEnd> {
         let response = self.registry.blob(self.http, &self.layer.digest, state.at, self.cancel)?;
         let transient =
             |why: &str| Error::new(Kind::Transient, format!("{}: {why}", self.what())).hint("try again");
@@ -269,9 +281,9 @@ impl Job<'_> {
             Ok(!long)
         })?;
         Ok(match state.at == self.layer.size {
-            _ if long => End::Long,
-            true => End::Whole,
-            false => End::Short,
+            _ if long => TryEnd::Long,
+            true => TryEnd::Whole,
+            false => TryEnd::Short,
         })
     }
 }

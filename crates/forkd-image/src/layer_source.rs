@@ -155,3 +155,22 @@ mod tests {
         }
     }
 }
+
+/// Opens the bytes of a layer, as they are kept: perhaps compressed.
+pub type Open = Box<dyn Fn() -> Result<Box<dyn Read + Send>> + Send + Sync>;
+
+/// A layer to be applied.
+pub struct LayerSource {
+    /// Opens it.
+    pub open: Open,
+    /// SHA-256 of its tar stream, where it is known.
+    pub diff_id: Option<Digest>,
+    /// For messages.
+    pub name: String,
+}
+
+impl std::fmt::Debug for LayerSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "layer {}", self.name)
+    }
+}

@@ -2,8 +2,8 @@
 
 use crate::archive::Archive;
 use crate::layer_source::Part;
-use crate::manifest::{self, Descriptor, Document, MAX_MANIFEST};
-use crate::shown;
+use crate::manifest::{Descriptor, Document, MAX_MANIFEST, parse};
+use crate::shown::shown;
 use forkd_core::{Error, Kind, Result};
 use forkd_format::Digest;
 use std::fs::{self, File};
@@ -36,7 +36,7 @@ impl Layout {
         let index = self.part("index.json")?.ok_or_else(|| {
             Error::new(Kind::NotFound, format!("{name} has no index.json; expected an OCI image layout"))
         })?;
-        let Document::Index(list) = manifest::parse(&index.read(MAX_MANIFEST)?, None, &name)? else {
+        let Document::Index(list) = parse(&index.read(MAX_MANIFEST)?, None, &name)? else {
             return Err(Error::new(Kind::Integrity, format!("{name}: its index.json is no index")));
         };
         let mut tags: Vec<String> =

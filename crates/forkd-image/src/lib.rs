@@ -3,14 +3,12 @@
 #![forbid(unsafe_code)]
 
 mod archive;
-mod challenge;
 mod config;
 mod credentials;
 mod debian;
 mod disk;
 mod ext4;
 mod fetch;
-mod http;
 mod layer;
 mod layer_source;
 mod layout;
@@ -18,6 +16,7 @@ mod manifest;
 mod platform;
 mod reference;
 mod registry;
+mod shown;
 mod source;
 mod stream;
 mod tar;
@@ -27,27 +26,19 @@ mod tree;
 pub use config::ImageConfig;
 pub use credentials::CredentialFiles;
 pub use debian::Debian;
-pub use disk::{DiskOptions, DiskReport, ExtraFile, LayerSource, Open, build_disk};
-pub use http::HttpOptions;
-pub use layer_source::Layer;
+pub use disk::{DiskOptions, DiskReport, ExtraFile, build_disk};
+pub use fetch::FetchReport;
+pub use forkd_http::HttpOptions;
+pub use layer_source::{Layer, LayerSource, Open};
 pub use platform::Platform;
 pub use reference::{ArchiveImage, ImageSource, RegistryReference};
-pub use source::{FetchReport, Image, Resolved, Sources};
+pub use source::{Image, Resolved, Sources};
 
 /// What is parsed from strangers, for the fuzzer only.
 #[doc(hidden)]
 pub mod fuzz {
     pub use crate::archive::fuzz as archive;
-    pub use crate::challenge::parse as challenges;
     pub use crate::config::ImageConfig;
     pub use crate::manifest::parse as manifest;
-}
-
-/// A stranger's words, made fit for a message.
-pub(crate) fn shown(text: &str) -> String {
-    let mut shown: String = text.chars().take(200).flat_map(char::escape_debug).collect();
-    if text.chars().nth(200).is_some() {
-        shown.push('…');
-    }
-    shown
+    pub use forkd_http::challenge::parse as challenges;
 }

@@ -1,7 +1,7 @@
 //! Manifests and indexes, OCI's and Docker's.
 
 use crate::platform::Platform;
-use crate::shown;
+use crate::shown::shown;
 use forkd_core::{Error, Kind, Result};
 use forkd_format::Digest;
 use serde::Deserialize;

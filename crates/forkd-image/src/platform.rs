@@ -44,8 +44,8 @@ impl Platform {
 
 impl fmt::Display for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", crate::shown(&self.os), crate::shown(&self.architecture))?;
-        self.variant.as_ref().map_or(Ok(()), |variant| write!(f, "/{}", crate::shown(variant)))
+        write!(f, "{}/{}", crate::shown::shown(&self.os), crate::shown::shown(&self.architecture))?;
+        self.variant.as_ref().map_or(Ok(()), |variant| write!(f, "/{}", crate::shown::shown(variant)))
     }
 }
 
@@ -66,7 +66,7 @@ impl std::str::FromStr for Platform {
                 Kind::Usage,
                 format!(
                     "'{}' is no platform; expected OS/ARCHITECTURE[/VARIANT], such as linux/amd64",
-                    crate::shown(text)
+                    crate::shown::shown(text)
                 ),
             )),
         }

@@ -120,7 +120,7 @@ impl FromStr for RegistryReference {
     type Err = Error;
     fn from_str(text: &str) -> Result<Self> {
         let wrong = |why: &str| {
-            let text = crate::shown(text);
+            let text = crate::shown::shown(text);
             Error::new(
                 Kind::Usage,
                 format!("'{text}' is no image: {why}; expected [HOST[:PORT]/]NAME[:TAG][@sha256:HEX]"),
@@ -222,7 +222,7 @@ impl FromStr for ImageSource {
             .map_or((rest, None), |(path, name)| (path, Some(name).filter(|n| !n.is_empty())));
         let need_path = |form: &str| {
             if path.is_empty() || path.contains('\0') {
-                return Err(usage(format!("'{}' names no file; expected {form}", crate::shown(text))));
+                return Err(usage(format!("'{}' names no file; expected {form}", crate::shown::shown(text))));
             }
             Ok(PathBuf::from(path))
         };
@@ -230,7 +230,7 @@ impl FromStr for ImageSource {
         match transport {
             "docker" => {
                 let rest = rest.strip_prefix("//").ok_or_else(|| {
-                    usage(format!("'{}': expected docker://NAME[:TAG]", crate::shown(text)))
+                    usage(format!("'{}': expected docker://NAME[:TAG]", crate::shown::shown(text)))
                 })?;
                 rest.parse().map(Self::Registry)
             }
@@ -241,7 +241,7 @@ impl FromStr for ImageSource {
                 let image = match name.map(|name| (name, name.strip_prefix('@'))) {
                     None => None,
                     Some((_, Some(index))) => Some(ArchiveImage::Index(index.parse().map_err(|_| {
-                        usage(format!("'@{}': expected @ and a number from 0", crate::shown(index)))
+                        usage(format!("'@{}': expected @ and a number from 0", crate::shown::shown(index)))
                     })?)),
                     Some((name, None)) => Some(ArchiveImage::Named(name.parse()?)),
                 };

@@ -1,30 +1,28 @@
 //! The distribution protocol, as far as pulling needs it: who may read, manifests, and where layers are.
 
-use crate::challenge::{self, Challenge};
 use crate::credentials::{CredentialFiles, Credentials};
-use crate::http::{Failed, Http, HttpOptions, Try};
 use crate::manifest::{ACCEPT, MAX_MANIFEST};
 use crate::reference::RegistryReference;
 use forkd_core::{Cancel, Error, Kind, Result};
 use forkd_format::Digest;
+use forkd_http::challenge::{self, Challenge};
+use forkd_http::{Failure, HttpClient, HttpOptions, HttpRequest, Try, retry_after};
 use reqwest::header::{
-    ACCEPT as ACCEPT_HEADER, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RANGE, RETRY_AFTER,
-    WWW_AUTHENTICATE,
+    ACCEPT as ACCEPT_HEADER, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RANGE, WWW_AUTHENTICATE,
 };
-use reqwest::{Response, StatusCode};
+use reqwest::{Method, Response, StatusCode};
 use serde::Deserialize;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
-use url::Url;
 use url::form_urlencoded::Serializer;
+use url::{Host, Url};
 
 /// One repository of a registry. No connection is made before it is asked something.
-pub(crate) struct Registry {
+pub(crate) struct RegistryClient {
     pub(crate) reference: RegistryReference,
     files: CredentialFiles,
     options: HttpOptions,
-    http: Mutex<Option<Arc<Http>>>,
+    http: Mutex<Option<Arc<HttpClient>>>,
     auth: Mutex<Auth>,
 }
 
@@ -37,7 +35,7 @@ struct Auth {
 }
 
 /// A manifest or index as the registry has it.
-pub(crate) struct Fetched {
+pub(crate) struct ManifestBytes {
     pub(crate) bytes: Vec<u8>,
     pub(crate) digest: Digest,
     pub(crate) content_type: Option<String>,
@@ -65,13 +63,15 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl std::fmt::Debug for Registry {
+impl std::fmt::Debug for RegistryClient {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Registry").field("reference", &self.reference.to_string()).finish_non_exhaustive()
+        f.debug_struct("RegistryClient")
+            .field("reference", &self.reference.to_string())
+            .finish_non_exhaustive()
     }
 }
 
-impl Registry {
+impl RegistryClient {
     pub(crate) fn new(reference: RegistryReference, options: &HttpOptions, files: &CredentialFiles) -> Self {
         Self {
             reference,
@@ -82,18 +82,21 @@ impl Registry {
         }
     }
 
-    pub(crate) fn http(&self) -> Result<Arc<Http>> {
+    pub(crate) fn http(&self) -> Result<Arc<HttpClient>> {
         let mut http = locked(&self.http);
         if let Some(http) = &*http {
             return Ok(Arc::clone(http));
         }
-        let made = Arc::new(Http::new(&self.options, self.reference.is_loopback())?);
+        let made = Arc::new(HttpClient::new(&HttpOptions {
+            direct: self.reference.is_loopback(),
+            ..self.options.clone()
+        })?);
         *http = Some(Arc::clone(&made));
         Ok(made)
     }
 
     /// Fetches what lies under a tag or digest.
-    pub(crate) fn manifest(&self, name: &str, cancel: &Cancel) -> Result<Fetched> {
+    pub(crate) fn manifest(&self, name: &str, cancel: &Cancel) -> Result<ManifestBytes> {
         let http = self.http()?;
         http.with_retries(cancel, || {
             let response = self.ask(&http, &format!("manifests/{name}"), None, cancel)?;
@@ -108,11 +111,11 @@ impl Registry {
             if let Some(wanted) = wanted.filter(|wanted| *wanted != digest.to_string()) {
                 let message = format!(
                     "{what}: the manifest that the registry sent has sha256 {digest}; it should be {}",
-                    crate::shown(wanted)
+                    crate::shown::shown(wanted)
                 );
                 return Err(Error::new(Kind::Integrity, message).into());
             }
-            Ok(Fetched { bytes, digest, content_type: text("content-type") })
+            Ok(ManifestBytes { bytes, digest, content_type: text("content-type") })
         })
     }
 
@@ -136,12 +139,18 @@ impl Registry {
     }
 
     /// Opens a blob from an offset on; the answer's status tells whether the server took the range.
-    pub(crate) fn blob(&self, http: &Http, digest: &Digest, offset: u64, cancel: &Cancel) -> Try<Response> {
+    pub(crate) fn blob(
+        &self,
+        http: &HttpClient,
+        digest: &Digest,
+        offset: u64,
+        cancel: &Cancel,
+    ) -> Try<Response> {
         self.ask(http, &format!("blobs/sha256:{digest}"), Some(offset).filter(|offset| *offset > 0), cancel)
     }
 
     /// One try, and a second with credentials where the server asks for them.
-    fn ask(&self, http: &Http, path: &str, from: Option<u64>, cancel: &Cancel) -> Try<Response> {
+    fn ask(&self, http: &HttpClient, path: &str, from: Option<u64>, cancel: &Cancel) -> Try<Response> {
         let what = self.reference.to_string();
         let url = format!("{}/{}/{path}", self.reference.base(), self.reference.repository());
         let url = Url::parse(&url).map_err(|e| Error::new(Kind::Usage, format!("{what}: {e}")))?;
@@ -158,7 +167,8 @@ impl Registry {
             if let Some(header) = &used {
                 headers.insert(AUTHORIZATION, header.clone());
             }
-            let response = http.send(http.client.get(url.clone()).headers(headers), &what, cancel)?;
+            let request = HttpRequest { headers, ..HttpRequest::get(url.clone()) };
+            let response = http.send(&request, &what, cancel)?;
             let status = response.status();
             if status.is_success() || (from.is_some() && status == StatusCode::RANGE_NOT_SATISFIABLE) {
                 return Ok(response);
@@ -177,7 +187,7 @@ impl Registry {
     /// Gets what a server asks for, unless another thread just has.
     fn authorise(
         &self,
-        http: &Http,
+        http: &HttpClient,
         response: &Response,
         used: Option<&HeaderValue>,
         cancel: &Cancel,
@@ -211,7 +221,7 @@ impl Registry {
     /// Asks the registry's token server.
     fn token(
         &self,
-        http: &Http,
+        http: &HttpClient,
         bearer: &Challenge,
         credentials: Option<&Credentials>,
         from: Option<&PathBuf>,
@@ -221,8 +231,7 @@ impl Registry {
         let general = |why: &str| Error::new(Kind::General, format!("{host}: {why}"));
         let realm = bearer.get("realm").and_then(|realm| Url::parse(realm).ok());
         let mut realm = realm.ok_or_else(|| general("it asks for a token without saying where"))?;
-        let secure = realm.scheme() == "https" || (realm.scheme() == "http" && self.reference.is_loopback());
-        if !secure {
+        if !may_have_credentials(&realm, self.reference.is_loopback()) {
             return Err(general("it wants credentials sent without TLS").into());
         }
         let mut fields = vec![("scope", format!("repository:{}:pull", self.reference.repository()))];
@@ -235,27 +244,30 @@ impl Registry {
                     ("refresh_token", token.0.clone()),
                 ]);
                 let form = Serializer::new(String::new()).extend_pairs(fields).finish();
-                http.client.post(realm).header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form)
+                let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
+                let headers = HeaderMap::from_iter([(CONTENT_TYPE, kind)]);
+                HttpRequest { method: Method::POST, headers, form: Some(form), url: realm }
             }
             other => {
                 realm.query_pairs_mut().extend_pairs(fields);
-                let request = http.client.get(realm);
-                match other {
-                    Some(Credentials::Password { user, password }) => {
-                        request.header(AUTHORIZATION, basic(user, &password.0)?)
-                    }
-                    _ => request,
+                let mut request = HttpRequest::get(realm);
+                if let Some(Credentials::Password { user, password }) = other {
+                    request.headers.insert(AUTHORIZATION, basic(user, &password.0)?);
                 }
+                request
             }
         };
         let what = format!("{host}: the token server");
-        let response = http.send(request, &what, cancel)?;
+        let response = http.send(&request, &what, cancel)?;
         match response.status() {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(self.unauthorised(from).into()),
             status if !status.is_success() => {
                 let kind = if is_transient(status) { Kind::Transient } else { Kind::General };
-                let wait = retry_after(&response);
-                return Err(Failed { error: Error::new(kind, format!("{what} answers {status}")), wait });
+                let wait = retry_after(response.headers());
+                return Err(Failure {
+                    error: Error::new(kind, format!("{what} answers {status}")),
+                    retry_after: wait,
+                });
             }
             _ => {}
         }
@@ -283,10 +295,10 @@ or have expired; log in again by {login}",
     }
 
     /// What an answer that is no success means.
-    fn refusal(&self, http: &Http, response: Response, path: &str, cancel: &Cancel) -> Failed {
+    fn refusal(&self, http: &HttpClient, response: Response, path: &str, cancel: &Cancel) -> Failure {
         let status = response.status();
         let (host, repository) = (self.reference.host(), self.reference.repository());
-        let wait = retry_after(&response);
+        let wait = retry_after(response.headers());
         let (kind, message) = match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 return self.unauthorised(locked(&self.auth).from.as_ref()).into();
@@ -315,18 +327,24 @@ or have expired; log in again by {login}",
             }
             _ => (Kind::General, format!("{}: the registry answers {status}", self.reference)),
         };
-        Failed { error: Error::new(kind, message), wait }
+        Failure { error: Error::new(kind, message), retry_after: wait }
     }
+}
+
+/// Whether a token server may be told who we are: over TLS, or where both it and the registry are on this machine.
+fn may_have_credentials(realm: &Url, registry_is_here: bool) -> bool {
+    let here = match realm.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    };
+    realm.scheme() == "https" || (realm.scheme() == "http" && registry_is_here && here)
 }
 
 fn is_transient(status: StatusCode) -> bool {
     matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS)
         || (status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED)
-}
-
-fn retry_after(response: &Response) -> Option<Duration> {
-    let value = response.headers().get(RETRY_AFTER)?.to_str().ok()?;
-    value.parse().ok().map(Duration::from_secs)
 }
 
 fn basic(user: &str, password: &str) -> Result<HeaderValue> {
@@ -340,4 +358,20 @@ fn header(text: &str) -> Result<HeaderValue> {
         .map_err(|_| Error::new(Kind::General, "a token with characters that no header may hold"))?;
     value.set_sensitive(true);
     Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_go_over_tls_or_nowhere_else() {
+        let may = |realm: &str, here| may_have_credentials(&realm.parse().unwrap(), here);
+        assert!(may("https://auth.example/token", false) && may("https://auth.example/token", true));
+        assert!(may("http://127.0.0.1:5001/token", true) && may("http://localhost/token", true));
+        assert!(may("http://[::1]:5001/token", true));
+        assert!(!may("http://auth.example/token", false) && !may("http://auth.example/token", true));
+        assert!(!may("http://127.0.0.1/token", false));
+        assert!(!may("http://127.0.0.1.example/token", true) && !may("ftp://127.0.0.1/", true));
+    }
 }

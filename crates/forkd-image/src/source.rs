@@ -4,16 +4,17 @@ use crate::archive::Archive;
 use crate::config::ImageConfig;
 use crate::credentials::CredentialFiles;
 use crate::fetch;
-use crate::http::HttpOptions;
+use crate::fetch::FetchReport;
 use crate::layer_source::{Layer, Part};
 use crate::layout::Layout;
-use crate::manifest::{self, Descriptor, Document, MAX_CONFIG, MAX_MANIFEST, Manifest};
+use crate::manifest::{Descriptor, Document, MAX_CONFIG, MAX_MANIFEST, Manifest, choose, parse};
 use crate::platform::Platform;
 use crate::reference::{ImageSource, RegistryReference};
-use crate::registry::Registry;
+use crate::registry::RegistryClient;
 use forkd_core::cache::{Cache, CacheKind, CacheSlot};
 use forkd_core::{Env, Error, Kind, Result};
 use forkd_format::{Digest, Hasher};
+use forkd_http::HttpOptions;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -47,7 +48,7 @@ pub struct Resolved {
 
 #[derive(Debug)]
 enum Origin {
-    Registry(Arc<Registry>, Vec<Descriptor>),
+    RegistryClient(Arc<RegistryClient>, Vec<Descriptor>),
     /// Layers that lie on this machine; the digest is not known where it is not written down.
     Here(Vec<(Part, Option<Digest>)>),
 }
@@ -63,17 +64,6 @@ pub struct Image {
     pub config: ImageConfig,
     /// Its layers, lowest first; as many as [`ImageConfig::diff_ids`].
     pub layers: Vec<Layer>,
-}
-
-/// What was fetched.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct FetchReport {
-    /// Layers that came over the network.
-    pub fetched_layers: u64,
-    /// Their bytes that came in this run.
-    pub fetched_bytes: u64,
-    /// Layers that were in the cache.
-    pub cached_layers: u64,
 }
 
 impl Sources {
@@ -119,7 +109,7 @@ impl Sources {
     pub fn fetch(&self, resolved: Resolved, env: Env<'_>) -> Result<(Image, FetchReport)> {
         let Resolved { reference, digest, config, origin, .. } = resolved;
         let (layers, report) = match origin {
-            Origin::Registry(registry, layers) => fetch::layers(&registry, &self.cache, &layers, env)?,
+            Origin::RegistryClient(registry, layers) => fetch::layers(&registry, &self.cache, &layers, env)?,
             Origin::Here(parts) => {
                 let layer = |(part, digest): (Part, Option<Digest>)| {
                     let digest = digest.map_or_else(|| hash(&part, env), Ok)?;
@@ -138,7 +128,7 @@ impl Sources {
         env: Env<'_>,
     ) -> Result<Resolved> {
         let name = reference.to_string();
-        let registry = Registry::new(reference.clone(), &self.http, &self.credential_files);
+        let registry = RegistryClient::new(reference.clone(), &self.http, &self.credential_files);
         let by_digest = |digest: &Digest, size: Option<u64>| {
             if let Some(bytes) = self.cached(digest, MAX_MANIFEST)? {
                 return Ok((bytes, *digest, None));
@@ -173,7 +163,7 @@ impl Sources {
         };
         let config = ImageConfig::parse(&config, Some(manifest.layers.len()), &name)?;
         let size = total(&manifest.layers);
-        let origin = Origin::Registry(Arc::new(registry), manifest.layers);
+        let origin = Origin::RegistryClient(Arc::new(registry), manifest.layers);
         Ok(Resolved { reference: name, digest, config, size, origin })
     }
 
@@ -213,10 +203,10 @@ fn descend(
 ) -> Result<(Digest, Manifest)> {
     let (mut bytes, mut digest, mut content_type) = first;
     for _ in 0..MAX_DEPTH {
-        match manifest::parse(&bytes, content_type.as_deref(), what)? {
+        match parse(&bytes, content_type.as_deref(), what)? {
             Document::Manifest(manifest) => return Ok((digest, manifest)),
             Document::Index(list) => {
-                (bytes, digest, content_type) = read(manifest::choose(&list, platform, what)?)?;
+                (bytes, digest, content_type) = read(choose(&list, platform, what)?)?;
             }
         }
     }
@@ -231,7 +221,7 @@ fn in_layout(layout: &Layout, tag: Option<&str>, name: &str, platform: &Platform
     };
     let chosen = match list.as_slice() {
         [only] => only,
-        list => manifest::choose(list, platform, name)?,
+        list => choose(list, platform, name)?,
     };
     let (digest, manifest) = descend(read(chosen)?, platform, name, read)?;
     let config = layout.read(&manifest.config, MAX_CONFIG)?;

@@ -1,6 +1,6 @@
 //! Layers as tar streams: decompressed and hashed by a thread of their own, while another reads them.
 
-use crate::disk::LayerSource;
+use crate::layer_source::LayerSource;
 use flate2::bufread::MultiGzDecoder;
 use forkd_core::{Env, Error, Kind, Result};
 use forkd_format::{Digest, Hasher};

@@ -2,18 +2,18 @@
 #![forbid(unsafe_code)]
 
 mod folder;
-mod http;
 
 use forkd_core::hub::{Answer, Location, Remote, Request};
 use forkd_core::{Cancel, Progress, Result};
+use forkd_http::HttpClient;
 use std::path::Path;
 
-pub use http::HttpOptions;
+pub use forkd_http::HttpOptions;
 
 /// All transports; which one serves a location is decided by its scheme.
 #[derive(Debug)]
 pub struct AnyRemote {
-    http: http::Http,
+    http: HttpClient,
 }
 
 impl AnyRemote {
@@ -22,7 +22,7 @@ impl AnyRemote {
     /// # Errors
     /// [`forkd_core::Kind::General`] where TLS or the proxy settings cannot be set up.
     pub fn new(options: &HttpOptions) -> Result<Self> {
-        Ok(Self { http: http::Http::new(options)? })
+        Ok(Self { http: HttpClient::new(options)? })
     }
 }
 

@@ -49,7 +49,7 @@ pub(crate) fn run(args: &QuickstartArgs, context: &Context<'_>) -> Result<()> {
     let telling = if context.output.is_json() { &silent } else { context };
     let say = |words: &[&str], context: &Context<'_>| {
         telling.output.line(&format!("\n$ forkd {}", shown(words)));
-        crate::run_line(words, context)
+        (context.run_line)(words, context)
     };
     let tag: Tag = TAG.parse()?;
     if config::store()?.contains(&tag) {

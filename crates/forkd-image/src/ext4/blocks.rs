@@ -1,6 +1,6 @@
 //! Which blocks are used, and writing them.
 
-use super::BLOCK;
+use crate::ext4::bytes::BLOCK;
 use forkd_core::{Error, Kind, Result};
 use std::fs::File;
 use std::os::unix::fs::FileExt;

@@ -1,7 +1,8 @@
 //! Inodes, extents and directories.
 
-use super::xattr::{Placed, place_all};
-use super::{BLOCK, Blocks, Extent, put16, put32};
+use crate::ext4::blocks::{Blocks, Extent};
+use crate::ext4::bytes::{BLOCK, put16, put32};
+use crate::ext4::xattr::{Placed, place_all};
 use forkd_core::{Error, Kind, Result};
 
 /// Size of an inode in bytes.

@@ -1,7 +1,8 @@
 //! The superblock, the groups, their bitmaps and inode tables.
 
-use super::inode::INODE;
-use super::{BLOCK, Blocks, put16, put32};
+use crate::ext4::blocks::Blocks;
+use crate::ext4::bytes::{BLOCK, put16, put32};
+use crate::ext4::inode::INODE;
 use forkd_core::{Error, Kind, Result};
 
 /// The inode of the root folder, of `lost+found`, and the first that is free for others.

@@ -5,22 +5,13 @@
 //! inode tables lie behind all data (flex_bg), so that data is written before anyone knows how much there is.
 
 mod blocks;
+mod bytes;
 mod inode;
 mod layout;
 mod xattr;
 
 pub(crate) use blocks::{Blocks, Extent};
+pub(crate) use bytes::BLOCK;
 pub(crate) use inode::{Content, Inode, directory};
 pub(crate) use layout::{FIRST_INODE, LOST_AND_FOUND, Layout, ROOT};
 pub(crate) use xattr::{MAX_XATTRS, name_index};
-
-/// Size of a block in bytes.
-pub(crate) const BLOCK: usize = 4096;
-
-fn put16(bytes: &mut [u8], at: usize, value: u16) {
-    bytes[at..at + 2].copy_from_slice(&value.to_le_bytes());
-}
-
-fn put32(bytes: &mut [u8], at: usize, value: u32) {
-    bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
-}

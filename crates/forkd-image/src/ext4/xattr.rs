@@ -1,6 +1,6 @@
 //! Extended attributes: in the inode where they fit, else in a block of their own.
 
-use super::{BLOCK, put16, put32};
+use crate::ext4::bytes::{BLOCK, put16, put32};
 use std::borrow::Cow;
 
 const MAGIC: u32 = 0xea02_0000;

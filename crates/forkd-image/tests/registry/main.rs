@@ -33,6 +33,7 @@ fn sources(root: &Path) -> Sources {
             stall_timeout: Duration::from_millis(400),
             tries: 3,
             backoff: Duration::from_millis(10),
+            ..HttpOptions::default()
         },
         credential_files: CredentialFiles(vec![root.join("auth.json")]),
         cache: Cache::new(&root.join("cache")),

@@ -1,6 +1,6 @@
 //! A bound on the bytes per second of all connections together.
 
-use super::wait::Stop;
+use crate::stop::Stop;
 use forkd_core::Result;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,23 +10,23 @@ const CREDIT: Duration = Duration::from_millis(50);
 
 /// A token bucket that is kept as a time: when all that was let through so far is paid for.
 #[derive(Debug)]
-pub(super) struct Limiter {
+pub(crate) struct RateLimit {
     rate: u64,
     paid: Mutex<Instant>,
 }
 
-impl Limiter {
-    pub(super) fn new(rate: u64) -> Self {
+impl RateLimit {
+    pub(crate) fn new(rate: u64) -> Self {
         Self { rate, paid: Mutex::new(Instant::now()) }
     }
 
     /// The most bytes to let through at once, a twentieth of a second's: with the credit, bursts stay within a tenth.
-    pub(super) fn piece(&self) -> usize {
+    pub(crate) fn piece(&self) -> usize {
         usize::try_from(self.rate / 20).unwrap_or(usize::MAX).max(1)
     }
 
     /// Waits until so many bytes more may pass; whether it had to.
-    pub(super) async fn pass(&self, bytes: usize, stop: &Stop) -> Result<bool> {
+    pub(crate) async fn pass(&self, bytes: usize, stop: &Stop) -> Result<bool> {
         let wait = self.reserve(bytes, Instant::now());
         if wait.is_zero() {
             return Ok(false);
@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn a_rate_holds_whoever_asks_and_a_pause_earns_little() {
-        let limiter = Limiter::new(1000);
+        let limiter = RateLimit::new(1000);
         assert_eq!(limiter.piece(), 50);
         let begun = Instant::now() + Duration::from_secs(10);
         assert_eq!(limiter.reserve(50, begun), Duration::ZERO);
@@ -59,6 +59,6 @@ mod tests {
         let later = begun + Duration::from_secs(100);
         assert_eq!(limiter.reserve(100, later), Duration::ZERO);
         assert_eq!(limiter.reserve(50, later), Duration::from_millis(50));
-        assert_eq!(Limiter::new(1).piece(), 1);
+        assert_eq!(RateLimit::new(1).piece(), 1);
     }
 }

@@ -1,31 +1,21 @@
 //! One try for an object or a range of it, and what the answer means (RFC 9110, 13 and 14).
 
-use super::errors::{Failed, network, refusal, stalled, unexpected};
-use super::limit::Limiter;
-use super::wait::{Stop, Tries, Waited, watch};
-use super::{HttpOptions, download_client};
+use crate::failure::{Failure, refusal, unexpected};
+use crate::retry::Tries;
+use crate::stop::Stop;
+use crate::transport::{HttpRequest, Transport};
 use forkd_core::hub::{Location, Request, Validator};
 use forkd_core::{Error, Kind, Result};
 use reqwest::header::{
-    ACCEPT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, IF_MODIFIED_SINCE,
-    IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE,
+    ACCEPT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue,
+    IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE,
 };
-use reqwest::{Client, Response, StatusCode};
-use std::sync::Arc;
-use std::time::Duration;
-
-/// What every try needs.
-#[derive(Debug)]
-pub(super) struct Fetcher {
-    client: Client,
-    pub(super) options: HttpOptions,
-    pub(super) limiter: Option<Arc<Limiter>>,
-}
+use reqwest::{Response, StatusCode};
 
 /// What a server answers.
-pub(super) enum Reply {
+pub(crate) enum Reply {
     /// A range that begins where it was asked to.
-    Part(Response, Span),
+    Part(Response, ByteSpan),
     Whole(Response),
     NotModified,
     /// The range begins behind the object's end, which is here, where the server says so.
@@ -34,19 +24,15 @@ pub(super) enum Reply {
 
 /// Which bytes of an object of which size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Span {
+pub(crate) struct ByteSpan {
     start: u64,
-    pub(super) end: u64,
-    pub(super) size: Option<u64>,
+    pub(crate) end: u64,
+    pub(crate) size: Option<u64>,
 }
 
-impl Fetcher {
-    pub(super) fn new(options: &HttpOptions, limiter: Option<Arc<Limiter>>) -> reqwest::Result<Self> {
-        Ok(Self { client: download_client(options)?, options: options.clone(), limiter })
-    }
-
+impl Transport {
     /// Asks until there is an answer that another try would not change.
-    pub(super) async fn open(
+    pub(crate) async fn open(
         &self,
         location: &Location,
         request: &Request,
@@ -72,23 +58,22 @@ impl Fetcher {
     }
 
     /// Asks once.
-    pub(super) async fn ask(
+    pub(crate) async fn ask(
         &self,
         location: &Location,
         request: &Request,
         stop: &Stop,
-    ) -> std::result::Result<Reply, Failed> {
+    ) -> std::result::Result<Reply, Failure> {
+        let mut asking = HttpRequest::get(location.url().clone());
         // Bytes are counted and compared as they lie on the server.
-        let mut asking = self.client.get(location.url().clone()).header(ACCEPT_ENCODING, "identity");
+        asking.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         for (name, value) in conditions(request) {
-            asking = asking.header(name, value);
+            let value = HeaderValue::try_from(value).map_err(|_| {
+                Error::new(Kind::General, format!("{location}: what it said of its copy is no header"))
+            })?;
+            asking.headers.insert(name, value);
         }
-        let stall = self.options.stall_timeout;
-        let response = match watch(asking.send(), stall, stop).await {
-            Waited::Value(answer) => answer.map_err(|e| network(location, &e))?,
-            Waited::Stalled => return Err(stalled(location, stall).into()),
-            Waited::Stopped => return Err(Error::Interrupted.into()),
-        };
+        let response = self.send(&asking, location, stop).await?;
         let ranged = is_ranged(request);
         match response.status() {
             StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION => Ok(Reply::Whole(response)),
@@ -109,15 +94,10 @@ impl Fetcher {
             })),
         }
     }
-
-    /// How long a connection may give no byte.
-    pub(super) fn patience(&self) -> Duration {
-        self.options.stall_timeout
-    }
 }
 
 /// A range that begins behind the object's end.
-pub(super) fn beyond(location: &Location, request: &Request, size: Option<u64>) -> Error {
+pub(crate) fn beyond(location: &Location, request: &Request, size: Option<u64>) -> Error {
     let start = request.start;
     match size {
         Some(size) if start < size => unexpected(
@@ -163,7 +143,7 @@ fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
 }
 
 /// Checks the range of an answer against the one that was asked for.
-fn span(location: &Location, request: &Request, headers: &HeaderMap) -> Result<Span> {
+fn span(location: &Location, request: &Request, headers: &HeaderMap) -> Result<ByteSpan> {
     let last = request.end.map_or("the end".into(), |end| format!("{}", end.saturating_sub(1)));
     let expected = format!("the bytes {}-{last}", request.start);
     let found = match (text(headers, &CONTENT_RANGE), text(headers, &CONTENT_TYPE)) {
@@ -180,17 +160,17 @@ fn span(location: &Location, request: &Request, headers: &HeaderMap) -> Result<S
     Err(unexpected(location, &expected, &found))
 }
 
-fn parse_span(text: &str) -> Option<Span> {
+fn parse_span(text: &str) -> Option<ByteSpan> {
     let (range, size) = text.strip_prefix("bytes ")?.split_once('/')?;
     let (first, last) = range.split_once('-')?;
     let (start, last) = (first.parse::<u64>().ok()?, last.parse::<u64>().ok()?);
     let end = last.checked_add(1).filter(|_| start <= last)?;
     let size = if size == "*" { None } else { Some(size.parse::<u64>().ok().filter(|size| end <= *size)?) };
-    Some(Span { start, end, size })
+    Some(ByteSpan { start, end, size })
 }
 
 /// Which copy an answer is of. A weak tag stays the same while bytes change, so it says nothing about them.
-pub(super) fn validator(headers: &HeaderMap) -> Validator {
+pub(crate) fn validator(headers: &HeaderMap) -> Validator {
     let strong = |tag: &&str| tag.len() > 2 && tag.starts_with('"') && tag.ends_with('"');
     Validator {
         etag: text(headers, &ETAG).filter(strong).map(str::to_owned),
@@ -199,7 +179,7 @@ pub(super) fn validator(headers: &HeaderMap) -> Validator {
 }
 
 /// Whether two answers are of the same copy; `None` where they have nothing in common to tell by.
-pub(super) fn same_copy(one: &Validator, other: &Validator) -> Option<bool> {
+pub(crate) fn same_copy(one: &Validator, other: &Validator) -> Option<bool> {
     let equal = |one: &Option<String>, other: &Option<String>| Some(one.as_ref()? == other.as_ref()?);
     equal(&one.etag, &other.etag).or_else(|| equal(&one.last_modified, &other.last_modified))
 }
@@ -215,7 +195,7 @@ mod tests {
 
     #[test]
     fn content_ranges_are_read_strictly() {
-        let span = |start, end, size| Some(Span { start, end, size });
+        let span = |start, end, size| Some(ByteSpan { start, end, size });
         assert_eq!(parse_span("bytes 0-9/10"), span(0, 10, Some(10)));
         assert_eq!(parse_span("bytes 5-5/*"), span(5, 6, None));
         for wrong in [

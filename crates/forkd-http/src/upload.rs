@@ -1,33 +1,41 @@
 //! Uploads: one PUT of a file, its redirects followed by hand.
 
-use super::errors::{Failed, network, refusal, stalled};
-use super::limit::Limiter;
-use super::wait::{Stop, Tries, Waited, watch};
-use super::{Http, HttpOptions};
+use crate::client::HttpClient;
+use crate::failure::{Failure, network, refusal, stalled};
+use crate::options::HttpOptions;
+use crate::rate_limit::RateLimit;
+use crate::redirect::{self, MAX_REDIRECTS};
+use crate::retry::Tries;
+use crate::stop::{Stop, WaitEnd, watch};
+use crate::transport::not_followed;
 use forkd_core::hub::Location;
 use forkd_core::{Cancel, Error, Kind, Progress, Result};
-use reqwest::header::{CONTENT_LENGTH, LOCATION};
-use reqwest::{Body, RequestBuilder, Response, StatusCode};
+use reqwest::header::CONTENT_LENGTH;
+use reqwest::{Body, Method, RequestBuilder, Response};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use url::Url;
 
-const MAX_REDIRECTS: usize = 5;
 const CHUNK: usize = 256 << 10;
 
 /// How far an upload is.
 #[derive(Default)]
-struct Sent {
+struct UploadState {
     bytes: AtomicU64,
     /// Whether it is our own limit that holds bytes back.
     held: AtomicBool,
 }
 
-impl Http {
-    pub(crate) fn put(
+impl HttpClient {
+    /// Stores a file under a location; a redirect that keeps the method is followed with the whole file.
+    ///
+    /// # Errors
+    /// As [`HttpClient::request`].
+    pub fn put(
         &self,
         location: &Location,
         file: &Path,
@@ -36,10 +44,10 @@ impl Http {
     ) -> Result<()> {
         let size = file.metadata().map_err(Error::io("read", file))?.len();
         let mut told = 0;
-        let sent = Arc::new(Sent::default());
+        let sent = Arc::new(UploadState::default());
         let outcome = std::thread::scope(|scope| {
             let upload = scope.spawn(|| {
-                let stop = Stop { cancel: cancel.clone(), reader: None };
+                let stop = Stop::by(cancel);
                 self.network.block_on(self.follow(location, file, size, &sent, &stop))
             });
             while !upload.is_finished() {
@@ -61,51 +69,55 @@ impl Http {
         location: &Location,
         file: &Path,
         size: u64,
-        sent: &Arc<Sent>,
+        sent: &Arc<UploadState>,
         stop: &Stop,
     ) -> Result<()> {
-        let mut target = location.clone();
+        let mut target = location.url().clone();
         for _ in 0..=MAX_REDIRECTS {
-            let response = self.persist(&target, file, size, sent, stop).await?;
-            let next = response.headers().get(LOCATION).and_then(|v| v.to_str().ok());
-            match (response.status(), next) {
-                (StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT, Some(next)) => {
-                    target = target.join(next)?;
-                }
-                _ => return Ok(()),
+            let response = self.persist(location, &target, (file, size), sent, stop).await?;
+            match redirect::next(&target, &Method::PUT, response.status(), response.headers()) {
+                Ok(None) => return Ok(()),
+                Ok(Some(next)) => target = next,
+                Err(why) => return Err(not_followed(location, &why).error),
             }
         }
-        Err(Error::new(Kind::General, format!("{location}: more than {MAX_REDIRECTS} redirects")))
+        Err(not_followed(location, &format!("more than {MAX_REDIRECTS} redirects")).error)
     }
 
     /// Sends until there is an answer that another try would not change.
     async fn persist(
         &self,
         location: &Location,
-        file: &Path,
-        size: u64,
-        sent: &Arc<Sent>,
+        target: &Url,
+        (file, size): (&Path, u64),
+        sent: &Arc<UploadState>,
         stop: &Stop,
     ) -> Result<Response> {
-        let mut tries = Tries::new(&self.fetcher.options);
+        let mut tries = Tries::new(&self.transport.options);
         loop {
             tries.begin();
             sent.bytes.store(0, Ordering::Relaxed);
-            let body = body(file, Arc::clone(sent), self.fetcher.limiter.clone(), stop.clone())?;
-            let request = self.uploader.put(location.url().clone()).header(CONTENT_LENGTH, size).body(body);
-            let failed = match send(request, location, &self.fetcher.options, sent, stop).await {
+            let body = body(file, Arc::clone(sent), self.transport.limit.clone(), stop.clone())?;
+            let request = self.transport.client.put(target.clone()).header(CONTENT_LENGTH, size).body(body);
+            let failed = match send(request, location, &self.transport.options, sent, stop).await {
                 Ok(response) => match refusal(location, &response) {
                     None => return Ok(response),
+                    Some(_) if leads_on(target, &response) => return Ok(response),
                     Some(failed) => failed,
                 },
-                Err(error) => Failed::from(error),
+                Err(error) => Failure::from(error),
             };
             stop.sleep(tries.another(failed)?).await?;
         }
     }
 }
 
-fn body(file: &Path, sent: Arc<Sent>, limiter: Option<Arc<Limiter>>, stop: Stop) -> Result<Body> {
+/// Whether an answer is a redirect that is looked at before it counts as a refusal.
+fn leads_on(target: &Url, response: &Response) -> bool {
+    !matches!(redirect::next(target, &Method::PUT, response.status(), response.headers()), Ok(None))
+}
+
+fn body(file: &Path, sent: Arc<UploadState>, limiter: Option<Arc<RateLimit>>, stop: Stop) -> Result<Body> {
     let input = File::open(file).map_err(Error::io("open", file))?;
     let most = limiter.as_ref().map_or(CHUNK, |limiter| limiter.piece().min(CHUNK));
     let state = (input, sent, limiter, stop);
@@ -132,7 +144,7 @@ async fn send(
     request: RequestBuilder,
     location: &Location,
     options: &HttpOptions,
-    sent: &Sent,
+    sent: &UploadState,
     stop: &Stop,
 ) -> Result<Response> {
     sent.held.store(false, Ordering::Relaxed);
@@ -142,9 +154,9 @@ async fn send(
     let (mut seen, mut since) = (0, Instant::now());
     loop {
         match watch(&mut answer, Duration::from_millis(100), stop).await {
-            Waited::Value(response) => return response.map_err(|e| network(location, &e)),
-            Waited::Stopped => return Err(Error::Interrupted),
-            Waited::Stalled => {
+            WaitEnd::Value(response) => return response.map_err(|e| network(location, &e)),
+            WaitEnd::Stopped => return Err(Error::Interrupted),
+            WaitEnd::Stalled => {
                 let now = sent.bytes.load(Ordering::Relaxed);
                 if now != seen || sent.held.load(Ordering::Relaxed) {
                     (seen, since) = (now, Instant::now());

@@ -1,8 +1,10 @@
 //! Bodies: read ahead on the runtime, handed over a bounded channel, and gone on with where a connection broke.
 
-use super::ask::{Fetcher, Reply, same_copy, validator};
-use super::errors::{Failed, changed, network, stalled};
-use super::wait::{Stop, Tries, Waited, watch};
+use crate::ask::{Reply, same_copy, validator};
+use crate::failure::{Failure, changed, network, stalled};
+use crate::retry::Tries;
+use crate::stop::{Stop, WaitEnd, watch};
+use crate::transport::Transport;
 use forkd_core::hub::{Location, Request, Validator};
 use forkd_core::{Cancel, Error, Kind, Result};
 use futures_util::StreamExt;
@@ -20,46 +22,46 @@ const QUEUE: usize = 3;
 /// How long gathered bytes may lie while no more come.
 const LINGER: Duration = Duration::from_millis(50);
 
-pub(super) enum Item {
+pub(crate) enum BodyItem {
     Bytes(Vec<u8>),
     /// All bytes were handed over. Without it the channel was torn.
     End,
     Failed(Error),
 }
 
-pub(super) fn channel() -> (mpsc::Sender<Item>, mpsc::Receiver<Item>) {
+pub(crate) fn channel() -> (mpsc::Sender<BodyItem>, mpsc::Receiver<BodyItem>) {
     mpsc::channel(QUEUE)
 }
 
 /// How a connection ended.
-enum Ended {
+enum StreamEnd {
     Complete,
-    Broken(Failed),
+    Broken(Failure),
 }
 
 /// What moves a body from the network to its reader.
-pub(super) struct Pump {
-    pub(super) fetcher: Arc<Fetcher>,
-    pub(super) location: Location,
-    pub(super) stop: Stop,
-    pub(super) out: mpsc::Sender<Item>,
+pub(crate) struct BodyPump {
+    pub(crate) transport: Arc<Transport>,
+    pub(crate) location: Location,
+    pub(crate) stop: Stop,
+    pub(crate) out: mpsc::Sender<BodyItem>,
     /// Where in the object the next byte for the reader lies.
-    pub(super) at: u64,
+    pub(crate) at: u64,
     /// The byte behind the last one that is wanted.
-    pub(super) until: Option<u64>,
+    pub(crate) until: Option<u64>,
     /// The object's size, once known.
-    pub(super) size: Option<u64>,
-    pub(super) validator: Validator,
-    pub(super) tries: Tries,
-    pub(super) gathered: Vec<u8>,
+    pub(crate) size: Option<u64>,
+    pub(crate) validator: Validator,
+    pub(crate) tries: Tries,
+    pub(crate) gathered: Vec<u8>,
 }
 
-impl Pump {
-    pub(super) async fn run(mut self, response: Response) {
+impl BodyPump {
+    pub(crate) async fn run(mut self, response: Response) {
         let outcome = self.pump(response).await;
         // What came before a failure is good.
         let _ = self.flush().await;
-        let last = outcome.map_or_else(Item::Failed, |()| Item::End);
+        let last = outcome.map_or_else(BodyItem::Failed, |()| BodyItem::End);
         let _ = self.out.send(last).await;
     }
 
@@ -67,8 +69,8 @@ impl Pump {
         let (mut response, mut skip) = (response, 0);
         loop {
             match self.drain(response, skip).await? {
-                Ended::Complete => return Ok(()),
-                Ended::Broken(failed) => match self.reopen(failed).await? {
+                StreamEnd::Complete => return Ok(()),
+                StreamEnd::Broken(failed) => match self.reopen(failed).await? {
                     None => return Ok(()),
                     Some(reopened) => (response, skip) = reopened,
                 },
@@ -86,8 +88,8 @@ impl Pump {
     }
 
     /// Reads a response for as long as it gives bytes; the first ones may be known already.
-    async fn drain(&mut self, response: Response, mut skip: u64) -> Result<Ended> {
-        let patience = self.fetcher.patience();
+    async fn drain(&mut self, response: Response, mut skip: u64) -> Result<StreamEnd> {
+        let patience = self.transport.options.stall_timeout;
         let mut stream = response.bytes_stream();
         while !self.is_complete() {
             let next = if self.gathered.is_empty() {
@@ -100,31 +102,31 @@ impl Pump {
                 None => {
                     self.flush().await?;
                     match watch(stream.next(), patience, &self.stop).await {
-                        Waited::Value(next) => next,
-                        Waited::Stalled => {
-                            return Ok(Ended::Broken(stalled(&self.location, patience).into()));
+                        WaitEnd::Value(next) => next,
+                        WaitEnd::Stalled => {
+                            return Ok(StreamEnd::Broken(stalled(&self.location, patience).into()));
                         }
-                        Waited::Stopped => return Err(Error::Interrupted),
+                        WaitEnd::Stopped => return Err(Error::Interrupted),
                     }
                 }
             };
             match next {
                 Some(Ok(bytes)) => self.take(&bytes, &mut skip).await?,
-                Some(Err(e)) => return Ok(Ended::Broken(network(&self.location, &e).into())),
+                Some(Err(e)) => return Ok(StreamEnd::Broken(network(&self.location, &e).into())),
                 None if self.end().is_some() => {
                     let what = format!("{}: the connection ended early; try again", self.location);
-                    return Ok(Ended::Broken(Error::new(Kind::Transient, what).into()));
+                    return Ok(StreamEnd::Broken(Error::new(Kind::Transient, what).into()));
                 }
                 // It is whole, and shorter than what was read already.
                 None if skip > 0 => return Err(changed(&self.location)),
-                None => return Ok(Ended::Complete),
+                None => return Ok(StreamEnd::Complete),
             }
         }
-        Ok(Ended::Complete)
+        Ok(StreamEnd::Complete)
     }
 
     async fn take(&mut self, bytes: &[u8], skip: &mut u64) -> Result<()> {
-        let limiter = self.fetcher.limiter.clone();
+        let limiter = self.transport.limit.clone();
         let most = limiter.as_ref().map_or(ITEM, |limiter| limiter.piece().min(ITEM));
         for piece in bytes.chunks(most) {
             if self.stop.is_set() {
@@ -164,12 +166,12 @@ impl Pump {
         if self.gathered.is_empty() {
             return Ok(());
         }
-        let item = Item::Bytes(std::mem::take(&mut self.gathered));
+        let item = BodyItem::Bytes(std::mem::take(&mut self.gathered));
         self.out.send(item).await.map_err(|_| Error::Interrupted)
     }
 
     /// Asks for the rest: a response and how many of its first bytes are known, or nothing where there is no rest.
-    async fn reopen(&mut self, failed: Failed) -> Result<Option<(Response, u64)>> {
+    async fn reopen(&mut self, failed: Failure) -> Result<Option<(Response, u64)>> {
         let mut failed = failed;
         loop {
             self.flush().await?;
@@ -184,7 +186,7 @@ impl Pump {
                 only_of: Some(self.validator.clone()),
                 unless: None,
             };
-            match self.fetcher.ask(&self.location, &rest, &self.stop).await {
+            match self.transport.ask(&self.location, &rest, &self.stop).await {
                 Err(again) => failed = again,
                 Ok(reply) => return self.go_on(reply, &reason),
             }
@@ -233,8 +235,8 @@ impl Pump {
 }
 
 /// The reading end.
-pub(super) struct Body {
-    items: mpsc::Receiver<Item>,
+pub(crate) struct BodyReader {
+    items: mpsc::Receiver<BodyItem>,
     current: Vec<u8>,
     at: usize,
     ended: bool,
@@ -242,8 +244,8 @@ pub(super) struct Body {
     location: Location,
 }
 
-impl Body {
-    pub(super) fn new(items: mpsc::Receiver<Item>, cancel: &Cancel, location: &Location) -> Self {
+impl BodyReader {
+    pub(crate) fn new(items: mpsc::Receiver<BodyItem>, cancel: &Cancel, location: &Location) -> Self {
         let (cancel, location) = (cancel.clone(), location.clone());
         Self { items, current: Vec::new(), at: 0, ended: false, cancel, location }
     }
@@ -251,9 +253,9 @@ impl Body {
     fn next(&mut self) -> Result<()> {
         self.cancel.check()?;
         match self.items.blocking_recv() {
-            Some(Item::Bytes(bytes)) => (self.current, self.at) = (bytes, 0),
-            Some(Item::End) => self.ended = true,
-            Some(Item::Failed(error)) => return Err(error),
+            Some(BodyItem::Bytes(bytes)) => (self.current, self.at) = (bytes, 0),
+            Some(BodyItem::End) => self.ended = true,
+            Some(BodyItem::Failed(error)) => return Err(error),
             None => {
                 let what = format!("{}: its download was given up", self.location);
                 return Err(Error::new(Kind::General, what));
@@ -263,7 +265,7 @@ impl Body {
     }
 }
 
-impl Read for Body {
+impl Read for BodyReader {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         while self.at == self.current.len() && !self.ended && !buffer.is_empty() {
             self.next().map_err(std::io::Error::other)?;

@@ -1,0 +1,21 @@
+//! HTTP for all of forkd: one client, and one rule for redirects, tries, waits, deadlines, rates and credentials.
+#![forbid(unsafe_code)]
+
+mod ask;
+mod body;
+pub mod challenge;
+mod client;
+mod failure;
+mod options;
+mod rate_limit;
+mod redirect;
+mod retry;
+mod stop;
+mod transport;
+mod upload;
+
+pub use client::HttpClient;
+pub use failure::{Failure, Try, retry_after};
+pub use options::HttpOptions;
+pub use retry::Tries;
+pub use transport::HttpRequest;

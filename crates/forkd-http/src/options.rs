@@ -1,0 +1,34 @@
+use std::time::Duration;
+
+/// How patient to be, and how greedy.
+#[derive(Debug, Clone)]
+pub struct HttpOptions {
+    /// For a connection to be made.
+    pub connect_timeout: Duration,
+    /// Without a single byte moving.
+    pub stall_timeout: Duration,
+    /// For all of a small answer: a registry, a manifest, a token. One that trickles does not keep us for ever.
+    pub answer_timeout: Duration,
+    /// Tries without a byte of progress, the first included.
+    pub tries: u32,
+    /// Before the second try; doubled each time.
+    pub backoff: Duration,
+    /// Bytes per second over all connections, downloads and uploads together; `None` or 0 for no limit.
+    pub limit_rate: Option<u64>,
+    /// Whether proxies that the environment names are passed by: for servers on this machine.
+    pub direct: bool,
+}
+
+impl Default for HttpOptions {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(15),
+            stall_timeout: Duration::from_secs(30),
+            answer_timeout: Duration::from_secs(60),
+            tries: 4,
+            backoff: Duration::from_millis(400),
+            limit_rate: None,
+            direct: false,
+        }
+    }
+}

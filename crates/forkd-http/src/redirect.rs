@@ -44,36 +44,36 @@ pub(crate) fn same_origin(one: &Url, other: &Url) -> bool {
 mod tests {
     use super::*;
 
-    fn led(from: &str, method: Method, status: u16, to: &str) -> Result<Option<String>, String> {
+    fn led(from: &str, method: &Method, status: u16, to: &str) -> Result<Option<String>, String> {
         let mut headers = HeaderMap::new();
         headers.insert(LOCATION, to.parse().unwrap());
         let status = StatusCode::from_u16(status).unwrap();
-        next(&from.parse().unwrap(), &method, status, &headers).map(|url| url.map(|url| url.to_string()))
+        next(&from.parse().unwrap(), method, status, &headers).map(|url| url.map(|url| url.to_string()))
     }
 
     #[test]
     fn https_never_goes_on_to_http_whatever_the_method() {
-        for method in [Method::GET, Method::HEAD, Method::PUT, Method::POST] {
-            let refused = led("https://a/x?secret=1", method.clone(), 307, "http://a/x");
+        for method in [&Method::GET, &Method::HEAD, &Method::PUT, &Method::POST] {
+            let refused = led("https://a/x?secret=1", method, 307, "http://a/x");
             assert_eq!(refused, Err("a redirect from https to plain http".into()));
-            assert_eq!(led("http://a/x", method.clone(), 308, "https://b/y"), Ok(Some("https://b/y".into())));
+            assert_eq!(led("http://a/x", method, 308, "https://b/y"), Ok(Some("https://b/y".into())));
             assert!(led("https://a/x", method, 307, "ftp://a/x").is_err());
         }
-        assert!(led("https://a/x", Method::GET, 302, "file:///etc/passwd").is_err());
+        assert!(led("https://a/x", &Method::GET, 302, "file:///etc/passwd").is_err());
     }
 
     #[test]
     fn a_query_stays_and_an_upload_stays_one() {
-        assert_eq!(led("https://a/x?sig=1", Method::GET, 302, "/y"), Ok(Some("https://a/y".into())));
+        assert_eq!(led("https://a/x?sig=1", &Method::GET, 302, "/y"), Ok(Some("https://a/y".into())));
         assert_eq!(
-            led("https://a/x?sig=1", Method::GET, 301, "https://b/z?own=2"),
+            led("https://a/x?sig=1", &Method::GET, 301, "https://b/z?own=2"),
             Ok(Some("https://b/z?own=2".into()))
         );
         for status in [301, 302, 303] {
-            assert_eq!(led("https://a/x", Method::PUT, status, "https://a/y"), Ok(None));
-            assert_eq!(led("https://a/x", Method::POST, status, "https://a/y"), Ok(None));
+            assert_eq!(led("https://a/x", &Method::PUT, status, "https://a/y"), Ok(None));
+            assert_eq!(led("https://a/x", &Method::POST, status, "https://a/y"), Ok(None));
         }
-        assert_eq!(led("https://a/x", Method::GET, 200, "https://a/y"), Ok(None));
+        assert_eq!(led("https://a/x", &Method::GET, 200, "https://a/y"), Ok(None));
     }
 
     #[test]

@@ -133,6 +133,25 @@ impl Read for LayerReader {
     }
 }
 
+/// Opens the bytes of a layer, as they are kept: perhaps compressed.
+pub type Open = Box<dyn Fn() -> Result<Box<dyn Read + Send>> + Send + Sync>;
+
+/// A layer to be applied.
+pub struct LayerSource {
+    /// Opens it.
+    pub open: Open,
+    /// SHA-256 of its tar stream, where it is known.
+    pub diff_id: Option<Digest>,
+    /// For messages.
+    pub name: String,
+}
+
+impl std::fmt::Debug for LayerSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "layer {}", self.name)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,24 +172,5 @@ mod tests {
             let error = layer.open().unwrap().read_to_end(&mut Vec::new()).unwrap_err();
             assert!(error.to_string().contains("the image says"), "{error}");
         }
-    }
-}
-
-/// Opens the bytes of a layer, as they are kept: perhaps compressed.
-pub type Open = Box<dyn Fn() -> Result<Box<dyn Read + Send>> + Send + Sync>;
-
-/// A layer to be applied.
-pub struct LayerSource {
-    /// Opens it.
-    pub open: Open,
-    /// SHA-256 of its tar stream, where it is known.
-    pub diff_id: Option<Digest>,
-    /// For messages.
-    pub name: String,
-}
-
-impl std::fmt::Debug for LayerSource {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "layer {}", self.name)
     }
 }

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// A whole file of the cache. For as long as this lives, [`Cache::trim`] and [`Cache::clear`] leave the file alone.
+/// A whole file of the cache. For as long as this lives, [`crate::cache::Cache::trim`] and [`crate::cache::Cache::clear`] leave the file alone.
 #[derive(Debug)]
 pub struct CacheEntry {
     pub(crate) disk: DiskIo,

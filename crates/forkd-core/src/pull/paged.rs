@@ -100,7 +100,7 @@ impl FrameFetch<'_> {
         }
         pulled.reused = self.reuse(&files, &landed)?;
         let landed = landed.into_inner();
-        self.fetch(&files, bases, landed, stream)?;
+        self.fetch(&files, bases, &landed, stream)?;
         files.finish();
         // What is replaced comes to lie here in its place, and may be in use: it is not gone on with.
         let replaces = plan.outcomes.contains(&Outcome::Replaced);
@@ -114,15 +114,15 @@ impl FrameFetch<'_> {
         &self,
         files: &PagedFiles<'_>,
         bases: Vec<PageSource>,
-        landed: Vec<bool>,
+        landed: &[bool],
         stream: Option<Box<dyn Read + Send + '_>>,
     ) -> Result<()> {
         let progress = self.context.env.progress;
-        let ranges = ranges(self.header, &landed);
+        let ranges = ranges(self.header, landed);
         let bytes: u64 = ranges.iter().map(|stretch| stretch.bytes.end - stretch.bytes.start).sum();
         progress.start("pulling", Some(bytes));
         let queue = Mutex::new(VecDeque::from(ranges));
-        let wanted = &landed;
+        let wanted = landed;
         let feeders: Vec<Feeder<'_>> = match stream {
             Some(mut stream) => {
                 vec![Box::new(move |feed: &Feed<'_, '_>| self.feed_all(&mut stream, wanted, feed))]
@@ -131,7 +131,7 @@ impl FrameFetch<'_> {
                 .map(|_| Box::new(|feed: &Feed<'_, '_>| self.feed(&queue, wanted, feed)) as Feeder<'_>)
                 .collect(),
         };
-        let outcome = files.assemble(&self.location.to_string(), bases, landed.clone(), feeders);
+        let outcome = files.assemble(&self.location.to_string(), bases, landed.to_vec(), feeders);
         progress.finish();
         outcome
     }

@@ -23,7 +23,7 @@ use std::path::Path;
 /// Unpacks a file.
 ///
 /// # Errors
-/// [`Kind::NotFound`], [`Kind::Integrity`], [`Kind::General`] for a tag that is taken, and what the disk says.
+/// [`crate::Kind::NotFound`], [`crate::Kind::Integrity`], [`crate::Kind::General`] for a tag that is taken, and what the disk says.
 pub fn unpack_file(
     store: &Store,
     file: &Path,

@@ -16,6 +16,8 @@ pub(crate) mod write;
 #[cfg(fuzzing)]
 #[must_use]
 pub fn fuzz_frame(body: &[u8], len: usize, files: &[std::fs::File]) -> Option<Vec<(usize, Vec<u8>)>> {
+    use crate::pack::paged::decode::Pages;
+    use crate::pack::paged::page_source::PageSource;
     use forkd_format::paged::{Plan, StoredFrame, zero_frame_hash};
     let source = |file: &std::fs::File| {
         let size = file.metadata().ok()?.len();

@@ -140,8 +140,8 @@ struct LayerState {
 /// How a try ended that did not fail.
 enum TryEnd {
     Whole,
-    /// The body ended early, although the server let it end as if it were whole.
-    Short,
+    /// The body ended after so many bytes, although the server let it end as if it were whole, or says that there are no more.
+    Short(u64),
     /// There are more bytes than declared.
     Long,
 }
@@ -195,9 +195,9 @@ impl FetchJob<'_> {
                 match outcome {
                     Ok(TryEnd::Whole) => continue,
                     Ok(TryEnd::Long) => Some(format!("are more than the {} declared", self.layer.size)),
-                    Ok(TryEnd::Short) => {
+                    Ok(TryEnd::Short(came)) => {
                         let words =
-                            format!("{}: only {} of {} bytes came", self.what(), state.at, self.layer.size);
+                            format!("{}: only {} of {} bytes came", self.what(), came, self.layer.size);
                         let failed = Error::new(Kind::Transient, words.clone());
                         let waited = tries.wait(failed.into(), self.cancel);
                         waited.map_err(|error| match error.kind() {
@@ -253,8 +253,9 @@ impl FetchJob<'_> {
         if state.at > 0 {
             match response.status() {
                 StatusCode::RANGE_NOT_SATISFIABLE => {
+                    let came = state.at;
                     state.restart()?;
-                    return Err(transient("the registry has no more bytes of it").into());
+                    return Ok(TryEnd::Short(came));
                 }
                 StatusCode::PARTIAL_CONTENT => {
                     let range = response.headers().get(CONTENT_RANGE).and_then(|v| v.to_str().ok());
@@ -283,7 +284,7 @@ impl FetchJob<'_> {
         Ok(match state.at == self.layer.size {
             _ if long => TryEnd::Long,
             true => TryEnd::Whole,
-            false => TryEnd::Short,
+            false => TryEnd::Short(state.at),
         })
     }
 }

@@ -39,6 +39,8 @@ pub(super) struct Faults {
     /// Makes the ETag another one.
     pub(super) edition: Option<u64>,
     pub(super) lie: u64,
+    /// Not a fault: uploads need no signature.
+    pub(super) unsigned: bool,
     pub(super) per_second: Option<u64>,
 }
 
@@ -123,6 +125,10 @@ pub(super) fn route(memory: &Memory, uri: &Uri) -> Routed {
             }
             "misranged" => {
                 faults.misranged = true;
+                tail
+            }
+            "unsigned" => {
+                faults.unsigned = true;
                 tail
             }
             "noetag" => {

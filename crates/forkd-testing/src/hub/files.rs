@@ -135,7 +135,7 @@ fn body(file: File, start: u64, end: u64, faults: &Faults, sent: Arc<AtomicU64>)
 }
 
 pub(super) async fn put(path: &Path, query: &str, body: Body, faults: &Faults) -> Response {
-    if !query.split('&').any(|part| part == SIGNATURE) {
+    if !faults.unsigned && !query.split('&').any(|part| part == SIGNATURE) {
         return (StatusCode::FORBIDDEN, "SignatureDoesNotMatch").into_response();
     }
     let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap()).unwrap();

@@ -1,8 +1,10 @@
 //! What the environment says.
 
+use forkd_app::Settings;
 use forkd_core::hub::Location;
 use forkd_core::{Error, Kind, Result, Store};
 use std::env;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -88,10 +90,48 @@ pub(crate) fn is_root() -> bool {
 
 /// A path as people write it: below the home folder with `~`.
 pub(crate) fn display(path: &Path) -> String {
-    match home().as_deref().and_then(|home| path.strip_prefix(home).ok()) {
-        Some(below) => format!("~/{}", below.display()),
-        None => path.display().to_string(),
-    }
+    forkd_app::shown(home().as_deref(), path)
+}
+
+/// The variables of this host by which programs find their mirrors and proxies.
+const PASSED_ON: [&str; 11] = [
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "PIP_INDEX_URL",
+    "PIP_EXTRA_INDEX_URL",
+    "PIP_DEFAULT_TIMEOUT",
+    "npm_config_registry",
+    "NPM_CONFIG_REGISTRY",
+];
+const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// Where programs are looked for.
+pub(crate) fn search_path() -> Option<OsString> {
+    env::var_os("PATH")
+}
+
+/// All of it.
+pub(crate) fn settings() -> Result<Settings> {
+    let named = env::var_os("SSL_CERT_FILE").map(PathBuf::from);
+    let passed_on = PASSED_ON.iter().filter_map(|name| Some(format!("{name}={}", env::var(name).ok()?)));
+    Ok(Settings {
+        store: store()?,
+        cache_dir: cache_dir().ok(),
+        cache_limit: cache_limit()?,
+        runtime_dir: runtime_dir(),
+        temp_dir: env::temp_dir(),
+        home: home(),
+        search_path: search_path(),
+        http: http()?,
+        credential_files: credential_files(),
+        timestamp: timestamp()?,
+        set_up_env: passed_on.collect(),
+        certificates: named.into_iter().chain([CERTIFICATES.into()]).find(|path| path.is_file()),
+    })
 }
 
 /// The settings of the transports. The variables are for tests and odd networks.

@@ -2,6 +2,7 @@
 
 use crate::output::Printer;
 use crate::progress::Shown;
+use forkd_app::{App, Settings};
 use forkd_core::{Cancel, Env};
 use forkd_format::PackFormat;
 
@@ -42,6 +43,11 @@ impl<'a> Context<'a> {
             run_line: self.run_line,
             pack_format: self.pack_format,
         }
+    }
+
+    /// All that can be done, told on our output.
+    pub(crate) fn app<'b>(&'b self, settings: &'b Settings) -> App<'b> {
+        App { settings, env: self.env(), narrator: self.output }
     }
 
     /// What operations are given.

@@ -2,12 +2,10 @@
 #![forbid(unsafe_code)]
 #![allow(rustdoc::broken_intra_doc_links, rustdoc::invalid_html_tags, reason = "the help texts of arguments")]
 
-mod baking;
 mod commands;
 mod config;
 mod context;
-mod disks;
-mod machines;
+mod narrator;
 mod output;
 mod place;
 mod progress;

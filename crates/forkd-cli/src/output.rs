@@ -1,7 +1,8 @@
 //! What the user sees on standard output, and how numbers look.
 
 use forkd_format::PackFormat;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
 use std::io::{ErrorKind, Write};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
@@ -37,7 +38,7 @@ impl Format {
 }
 
 /// Why a command failed (`docs/json.md`).
-#[derive(Debug, serde::Serialize)]
+#[derive(Debug, Serialize)]
 pub(crate) struct Failure<'a> {
     /// As people read it.
     #[serde(skip)]
@@ -120,9 +121,15 @@ impl Printer {
     }
 
     /// The result as JSON; printed in that format only.
-    pub(crate) fn json(&self, value: &Value) {
+    pub(crate) fn json(&self, report: &impl Serialize) {
         if self.format == Format::Json {
-            self.write(&format!("{value:#}"));
+            match serde_json::to_string_pretty(report) {
+                Ok(text) => self.write(&text),
+                Err(error) => {
+                    self.failed.store(true, Ordering::Relaxed);
+                    let _ = writeln!(std::io::stderr(), "forkd: cannot print: {error}");
+                }
+            }
         }
     }
 

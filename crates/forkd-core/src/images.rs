@@ -3,27 +3,33 @@ use crate::store::root::Store;
 use crate::store::stored::{StoredSnapshot, parent_of};
 use forkd_format::Tag;
 use forkd_format::manifest::MEMORY;
+use serde::Serialize;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
 /// A snapshot as a list shows it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct SnapshotSummary {
     /// Its tag.
     pub tag: Tag,
     /// Its folder.
+    #[serde(serialize_with = "crate::json::path")]
     pub path: PathBuf,
     /// Bytes that its files take on the disk.
+    #[serde(rename = "size_bytes")]
     pub disk_size: u64,
     /// Guest memory in bytes.
+    #[serde(rename = "memory_bytes")]
     pub memory: u64,
     /// When it came into the store.
+    #[serde(rename = "created_at", serialize_with = "crate::json::point")]
     pub created: SystemTime,
     /// Whether it has a root disk.
     pub rootfs: bool,
     /// Its parent in a chain.
     pub parent: Option<Tag>,
     /// Links of its chain, itself included; `None` where an ancestor is missing.
+    #[serde(rename = "chain_links")]
     pub depth: Option<usize>,
     /// For people.
     pub description: Option<String>,

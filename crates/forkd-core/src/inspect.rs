@@ -1,5 +1,5 @@
 use crate::env::Env;
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::pack::paged::header::{PagedHeader, read_exact};
 use crate::pack::stream::read::PackStream;
 use crate::store::record::Provenance;
@@ -7,18 +7,20 @@ use crate::store::root::Store;
 use crate::store::stored::parent_of;
 use forkd_format::manifest::{Base, RootfsSidecar, SNAPSHOT_JSON};
 use forkd_format::paged::{Plan, RunKind, frame_len, parse_data_frame};
-use forkd_format::{Digest, Manifest, PAGE_SIZE, Tag};
+use forkd_format::{Digest, Manifest, PAGE_SIZE, PackFormat, Tag};
+use serde::{Serialize, Serializer};
 use std::io::Read;
 use std::path::Path;
 
 /// What is known of a snapshot or a pack.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Inspection {
     /// The header's tag.
     pub tag: Tag,
     /// The pack format; `None` for a snapshot in the store.
     pub pack_version: Option<u32>,
     /// Size of the pack file in bytes.
+    #[serde(rename = "pack_bytes")]
     pub pack_size: Option<u64>,
     /// For people.
     pub description: Option<String>,
@@ -29,36 +31,55 @@ pub struct Inspection {
     /// The forkd that packed.
     pub forkd_version: Option<String>,
     /// The pack that a snapshot in the store came in.
+    #[serde(serialize_with = "named_pack")]
     pub source: Option<Provenance>,
     /// A root disk beside the pack.
+    #[serde(serialize_with = "sidecar_file")]
     pub rootfs: Option<RootfsSidecar>,
     /// The links, root first.
     pub links: Vec<LinkFacts>,
     /// What a version 3 pack is made of.
+    #[serde(rename = "frames")]
     pub paged: Option<PagedFacts>,
 }
 
 /// What a version 3 pack is made of.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct PagedFacts {
+    /// Its files in order.
+    pub files: Vec<FrameFacts>,
+    /// What a registry says of it.
+    pub artifact: ArtifactFacts,
+}
+
+/// What a registry says of a version 3 pack, but for where it lies (`docs/format/registry.md`).
+#[derive(Debug, Clone, Serialize)]
+pub struct ArtifactFacts {
+    /// 3.
+    pub format: PackFormat,
     /// SHA-256 of its manifest, which names the pack.
     pub manifest_sha256: Digest,
+    /// Size of the pack file in bytes.
+    pub size_bytes: u64,
     /// Bytes before the first frame: manifest and index.
     pub head_bytes: u64,
-    /// Its files in order, by their names in the pack.
-    pub files: Vec<(String, FrameFacts)>,
-    /// Files that it refers to and does not hold.
+    /// Files that frames refer to and it does not hold.
     pub bases: Vec<Base>,
 }
 
 /// The frames of one file.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct FrameFacts {
+    /// The file's name in the pack.
+    pub name: String,
     /// Frames that stand in the pack.
+    #[serde(rename = "stored_frames")]
     pub stored: usize,
     /// Frames of zeros, which do not.
+    #[serde(rename = "zero_frames")]
     pub zero: usize,
     /// Bytes of the stored ones.
+    #[serde(rename = "stored_bytes")]
     pub bytes: u64,
     /// Pages that are stored.
     pub data_pages: u64,
@@ -69,7 +90,7 @@ pub struct FrameFacts {
 }
 
 /// One link.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct LinkFacts {
     /// Its tag.
     pub tag: Tag,
@@ -82,23 +103,52 @@ pub struct LinkFacts {
 }
 
 /// One file.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct FileFacts {
     /// Its name.
     pub path: String,
     /// Its size in bytes.
+    #[serde(rename = "size_bytes")]
     pub size: u64,
     /// Bytes that it takes on the disk, for a snapshot in the store.
+    #[serde(rename = "disk_bytes")]
     pub disk_size: Option<u64>,
     /// Its digest; `None` where nobody has recorded one.
     pub sha256: Option<Digest>,
+}
+
+fn named_pack<S: Serializer>(source: &Option<Provenance>, serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct NamedPack<'a> {
+        name: &'a str,
+        sha256: Option<Digest>,
+    }
+    let named = source
+        .as_ref()
+        .map(|source| NamedPack { name: &source.name, sha256: source.id.map(|id| id.digest()) });
+    named.serialize(serializer)
+}
+
+fn sidecar_file<S: Serializer>(rootfs: &Option<RootfsSidecar>, serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct SidecarFile {
+        file: String,
+        size_bytes: u64,
+        sha256: Digest,
+    }
+    let file = |rootfs: &RootfsSidecar| SidecarFile {
+        file: rootfs.file_name(),
+        size_bytes: rootfs.size,
+        sha256: rootfs.sha256,
+    };
+    rootfs.as_ref().map(file).serialize(serializer)
 }
 
 /// Reads the manifest of a pack file and, of version 3, the index and the plans of its frames; nothing else behind it.
 ///
 /// # Errors
 /// [`crate::error::Kind::NotFound`], [`crate::error::Kind::Integrity`].
-pub fn inspect_file(file: &Path, env: Env<'_>) -> Result<Inspection> {
+pub fn inspect_file(file: &Path, env: Env<'_>) -> crate::error::Result<Inspection> {
     let input = crate::pack::pack_file::open_pack(file)?;
     let size = input.metadata().map_err(Error::io("open", file))?.len();
     let name = file.display().to_string();
@@ -108,17 +158,23 @@ pub fn inspect_file(file: &Path, env: Env<'_>) -> Result<Inspection> {
     }
     let (header, mut rest) = PagedHeader::read(stream, &name)?;
     header.check_size(size, &name)?;
-    let paged = paged_facts(&header, &mut rest, &name, env)?;
+    let paged = paged_facts(&header, size, &mut rest, &name, env)?;
     Ok(Inspection { paged: Some(paged), ..of_manifest(&header.manifest, Some(size)) })
 }
 
 /// Reads the plan of every frame, and no page.
-fn paged_facts(header: &PagedHeader, frames: &mut impl Read, name: &str, env: Env<'_>) -> Result<PagedFacts> {
-    let mut files: Vec<(String, FrameFacts)> = Vec::new();
+fn paged_facts(
+    header: &PagedHeader,
+    size: u64,
+    frames: &mut impl Read,
+    name: &str,
+    env: Env<'_>,
+) -> crate::error::Result<PagedFacts> {
+    let mut files: Vec<FrameFacts> = Vec::new();
     for (file, table) in header.index.files.iter().enumerate() {
         let stored = table.frames.iter().flatten().count();
         let zero = table.frames.len() - stored;
-        files.push((header.member(file), FrameFacts { stored, zero, ..FrameFacts::default() }));
+        files.push(FrameFacts { name: header.member(file), stored, zero, ..FrameFacts::default() });
     }
     let bases = header.manifest.bases.iter().map(|base| base.size);
     let sources: Vec<u64> = bases.chain(header.index.files.iter().map(|table| table.size)).collect();
@@ -129,8 +185,8 @@ fn paged_facts(header: &PagedHeader, frames: &mut impl Read, name: &str, env: En
         let len = frame_len(header.index.files[file].size, number);
         let pages = |source: usize| sources.get(source).map(|size| size / PAGE_SIZE as u64);
         let plan = parse_data_frame(&bytes).and_then(|body| Plan::parse(body, len, pages));
-        let (plan, _) = plan.map_err(Error::malformed(format!("{name}: {}", files[file].0)))?;
-        let facts = &mut files[file].1;
+        let (plan, _) = plan.map_err(Error::malformed(format!("{name}: {}", files[file].name)))?;
+        let facts = &mut files[file];
         facts.bytes += u64::from(frame.len);
         let data = plan.runs.iter().filter(|run| run.kind == RunKind::Data);
         facts.data_pages += data.map(|run| run.count as u64).sum::<u64>();
@@ -138,12 +194,15 @@ fn paged_facts(header: &PagedHeader, frames: &mut impl Read, name: &str, env: En
             *if similar { &mut facts.similar_pages } else { &mut facts.copied_pages } += run.count as u64;
         }
     }
-    Ok(PagedFacts {
+    let bases = header.manifest.bases.iter().filter(|base| !base.is_unused());
+    let artifact = ArtifactFacts {
+        format: PackFormat::Paged,
         manifest_sha256: header.id.id().digest(),
+        size_bytes: size,
         head_bytes: header.index.header_len,
-        files,
-        bases: header.manifest.bases.clone(),
-    })
+        bases: bases.cloned().collect(),
+    };
+    Ok(PagedFacts { files, artifact })
 }
 
 fn of_manifest(manifest: &Manifest, pack_size: Option<u64>) -> Inspection {
@@ -181,7 +240,7 @@ fn of_manifest(manifest: &Manifest, pack_size: Option<u64>) -> Inspection {
 ///
 /// # Errors
 /// [`crate::error::Kind::NotFound`], [`crate::error::Kind::Integrity`].
-pub fn inspect_tag(store: &Store, tag: &Tag) -> Result<Inspection> {
+pub fn inspect_tag(store: &Store, tag: &Tag) -> crate::error::Result<Inspection> {
     let chain = store.chain(tag)?;
     let mut links = Vec::new();
     for stored in &chain {
@@ -202,7 +261,7 @@ pub fn inspect_tag(store: &Store, tag: &Tag) -> Result<Inspection> {
             tag: stored.tag.clone(),
             parent: parent_of(Some(stored))?,
             parent_content_hash: parent.and_then(|parent| parent.content_hash),
-            files: files.collect::<Result<_>>()?,
+            files: files.collect::<crate::error::Result<_>>()?,
         });
     }
     let record = chain.into_iter().last().and_then(|stored| stored.record).unwrap_or_default();

@@ -19,16 +19,19 @@ mod verify;
 
 pub mod cache;
 pub mod hub;
+pub mod json;
 pub mod machine;
 #[doc(hidden)]
 pub mod measure;
 pub mod store;
 
-pub use chain::{ChainInfo, EngineFields, LinkInfo, chain_info, compact};
+pub use chain::{ChainInfo, CompactReport, EngineFields, LinkInfo, chain_info, compact};
 pub use env::{Cancel, Env, Progress, Silent};
 pub use error::{Error, Kind, Result};
 pub use images::{SnapshotSummary, images};
-pub use inspect::{FileFacts, FrameFacts, Inspection, LinkFacts, PagedFacts, inspect_file, inspect_tag};
+pub use inspect::{
+    ArtifactFacts, FileFacts, FrameFacts, Inspection, LinkFacts, PagedFacts, inspect_file, inspect_tag,
+};
 pub use pack::computed_id::ComputedId;
 pub use pack::options::{PackOptions, PackReport};
 pub use pack::pack;
@@ -39,8 +42,8 @@ pub use pull::context::{PullOptions, PullTarget};
 pub use pull::plan::{PullPlan, PullReport, PullSummary};
 pub use pull::{plan_pull, pull};
 pub use push::{PushReport, push, temp_path};
-pub use remove::{Dependents, RemoveReport, remove};
-pub use retag::retag;
+pub use remove::{Dependents, Removal, RemoveReport, remove};
+pub use retag::{RetagReport, retag};
 pub use store::root::Store;
 pub use store::usage::{Usage, Used, usage};
 pub use unpack::plan::{Examine, LinkReport, Outcome, UnpackOptions, UnpackReport};

@@ -5,19 +5,31 @@ use crate::pack::options::{PackOptions, PackReport};
 use crate::pack::pack_into;
 use crate::store::root::Store;
 use crate::store::work_file::WorkFile;
+use forkd_format::Tag;
+use serde::Serialize;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 const PREFIX: &str = "forkd-push-";
 
 /// What was pushed.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct PushReport {
-    /// The temporary pack, which is gone again.
-    pub pack: PackReport,
+    /// The head of the chain.
+    pub tag: Tag,
+    /// Where it went.
+    pub url: Location,
+    /// The pack's size in bytes.
+    #[serde(rename = "size_bytes")]
+    pub size: u64,
+    /// The size of what is in it, in bytes.
+    #[serde(rename = "unpacked_bytes")]
+    pub unpacked_size: u64,
     /// Time for packing.
+    #[serde(rename = "pack_seconds", serialize_with = "crate::json::seconds")]
     pub pack_time: Duration,
     /// Time for uploading.
+    #[serde(rename = "upload_seconds", serialize_with = "crate::json::seconds")]
     pub upload_time: Duration,
 }
 
@@ -33,21 +45,26 @@ pub fn push(
     location: &Location,
     temp: &Path,
     env: Env<'_>,
-    packed: &mut dyn FnMut(&PackReport, Duration),
+    packed: &mut dyn FnMut(&PackReport),
 ) -> Result<PushReport> {
     let suffix = format!("-{}.tar.zst", options.tag);
     let file = WorkFile::create(store.disk(), temp, (PREFIX, &suffix), 0o600)?;
-    let begun = Instant::now();
     let pack = pack_into(store, options, file.file(), file.path(), env)?;
-    let pack_time = begun.elapsed();
-    packed(&pack, pack_time);
+    packed(&pack);
     env.cancel.check()?;
     let begun = Instant::now();
     env.progress.start("pushing", Some(pack.size));
     let outcome = remote.put(location, file.path(), env.progress, env.cancel);
     env.progress.finish();
     outcome?;
-    Ok(PushReport { pack, pack_time, upload_time: begun.elapsed() })
+    Ok(PushReport {
+        tag: pack.tag,
+        url: location.clone(),
+        size: pack.size,
+        unpacked_size: pack.unpacked_size,
+        pack_time: pack.time,
+        upload_time: begun.elapsed(),
+    })
 }
 
 /// Where [`push`] puts its temporary pack.

@@ -3,6 +3,7 @@ use crate::error::{Error, Kind, Result};
 use crate::store::lock::LockKind;
 use crate::store::root::Store;
 use forkd_format::Tag;
+use serde::Serialize;
 use std::collections::HashMap;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
@@ -20,11 +21,21 @@ pub enum Dependents {
     Orphan,
 }
 
+/// A snapshot that is gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Removal {
+    /// Its tag.
+    pub tag: Tag,
+    /// Bytes on the disk of those of its files that have no other name left.
+    #[serde(rename = "freed_bytes")]
+    pub freed: u64,
+}
+
 /// What was removed.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct RemoveReport {
-    /// The tags, children before their parents, with the bytes that each freed.
-    pub removed: Vec<(Tag, u64)>,
+    /// Children before their parents.
+    pub removed: Vec<Removal>,
     /// Snapshots whose parent is gone now.
     pub orphaned: Vec<Tag>,
 }
@@ -65,7 +76,7 @@ pub fn remove(store: &Store, tags: &[Tag], dependents: Dependents, env: Env<'_>)
         assembled.push(store.assembled_digest(tag));
         let trash = staging.path().join(format!("rm{i}"));
         store.disk().rename(&dir, &trash).map_err(Error::io("remove", &dir))?;
-        report.removed.push((tag.clone(), freed));
+        report.removed.push(Removal { tag: tag.clone(), freed });
     }
     let snapshots = store.snapshots();
     match store.disk().sync_dir(&snapshots) {
@@ -76,7 +87,7 @@ pub fn remove(store: &Store, tags: &[Tag], dependents: Dependents, env: Env<'_>)
     // The tags are gone; an assembled memory that stays is found again by the next sweep.
     for (digest, file) in store.sweep_assembled().unwrap_or_default() {
         if let Some(i) = assembled.iter().position(|of| *of == Some(digest)) {
-            report.removed[i].1 += given_back(&file, &mut names);
+            report.removed[i].freed += given_back(&file, &mut names);
         }
     }
     Ok(report)

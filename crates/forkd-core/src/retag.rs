@@ -4,13 +4,26 @@ use crate::store::lock::LockKind;
 use crate::store::root::Store;
 use crate::store::staged::{RootfsPath, StagedSnapshot};
 use forkd_format::Tag;
+use serde::Serialize;
 use std::path::PathBuf;
+
+/// A snapshot with a second tag.
+#[derive(Debug, Clone, Serialize)]
+pub struct RetagReport {
+    /// The tag that it had.
+    pub old: Tag,
+    /// Its second tag.
+    pub new: Tag,
+    /// The folder of the second tag.
+    #[serde(serialize_with = "crate::json::path")]
+    pub path: PathBuf,
+}
 
 /// Gives a snapshot a second tag. The two share their files on the disk; removing one leaves the other whole.
 ///
 /// # Errors
 /// [`Kind::NotFound`], [`Kind::General`] where the new tag is taken by other bytes.
-pub fn retag(store: &Store, old: &Tag, new: &Tag, env: Env<'_>) -> Result<PathBuf> {
+pub fn retag(store: &Store, old: &Tag, new: &Tag, env: Env<'_>) -> Result<RetagReport> {
     if old == new {
         return Err(Error::new(Kind::Usage, format!("'{old}' has that tag already")));
     }
@@ -26,5 +39,6 @@ pub fn retag(store: &Store, old: &Tag, new: &Tag, env: Env<'_>) -> Result<PathBu
     for (name, path) in stored.bodies().into_iter().filter(|(_, path)| path.starts_with(&stored.dir)) {
         staged.link_file(name, &path)?;
     }
-    staged.seal(&stored.snapshot, RootfsPath::As(&stored), stored.record.clone())?.publish()
+    let sealed = staged.seal(&stored.snapshot, RootfsPath::As(&stored), stored.record.clone())?;
+    Ok(RetagReport { old: old.clone(), new: new.clone(), path: sealed.publish()? })
 }

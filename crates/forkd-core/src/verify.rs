@@ -15,14 +15,16 @@ use crate::unpack::plan::UnpackOptions;
 use forkd_format::manifest::SNAPSHOT_JSON;
 use forkd_format::reader::FileId;
 use forkd_format::{Digest, Manifest, Tag};
+use serde::Serialize;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 /// Something that is not as it was recorded.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Damage {
     /// The file.
+    #[serde(serialize_with = "crate::json::path")]
     pub path: PathBuf,
     /// The byte ranges that differ; empty where it is not a matter of bytes.
     pub ranges: Vec<(u64, u64)>,
@@ -44,7 +46,7 @@ impl fmt::Display for Damage {
 }
 
 /// What was verified.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct VerifyReport {
     /// Links whose bytes were read.
     pub links: usize,

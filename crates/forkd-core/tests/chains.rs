@@ -4,7 +4,7 @@
 mod common;
 
 use common::{Home, env};
-use forkd_core::{Dependents, Kind, Store};
+use forkd_core::{Dependents, Kind, Removal, Store};
 use forkd_format::{Digest, Tag};
 use forkd_sys::{Call, DiskIo};
 use std::fs::{self, File};
@@ -167,7 +167,7 @@ fn gc_and_rmi_take_away_what_no_chain_has() {
     assert!(four.exists());
     let left = size("second");
     let report = forkd_core::remove(&home.store, &[tag("second")], Dependents::Refuse, env()).unwrap();
-    assert_eq!(report.removed, [(tag("second"), left + whole)]);
+    assert_eq!(report.removed, [Removal { tag: tag("second"), freed: left + whole }]);
     assert!(!four.exists() && three.exists());
     forkd_core::remove(&home.store, &[tag("c0")], Dependents::Cascade, env()).unwrap();
     assert!(!home.store.root().exists(), "{:?}", home.tree());
@@ -177,7 +177,7 @@ fn gc_and_rmi_take_away_what_no_chain_has() {
 fn a_compacted_chain_is_flat_and_stands_alone() {
     for (home, memories) in [made(3), unpacked(3)] {
         let (from, to) = (tag("c2"), tag("flat"));
-        let path = forkd_core::compact(&home.store, &from, &to, NOW, env()).unwrap();
+        let path = forkd_core::compact(&home.store, &from, &to, NOW, env()).unwrap().path;
         assert_eq!(path, home.store.dir(&to));
         let flat = home.store.load(&to).unwrap();
         assert_eq!(flat.snapshot.parent().unwrap(), None);
@@ -241,7 +241,8 @@ fn a_rotten_memory_is_not_compacted() {
 fn any_failed_call_leaves_a_whole_memory_or_none() {
     type Operation = dyn Fn(&Store) -> forkd_core::Result<PathBuf>;
     let assemble: &Operation = &|store| memory(store, "c2");
-    let compact: &Operation = &|store| forkd_core::compact(store, &tag("c2"), &tag("flat"), NOW, env());
+    let compact: &Operation =
+        &|store| forkd_core::compact(store, &tag("c2"), &tag("flat"), NOW, env()).map(|report| report.path);
     for (operation, forever) in [(assemble, false), (assemble, true), (compact, false), (compact, true)] {
         for n in 0.. {
             let (home, memories) = made(3);

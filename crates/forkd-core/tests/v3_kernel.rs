@@ -36,8 +36,8 @@ fn packed() -> Packed {
     let options = options(&vmlinux);
     let report = forkd_core::pack(&home.store, &options, &pack, env()).unwrap();
     assert!(report.size < 200_000, "{} bytes: the kernel is not used", report.size);
-    assert_eq!(report.manifest.bases.len(), 1);
-    assert!(report.manifest.bases[0].copied_pages > 500 && report.manifest.bases[0].similar_pages > 0);
+    assert_eq!(report.bases.len(), 1);
+    assert!(report.bases[0].copied_pages > 500 && report.bases[0].similar_pages > 0);
     Packed { home, out, pack, kernel }
 }
 

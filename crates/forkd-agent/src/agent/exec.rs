@@ -1,10 +1,11 @@
 //! Programs that the host runs.
 
 use super::children::{Program, Wake};
-use super::image::{User, image};
+use super::image::{User, environment, image};
 use super::job::{PortJob, PortRequest};
 use super::send_queue::SendQueue;
-use forkd_agent::message::{self, Exit, INPUT_WINDOW, Malformed, MessageKind};
+use forkd_agent::fields::Malformed;
+use forkd_agent::message::{self, Exit, INPUT_WINDOW, MessageKind};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::process::{Signal, Uid};
@@ -75,7 +76,7 @@ pub(super) fn begin(
         Ok(user) => user,
         Err(message) => return refuse(message, NOT_RUN),
     };
-    command.env_clear().envs(image.environment(&user));
+    command.env_clear().envs(environment(image, &user));
     for variable in &exec.env {
         let (name, value) =
             variable.split_once('=').ok_or_else(|| format!("'{variable}' is not NAME=VALUE"))?;

@@ -1,7 +1,7 @@
 //! Before a freeze and after it.
 
 use super::children::{Children, Wake};
-use super::image::{User, image};
+use super::image::{User, environment, image};
 use super::sys::{self, PageCachePin};
 use super::{applet, console};
 use forkd_agent::message::{Identity, WakeReport};
@@ -199,7 +199,7 @@ fn run_hook(identity: &Identity, children: &Arc<Children>) -> Result<(), String>
     let mut command = Command::new(HOOK);
     command
         .env_clear()
-        .envs(image().environment(&User::root()))
+        .envs(environment(image(), &User::root()))
         .env("FORKD_HOSTNAME", &identity.hostname)
         .env("FORKD_MACHINE_ID", &identity.machine_id)
         .env("FORKD_SEED", fresh.iter().map(|byte| format!("{byte:02x}")).collect::<String>())

@@ -1,57 +1,31 @@
 //! What the guest's image says of how its programs run: `/etc/forkd/image` (docs/agent.md), and its users.
 
+use forkd_agent::image_settings::ImageSettings;
 use std::fs;
 use std::path::Path;
 use std::sync::OnceLock;
-
-const FILE: &str = "/etc/forkd/image";
 
 /// What every program gets, and what the image and the host may add to and replace.
 const ENVIRONMENT: [(&str, &str); 2] =
     [("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("TERM", "linux")];
 
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct ImageSettings {
-    env: Vec<(String, String)>,
-    /// Where programs run; empty for `/`.
-    pub(super) folder: String,
-    /// Who runs them, as [`User::find`] takes it; empty for root.
-    pub(super) user: String,
-}
-
 static IMAGE: OnceLock<ImageSettings> = OnceLock::new();
 
 /// Read once, when the guest boots: no child waits for its disk.
 pub(super) fn image() -> &'static ImageSettings {
-    IMAGE.get_or_init(|| fs::read(FILE).map(|bytes| ImageSettings::parse(&bytes)).unwrap_or_default())
+    IMAGE.get_or_init(|| {
+        fs::read(ImageSettings::PATH).map(|bytes| ImageSettings::parse(&bytes)).unwrap_or_default()
+    })
 }
 
-impl ImageSettings {
-    fn parse(bytes: &[u8]) -> Self {
-        let mut image = Self::default();
-        for record in bytes.split(|byte| *byte == 0) {
-            let Some((key, value)) = std::str::from_utf8(record).ok().and_then(|text| text.split_once(' '))
-            else {
-                continue;
-            };
-            match key {
-                "env" => {
-                    image.env.extend(value.split_once('=').map(|(name, value)| (name.into(), value.into())))
-                }
-                "folder" => image.folder = value.into(),
-                "user" => image.user = value.into(),
-                _ => {}
-            }
-        }
-        image
-    }
-
-    /// The environment of a program of this user.
-    pub(super) fn environment<'a>(&'a self, user: &'a User) -> impl Iterator<Item = (&'a str, &'a str)> {
-        let own = self.env.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        // The image's HOME is that of the image's user.
-        ENVIRONMENT.into_iter().chain([("HOME", user.home.as_str())]).chain(own)
-    }
+/// The environment of a program of an image, run by this user.
+pub(super) fn environment<'a>(
+    image: &'a ImageSettings,
+    user: &'a User,
+) -> impl Iterator<Item = (&'a str, &'a str)> {
+    let own = image.env.iter().filter_map(|text| text.split_once('='));
+    // The image's HOME is that of the image's user.
+    ENVIRONMENT.into_iter().chain([("HOME", user.home.as_str())]).chain(own)
 }
 
 /// Who a program runs as.
@@ -132,16 +106,6 @@ mod tests {
     const GROUP: &str = "root:x:0:\nusers:x:100:\nwheel:x:10:root,annie\nvideo:x:44:bannie\n";
 
     #[test]
-    fn the_file_is_records_of_a_key_and_a_value() {
-        let image = ImageSettings::parse(
-            b"env A=1=2\0env B=two\nlines\0folder /srv/x y\0user annie:wheel\0later 1\0env none\0\xff\0",
-        );
-        assert_eq!(image.env, [("A".into(), "1=2".into()), ("B".into(), "two\nlines".into())]);
-        assert_eq!((image.folder.as_str(), image.user.as_str()), ("/srv/x y", "annie:wheel"));
-        assert_eq!(ImageSettings::parse(b""), ImageSettings::default());
-    }
-
-    #[test]
     fn users_are_found_by_name_and_number() {
         let find = |spec| User::find_in(spec, PASSWD, GROUP);
         let user = |uid, gid, groups: &[u32], home: &str| {
@@ -161,7 +125,7 @@ mod tests {
     #[test]
     fn the_image_may_replace_what_is_given() {
         let (image, root) = (ImageSettings::parse(b"env PATH=/x\0env HOME=/y\0"), User::root());
-        let all: std::collections::HashMap<_, _> = image.environment(&root).collect();
+        let all: std::collections::HashMap<_, _> = environment(&image, &root).collect();
         assert_eq!((all["PATH"], all["HOME"], all["TERM"]), ("/x", "/y", "linux"));
     }
 }

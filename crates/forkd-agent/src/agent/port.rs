@@ -264,7 +264,7 @@ impl Port {
     }
 
     fn malformed(&mut self, id: u32) {
-        self.queue.error(id, &forkd_agent::message::Malformed.to_string());
+        self.queue.error(id, &forkd_agent::fields::Malformed.to_string());
     }
 
     fn begin(&mut self, kind: MessageKind, packet: &Packet) {

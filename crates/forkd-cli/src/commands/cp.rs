@@ -1,9 +1,10 @@
+use crate::config;
 use crate::context::Context;
-use crate::machines::Machines;
 use crate::output::mib;
 use anyhow::Result;
+use forkd_app::Machines;
 use forkd_core::{Error, Kind};
-use serde_json::json;
+use serde::Serialize;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -22,6 +23,13 @@ pub(crate) struct CpArgs {
     to: String,
 }
 
+#[derive(Serialize)]
+struct CpAnswer<'a> {
+    from: &'a str,
+    to: &'a str,
+    bytes: u64,
+}
+
 /// `ID:PATH`; a path of this host's that has a colon is told by a slash before it.
 fn in_child(text: &str) -> Option<(&str, &str)> {
     text.split_once(':').filter(|(id, _)| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_hexdigit()))
@@ -29,7 +37,7 @@ fn in_child(text: &str) -> Option<(&str, &str)> {
 
 pub(crate) fn run(args: &CpArgs, context: &Context<'_>) -> Result<()> {
     let usage = |message: &str| Err(Error::new(Kind::Usage, message).into());
-    let machines = Machines::running();
+    let machines = Machines::running(&config::runtime_dir());
     let bytes = match (in_child(&args.from), in_child(&args.to)) {
         (None, Some((id, path))) => put(&machines, context, Path::new(&args.from), id, path)?,
         (Some((id, path)), None) => get(&machines, context, id, path, Path::new(&args.to))?,
@@ -37,7 +45,7 @@ pub(crate) fn run(args: &CpArgs, context: &Context<'_>) -> Result<()> {
         _ => return usage("both are in children; copy out of the one first, then into the other"),
     };
     context.output.line(&format!("✓ copied {}", mib(bytes)));
-    context.output.json(&json!({ "from": args.from, "to": args.to, "bytes": bytes }));
+    context.output.json(&CpAnswer { from: &args.from, to: &args.to, bytes });
     Ok(())
 }
 
@@ -60,7 +68,7 @@ fn put(machines: &Machines, context: &Context<'_>, from: &Path, id: &str, path: 
         path.to_owned()
     };
     let mode = metadata.permissions().mode() & 0o7777;
-    Ok(machines.talk(&machines.child(id)?, context)?.put(&path, mode, &mut file, from)?)
+    Ok(machines.talk(&machines.child(id)?, context.env())?.put(&path, mode, &mut file, from)?)
 }
 
 fn get(machines: &Machines, context: &Context<'_>, id: &str, path: &str, to: &Path) -> Result<u64> {
@@ -74,7 +82,7 @@ fn get(machines: &Machines, context: &Context<'_>, id: &str, path: &str, to: &Pa
     // A device or a pipe is written into; to put a file in its place would be to destroy it.
     if to.metadata().is_ok_and(|found| !found.is_file()) {
         let mut file = File::options().write(true).open(&to).map_err(Error::io("open", &to))?;
-        machines.talk(&machines.child(id)?, context)?.get(path, &mut |part| {
+        machines.talk(&machines.child(id)?, context.env())?.get(path, &mut |part| {
             bytes += part.len() as u64;
             file.write_all(part).map_err(Error::io("write", &to))
         })?;
@@ -85,7 +93,7 @@ fn get(machines: &Machines, context: &Context<'_>, id: &str, path: &str, to: &Pa
         .prefix(".forkd-cp-")
         .tempfile_in(dir)
         .map_err(Error::io("create a file in", dir))?;
-    let mode = machines.talk(&machines.child(id)?, context)?.get(path, &mut |part| {
+    let mode = machines.talk(&machines.child(id)?, context.env())?.get(path, &mut |part| {
         bytes += part.len() as u64;
         temp.write_all(part).map_err(Error::io("write", &to))
     })?;

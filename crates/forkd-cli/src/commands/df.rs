@@ -4,47 +4,47 @@ use crate::output::mib;
 use anyhow::Result;
 use forkd_core::cache::Cache;
 use forkd_core::{Usage, Used};
-use serde_json::{Map, Value, json};
+use serde::Serialize;
 
 /// Say what lies on the disk, and what of it could go
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  forkd df")]
 pub(crate) struct DfArgs {}
 
+#[derive(Serialize)]
+struct DfAnswer {
+    #[serde(flatten)]
+    usage: Usage,
+    cache_limit_bytes: u64,
+}
+
 pub(crate) fn run(_args: &DfArgs, context: &Context<'_>) -> Result<()> {
     let usage = forkd_core::usage(&config::store()?, &Cache::new(&config::cache_dir()?))?;
     let limit = config::cache_limit()?;
     context.output.answer(&table(&usage, limit));
-    let rows = rows(&usage).map(|(_, key, used)| {
-        let value =
-            json!({ "count": used.count, "bytes": used.bytes, "reclaimable_bytes": used.reclaimable });
-        (key.to_owned(), value)
-    });
-    let mut document: Map<String, Value> = rows.into_iter().collect();
-    document.insert("cache_limit_bytes".into(), limit.into());
-    context.output.json(&document.into());
+    context.output.json(&DfAnswer { usage, cache_limit_bytes: limit });
     Ok(())
 }
 
-fn rows(usage: &Usage) -> [(&'static str, &'static str, Used); 6] {
+fn rows(usage: &Usage) -> [(&'static str, Used); 6] {
     [
-        ("snapshots", "snapshots", usage.snapshots),
-        ("memories of chains", "assembled", usage.assembled),
-        ("images", "images", usage.images),
-        ("root disks", "disks", usage.disks),
-        ("kernels", "kernels", usage.kernels),
-        ("unfinished", "partial", usage.partial),
+        ("snapshots", usage.snapshots),
+        ("memories of chains", usage.assembled),
+        ("images", usage.images),
+        ("root disks", usage.disks),
+        ("kernels", usage.kernels),
+        ("unfinished", usage.partial),
     ]
 }
 
 fn table(usage: &Usage, limit: u64) -> String {
     let mut lines = vec!["  TYPE                 COUNT          SIZE   RECLAIMABLE".to_owned()];
     let rows = rows(usage);
-    for (name, _, used) in &rows {
+    for (name, used) in &rows {
         let (size, reclaimable) = (mib(used.bytes), mib(used.reclaimable));
         lines.push(format!("  {name:<18} {:>7}  {size:>12}  {reclaimable:>12}", used.count));
     }
-    let total = mib(rows.iter().map(|(_, _, used)| used.bytes).sum());
+    let total = mib(rows.iter().map(|(_, used)| used.bytes).sum());
     lines.push(format!("\n  {total} total · images and root disks may take {}", mib(limit)));
     lines.push("  next: forkd rmi <TAG>, forkd gc --cache-limit-mib 0".to_owned());
     lines.join("\n")

@@ -1,7 +1,8 @@
+use crate::config;
 use crate::context::Context;
-use crate::machines::{Machines, eval, explain};
 use anyhow::Result;
-use serde_json::json;
+use forkd_app::{Machines, eval};
+use serde::Serialize;
 use std::time::Duration;
 
 /// Ask a child's eval endpoint: a warm program that answers without being started
@@ -18,15 +19,21 @@ pub(crate) struct EvalArgs {
     timeout_secs: Option<u32>,
 }
 
+#[derive(Serialize)]
+struct EvalAnswer<'a> {
+    id: &'a str,
+    answer: String,
+}
+
 pub(crate) fn run(args: &EvalArgs, context: &Context<'_>) -> Result<()> {
-    let machines = Machines::running();
+    let machines = Machines::running(&config::runtime_dir());
     let child = machines.child(&args.id)?;
     let limit = args.timeout_secs.map(|secs| Duration::from_secs(secs.into()));
-    let answer = eval(&mut machines.talk(&child, context)?, &args.expression, limit);
-    let answer = answer.map_err(|e| explain(&child, &e))?;
+    let answer = eval(&mut machines.talk(&child, context.env())?, &args.expression, limit);
+    let answer = answer.map_err(|e| Machines::explain(&child, &e))?;
     if !answer.is_empty() {
         context.output.answer(&answer);
     }
-    context.output.json(&json!({ "id": args.id, "answer": answer }));
+    context.output.json(&EvalAnswer { id: &args.id, answer });
     Ok(())
 }

@@ -1,10 +1,12 @@
+use crate::config;
 use crate::context::Context;
-use crate::machines::{Machines, exit_code, explain, pass_on};
+use crate::narrator::pass_on;
 use anyhow::Result;
+use forkd_app::Machines;
 use forkd_core::machine::{Control, Exec, Exit, Guest, Stream, Streams};
 use forkd_core::{Error, Kind};
 use rustix::termios::{self, OptionalActions, Termios};
-use serde_json::json;
+use serde::Serialize;
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -41,6 +43,13 @@ pub(crate) struct ExecArgs {
     command: Vec<String>,
 }
 
+#[derive(Serialize)]
+struct ExecAnswer<'a> {
+    id: &'a str,
+    exit_code: u8,
+    timed_out: bool,
+}
+
 pub(crate) fn run(args: &ExecArgs, context: &Context<'_>) -> Result<()> {
     if let Some(wrong) = args.env.iter().find(|text| !text.contains('=')) {
         return Err(Error::new(Kind::Usage, format!("--env: '{wrong}' is not NAME=VALUE")).into());
@@ -55,18 +64,22 @@ pub(crate) fn run(args: &ExecArgs, context: &Context<'_>) -> Result<()> {
         limit_ms: args.timeout_secs.map_or(0, |secs| u64::from(secs) * 1000),
         input: args.interactive,
     };
-    let machines = Machines::running();
+    let machines = Machines::running(&config::runtime_dir());
     let child = machines.child(&args.id)?;
-    let mut guest = machines.talk(&child, context)?;
+    let mut guest = machines.talk(&child, context.env())?;
     let raw = (args.tty && args.interactive).then(Raw::enter).flatten();
     let exit = converse(&mut guest, &exec, args, context);
     drop(raw);
-    let exit = exit.map_err(|e| explain(&child, &e))?;
-    context.output.exit_with(exit_code(exit));
+    let exit = exit.map_err(|e| Machines::explain(&child, &e))?;
+    context.output.exit_with(exit.shell_code());
     if exit.timed_out {
         context.env().progress.note("killed at its time limit");
     }
-    context.output.json(&json!({ "id": args.id, "exit_code": exit_code(exit), "timed_out": exit.timed_out }));
+    context.output.json(&ExecAnswer {
+        id: &args.id,
+        exit_code: exit.shell_code(),
+        timed_out: exit.timed_out,
+    });
     Ok(())
 }
 

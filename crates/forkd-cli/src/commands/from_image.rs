@@ -1,12 +1,9 @@
-use crate::baking::{Baker, MachineArgs, require_free};
+use super::machine_args::MachineArgs;
 use crate::config;
 use crate::context::Context;
-use crate::disks::{self, Base, DiskPlan};
 use anyhow::Result;
-use forkd_core::machine::BakeOptions;
-use forkd_core::{Error, Kind};
-use forkd_format::{Tag, recipe};
-use forkd_image::{ImageSource, Platform};
+use forkd_app::FromImageRequest;
+use forkd_format::Tag;
 use std::time::Duration;
 
 /// Make a snapshot of a container image: no Docker, no root
@@ -53,61 +50,22 @@ pub(crate) struct FromImageArgs {
 }
 
 pub(crate) fn run(args: &FromImageArgs, context: &Context<'_>) -> Result<()> {
-    let store = config::store()?;
-    require_free(&store, &args.tag)?;
-    let source: ImageSource = args.image.parse()?;
-    let platform: Platform = args.platform.parse()?;
-    if !platform.accepts(&"linux/amd64".parse()?) {
-        let message = format!("--platform {platform}: guests are linux/amd64");
-        return Err(Error::new(Kind::Incompatible, message).into());
-    }
-    let baker = Baker::open(&args.machine, context)?;
-    let boot_wait = Duration::from_secs(args.boot_wait_secs);
-    let disk = disks::make(
-        DiskPlan {
-            base: Base::Image(source, platform),
-            size: args.size_mib.map(|mib| mib << 20),
-            files: Vec::new(),
-            setup: install(&args.extra)?.into_iter().collect(),
-            memory_mib: args.mem_size_mib,
-            boot_wait,
-            fresh: args.no_cache,
-        },
-        &baker,
-        context,
-    )?;
-    let options = BakeOptions {
+    let settings = config::settings()?;
+    let request = FromImageRequest {
         tag: args.tag.clone(),
-        machine: baker.machine(args.mem_size_mib),
-        rootfs: disk.path.clone(),
-        boot_wait,
-        user: String::new(),
+        machine: args.machine.request(),
+        image: args.image.parse()?,
+        platform: args.platform.parse()?,
+        packages: args.extra.clone(),
+        size_mib: args.size_mib,
+        memory_mib: args.mem_size_mib,
+        boot_wait: Duration::from_secs(args.boot_wait_secs),
         warm: args.warm.clone(),
         ready: args.ready.clone(),
-        origin: disk.origin.clone(),
-        created_at: config::timestamp()?,
+        fresh: args.no_cache,
     };
-    let mut baked = baker.bake(&store, &options, &mut |_| Ok(()))?;
-    drop(disk);
-    disks::trim(context)?;
+    let baked = context.app(&settings).from_image(&request)?;
     context.output.line(&format!("  next: forkd fork --tag {} -n <N>", args.tag));
-    baked["image"] = options.origin.get("image").cloned().unwrap_or_default();
     context.output.json(&baked);
     Ok(())
-}
-
-/// The command by which a guest installs packages.
-fn install(packages: &[String]) -> Result<Option<String>> {
-    if let Some(wrong) = packages.iter().find(|name| !recipe::is_package(name)) {
-        return Err(Error::new(Kind::Usage, format!("--extra: '{wrong}' is no package name")).into());
-    }
-    let names = packages.join(" ");
-    Ok((!packages.is_empty()).then(|| {
-        format!(
-            "set -e; if command -v apt-get >/dev/null; then \
-             apt-get -q update; apt-get -q install -y --no-install-recommends {names}; apt-get clean; rm -rf /var/lib/apt/lists/*; \
-             elif command -v apk >/dev/null; then apk add --no-cache {names}; \
-             else echo 'the image has neither apt-get nor apk, so --extra cannot install: {names}' >&2; exit 69; fi"
-        )
-    }))
 }

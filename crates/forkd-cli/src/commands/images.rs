@@ -3,8 +3,7 @@ use crate::context::Context;
 use crate::output::{age, mib};
 use anyhow::Result;
 use forkd_core::SnapshotSummary;
-use forkd_format::Tag;
-use serde_json::json;
+use serde::Serialize;
 use std::time::{Duration, SystemTime};
 
 /// List the snapshots in the local store
@@ -12,27 +11,15 @@ use std::time::{Duration, SystemTime};
 #[command(after_help = "Example:\n  forkd images --format json")]
 pub(crate) struct ImagesArgs {}
 
+#[derive(Serialize)]
+struct ImagesAnswer<'a> {
+    snapshots: &'a [SnapshotSummary],
+}
+
 pub(crate) fn run(_args: &ImagesArgs, context: &Context<'_>) -> Result<()> {
     let images = forkd_core::images(&config::store()?)?;
     context.output.answer(&table(&images, SystemTime::now()));
-    let created = |image: &SnapshotSummary| {
-        let since = image.created.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        jiff::Timestamp::from_second(since.as_secs() as i64).ok().map(|time| time.to_string())
-    };
-    let rows = images.iter().map(|image| {
-        json!({
-            "tag": image.tag.as_str(),
-            "path": image.path.display().to_string(),
-            "size_bytes": image.disk_size,
-            "memory_bytes": image.memory,
-            "created_at": created(image),
-            "rootfs": image.rootfs,
-            "parent": image.parent.as_ref().map(Tag::as_str),
-            "chain_links": image.depth,
-            "description": image.description,
-        })
-    });
-    context.output.json(&json!({ "snapshots": rows.collect::<Vec<_>>() }));
+    context.output.json(&ImagesAnswer { snapshots: &images });
     Ok(())
 }
 

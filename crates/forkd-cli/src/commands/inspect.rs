@@ -3,12 +3,12 @@ use crate::context::Context;
 use crate::output::{mib, printable};
 use crate::place::{LocalPlace, PullSource, local, nowhere, source};
 use anyhow::Result;
-use forkd_core::hub::IndexHub;
+use forkd_core::hub::{IndexHub, Location};
 use forkd_core::{Inspection, PagedFacts};
-use forkd_format::Tag;
+use forkd_format::Digest;
 use forkd_format::manifest::BaseKind;
 use forkd_remote::AnyRemote;
-use serde_json::{Value, json};
+use serde::Serialize;
 
 /// Show what a pack, a snapshot or a registry entry is: manifest, chain, sizes, digests
 #[derive(Debug, clap::Args)]
@@ -38,7 +38,7 @@ pub(crate) fn run(args: &InspectArgs, context: &Context<'_>) -> Result<()> {
         None => return Err(nowhere(&args.what).into()),
     };
     context.output.answer(&text(&inspection));
-    context.output.json(&to_json(&inspection));
+    context.output.json(&inspection);
     Ok(())
 }
 
@@ -57,15 +57,26 @@ fn registry(args: &InspectArgs, context: &Context<'_>) -> Result<()> {
     lines.extend(version.memory_mib.map(|memory| format!("  memory      {memory} MiB")));
     lines.extend(version.base_image.as_ref().map(|image| format!("  base image  {}", printable(image))));
     context.output.answer(&lines.join("\n"));
-    context.output.json(&json!({
-        "reference": reference.to_string(),
-        "url": location.to_string(),
-        "sha256": version.sha256,
-        "size_bytes": version.size_bytes,
-        "memory_mib": version.memory_mib,
-        "base_image": version.base_image,
-    }));
+    context.output.json(&EntryAnswer {
+        reference: reference.to_string(),
+        url: location,
+        sha256: version.sha256,
+        size_bytes: version.size_bytes,
+        memory_mib: version.memory_mib,
+        base_image: version.base_image,
+    });
     Ok(())
+}
+
+/// What a registry lists under a name.
+#[derive(Serialize)]
+struct EntryAnswer {
+    reference: String,
+    url: Location,
+    sha256: Digest,
+    size_bytes: u64,
+    memory_mib: Option<u64>,
+    base_image: Option<String>,
 }
 
 fn text(inspection: &Inspection) -> String {
@@ -104,27 +115,28 @@ fn text(inspection: &Inspection) -> String {
         let (name, size) = (rootfs.file_name(), rootfs.size);
         lines.push(format!("  beside the pack: {name}, {size} bytes uncompressed  sha256:{}", rootfs.sha256));
     }
-    if let Some(framed) = &inspection.paged {
-        lines.extend(framed_text(framed));
+    if let Some(paged) = &inspection.paged {
+        lines.extend(paged_text(paged));
     }
     lines.join("\n")
 }
 
 /// Frames, and what they refer to.
-fn framed_text(framed: &PagedFacts) -> Vec<String> {
+fn paged_text(paged: &PagedFacts) -> Vec<String> {
     let size = |pages: u64| mib(pages * forkd_format::PAGE_SIZE as u64);
     let mut lines = vec![
-        format!("  manifest    sha256:{}", framed.manifest_sha256),
-        format!("  head        {} bytes: manifest and index", framed.head_bytes),
+        format!("  manifest    sha256:{}", paged.artifact.manifest_sha256),
+        format!("  head        {} bytes: manifest and index", paged.artifact.head_bytes),
     ];
-    let width = framed.files.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let width = paged.files.iter().map(|facts| facts.name.len()).max().unwrap_or(0);
     lines.push(format!(
         "    {:width$}{:>8}{:>8}{:>14}{:>12}{:>12}{:>12}",
         "frames", "stored", "zero", "bytes", "data", "copied", "similar"
     ));
-    for (name, facts) in &framed.files {
+    for facts in &paged.files {
         lines.push(format!(
-            "    {name:width$}{:>8}{:>8}{:>14}{:>12}{:>12}{:>12}",
+            "    {:width$}{:>8}{:>8}{:>14}{:>12}{:>12}{:>12}",
+            facts.name,
             facts.stored,
             facts.zero,
             facts.bytes,
@@ -133,7 +145,7 @@ fn framed_text(framed: &PagedFacts) -> Vec<String> {
             size(facts.similar_pages)
         ));
     }
-    for base in framed.bases.iter().filter(|base| !base.is_unused()) {
+    for base in &paged.artifact.bases {
         lines.push(format!("  refers to {}", super::pack::refers_to(base)));
         lines.push(format!("    {} bytes  sha256:{}  root:{}", base.size, base.sha256, base.root));
         if base.kind == BaseKind::Kernel {
@@ -141,63 +153,4 @@ fn framed_text(framed: &PagedFacts) -> Vec<String> {
         }
     }
     lines
-}
-
-/// The facts, and what goes into a registry.
-fn framed_json(framed: &PagedFacts, size: Option<u64>) -> Value {
-    let files = framed.files.iter().map(|(name, facts)| {
-        json!({
-            "name": name,
-            "stored_frames": facts.stored,
-            "zero_frames": facts.zero,
-            "stored_bytes": facts.bytes,
-            "data_pages": facts.data_pages,
-            "copied_pages": facts.copied_pages,
-            "similar_pages": facts.similar_pages,
-        })
-    });
-    json!({
-        "files": files.collect::<Vec<_>>(),
-        "artifact": artifact(framed, size),
-    })
-}
-
-/// What a registry says of a pack, but for where it lies.
-pub(crate) fn artifact(framed: &PagedFacts, size: Option<u64>) -> Value {
-    json!({
-        "format": 3,
-        "manifest_sha256": framed.manifest_sha256,
-        "size_bytes": size,
-        "head_bytes": framed.head_bytes,
-        "bases": framed.bases.iter().filter(|base| !base.is_unused()).collect::<Vec<_>>(),
-    })
-}
-
-fn to_json(inspection: &Inspection) -> Value {
-    let links = inspection.links.iter().map(|link| {
-        let files = link.files.iter().map(|file| {
-            json!({ "path": file.path, "size_bytes": file.size, "disk_bytes": file.disk_size, "sha256": file.sha256 })
-        });
-        json!({
-            "tag": link.tag.as_str(),
-            "parent": link.parent.as_ref().map(Tag::as_str),
-            "parent_content_hash": link.parent_content_hash,
-            "files": files.collect::<Vec<_>>(),
-        })
-    });
-    json!({
-        "tag": inspection.tag.as_str(),
-        "pack_version": inspection.pack_version,
-        "pack_bytes": inspection.pack_size,
-        "description": inspection.description,
-        "base_image": inspection.base_image,
-        "created_at": inspection.created_at,
-        "forkd_version": inspection.forkd_version,
-        "source": inspection.source.as_ref().map(|source| json!({ "name": source.name, "sha256": source.id.map(|id| id.digest()) })),
-        "rootfs": inspection.rootfs.as_ref().map(|rootfs| {
-            json!({ "file": rootfs.file_name(), "size_bytes": rootfs.size, "sha256": rootfs.sha256 })
-        }),
-        "links": links.collect::<Vec<_>>(),
-        "frames": inspection.paged.as_ref().map(|framed| framed_json(framed, inspection.pack_size)),
-    })
 }

@@ -1,8 +1,9 @@
+use crate::config;
 use crate::context::Context;
-use crate::machines::Machines;
 use anyhow::Result;
+use forkd_app::Machines;
 use forkd_core::machine::{self, DetachedChild};
-use serde_json::json;
+use serde::Serialize;
 
 /// End children that run detached
 #[derive(Debug, clap::Args)]
@@ -16,8 +17,13 @@ pub(crate) struct KillArgs {
     all: bool,
 }
 
+#[derive(Serialize)]
+struct KillAnswer<'a> {
+    killed: Vec<&'a str>,
+}
+
 pub(crate) fn run(args: &KillArgs, context: &Context<'_>) -> Result<()> {
-    let machines = Machines::running();
+    let machines = Machines::running(&config::runtime_dir());
     let mut children: Vec<DetachedChild> = Vec::new();
     // One that is not there keeps no other alive.
     let mut failure = None;
@@ -40,8 +46,8 @@ pub(crate) fn run(args: &KillArgs, context: &Context<'_>) -> Result<()> {
         context.output.answer(&child.id);
     }
     if let Some(failure) = failure {
-        return Err(failure);
+        return Err(failure.into());
     }
-    context.output.json(&json!({ "killed": children.iter().map(|child| &child.id).collect::<Vec<_>>() }));
+    context.output.json(&KillAnswer { killed: children.iter().map(|child| child.id.as_str()).collect() });
     Ok(())
 }

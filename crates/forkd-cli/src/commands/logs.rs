@@ -1,6 +1,8 @@
+use crate::config;
 use crate::context::Context;
-use crate::machines::{Machines, pass_on};
+use crate::narrator::pass_on;
 use anyhow::Result;
+use forkd_app::Machines;
 use forkd_core::Error;
 use forkd_core::machine::Stream;
 use std::io::Read;
@@ -18,7 +20,7 @@ pub(crate) struct LogsArgs {
 }
 
 pub(crate) fn run(args: &LogsArgs, context: &Context<'_>) -> Result<()> {
-    let child = Machines::running().child(&args.id)?;
+    let child = Machines::running(&config::runtime_dir()).child(&args.id)?;
     let path = child.run.join("console");
     let mut file = std::fs::File::open(&path).map_err(Error::io("open", &path))?;
     let mut buffer = vec![0; 64 << 10];

@@ -1,9 +1,11 @@
+use crate::config;
 use crate::context::Context;
-use crate::machines::Machines;
 use crate::output::mib;
 use anyhow::Result;
+use forkd_app::Machines;
 use forkd_core::machine::DetachedChild;
-use serde_json::json;
+use forkd_format::Tag;
+use serde::Serialize;
 use std::time::{Duration, SystemTime};
 
 /// List the children that run detached
@@ -16,7 +18,7 @@ pub(crate) struct LsArgs {
 }
 
 pub(crate) fn run(args: &LsArgs, context: &Context<'_>) -> Result<()> {
-    let machines = Machines::running();
+    let machines = Machines::running(&config::runtime_dir());
     let children = machines.runtime.children(&machines.engine)?;
     if args.ids {
         children.iter().for_each(|child| context.output.answer(&child.id));
@@ -37,17 +39,31 @@ pub(crate) fn run(args: &LsArgs, context: &Context<'_>) -> Result<()> {
             ));
         }
     }
-    let list: Vec<_> = children
-        .iter()
-        .map(|child| {
-            json!({
-                "id": child.id, "tag": child.tag, "pid": child.pid, "created": child.created,
-                "network": child.network, "memory_bytes": memory(child),
-            })
-        })
-        .collect();
-    context.output.json(&json!({ "children": list }));
+    let children = children.iter().map(|child| LsChild {
+        id: &child.id,
+        tag: &child.tag,
+        pid: child.pid,
+        created: child.created,
+        network: child.network,
+        memory_bytes: memory(child),
+    });
+    context.output.json(&LsAnswer { children: children.collect() });
     Ok(())
+}
+
+#[derive(Serialize)]
+struct LsAnswer<'a> {
+    children: Vec<LsChild<'a>>,
+}
+
+#[derive(Serialize)]
+struct LsChild<'a> {
+    id: &'a str,
+    tag: &'a Tag,
+    pid: u32,
+    created: u64,
+    network: bool,
+    memory_bytes: Option<u64>,
 }
 
 fn up(child: &DetachedChild) -> String {

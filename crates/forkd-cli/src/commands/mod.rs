@@ -14,6 +14,7 @@ pub(crate) mod inspect;
 pub(crate) mod kill;
 pub(crate) mod logs;
 pub(crate) mod ls;
+pub(crate) mod machine_args;
 pub(crate) mod pack;
 pub(crate) mod ping;
 pub(crate) mod pull;

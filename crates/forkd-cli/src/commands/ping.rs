@@ -1,7 +1,8 @@
+use crate::config;
 use crate::context::Context;
-use crate::machines::{Machines, explain};
 use anyhow::Result;
-use serde_json::json;
+use forkd_app::Machines;
+use serde::Serialize;
 use std::time::Duration;
 
 /// Ask a child for a sign of life
@@ -15,17 +16,23 @@ pub(crate) struct PingArgs {
     count: u32,
 }
 
+#[derive(Serialize)]
+struct PingAnswer<'a> {
+    id: &'a str,
+    milliseconds: Vec<f64>,
+}
+
 pub(crate) fn run(args: &PingArgs, context: &Context<'_>) -> Result<()> {
-    let machines = Machines::running();
+    let machines = Machines::running(&config::runtime_dir());
     let child = machines.child(&args.id)?;
-    let mut guest = machines.talk(&child, context)?;
+    let mut guest = machines.talk(&child, context.env())?;
     let mut times = Vec::new();
     for _ in 0..args.count {
-        let time =
-            guest.ping(Duration::from_secs(30)).map_err(|e| explain(&child, &e))?.as_secs_f64() * 1000.0;
+        let time = guest.ping(Duration::from_secs(30)).map_err(|e| Machines::explain(&child, &e))?;
+        let time = time.as_secs_f64() * 1000.0;
         context.output.answer(&format!("pong from {} in {time:.2} ms", args.id));
         times.push(time);
     }
-    context.output.json(&json!({ "id": args.id, "milliseconds": times }));
+    context.output.json(&PingAnswer { id: &args.id, milliseconds: times });
     Ok(())
 }

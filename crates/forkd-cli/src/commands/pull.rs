@@ -1,4 +1,4 @@
-use super::unpack::{Place, tell, to_json};
+use super::unpack::{Place, tell};
 use crate::config;
 use crate::context::Context;
 use crate::output::mib;
@@ -6,9 +6,8 @@ use crate::place::{PullSource, source};
 use anyhow::Result;
 use forkd_core::hub::IndexHub;
 use forkd_core::{PullOptions, PullTarget};
-use forkd_format::{PackFormat, Tag};
+use forkd_format::Tag;
 use forkd_remote::AnyRemote;
-use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// Download a pack, check it, and unpack it into the local store
@@ -77,14 +76,7 @@ pub(crate) fn run(args: &PullArgs, context: &Context<'_>) -> Result<()> {
         });
     }
     tell(&report.unpack, context);
-    let mut json = to_json(&report.unpack);
-    json["downloaded_bytes"] = report.downloaded.into();
-    json["resumed_bytes"] = report.resumed.into();
-    json["reused"] = reused_json(&report.reused);
-    json["format"] = report.format.map(PackFormat::version).into();
-    json["choice"] = report.choice.into();
-    json["sha256"] = report.verified.map(|verified| verified.id().digest().to_string()).into();
-    context.output.json(&json);
+    context.output.json(&report);
     Ok(())
 }
 
@@ -105,14 +97,7 @@ fn plan(options: &PullOptions<'_>, remote: &AnyRemote, context: &Context<'_>) ->
             context.output.answer(&format!("would take {} from '{tag}'", mib(*bytes)));
         }
     }
-    context.output.json(&json!({
-        "here": plan.here.as_ref().map(Tag::as_str),
-        "url": plan.location.as_ref().map(ToString::to_string),
-        "format": plan.format,
-        "choice": plan.choice,
-        "fetch_bytes": plan.fetch_bytes,
-        "reused": reused_json(&plan.reused),
-    }));
+    context.output.json(&plan);
     Ok(())
 }
 
@@ -120,10 +105,6 @@ fn tell_reused(reused: &BTreeMap<Tag, u64>, context: &Context<'_>) {
     for (tag, bytes) in reused {
         context.output.line(&format!("✓ took {} from '{tag}'", mib(*bytes)));
     }
-}
-
-fn reused_json(reused: &BTreeMap<Tag, u64>) -> Value {
-    reused.iter().map(|(tag, bytes)| json!({ "tag": tag.as_str(), "bytes": bytes })).collect()
 }
 
 /// A number of bytes: 500k, 2M, 1.5G (powers of 1024).

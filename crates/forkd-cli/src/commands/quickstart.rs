@@ -166,8 +166,7 @@ fn describe(pack: &Path, framed: &Path, context: &Context<'_>) -> Result<Vec<u8>
     }
     let inspection = forkd_core::inspect_file(framed, context.env())?;
     let wrong = || Error::new(Kind::General, format!("{} is no pack of format 3", framed.display()));
-    let mut artifact =
-        super::inspect::artifact(inspection.paged.as_ref().ok_or_else(wrong)?, inspection.pack_size);
+    let mut artifact = serde_json::to_value(inspection.paged.ok_or_else(wrong)?.artifact)?;
     artifact["url"] = FRAMED.into();
     let entry = json!({
         "url": PACK,

@@ -1,12 +1,10 @@
-use crate::baking::{Baker, MachineArgs, require_free};
+use super::machine_args::MachineArgs;
 use crate::config;
 use crate::context::Context;
 use anyhow::Result;
-use forkd_core::machine::{BakeOptions, Machine, Network};
-use forkd_core::{Error, Kind};
+use forkd_app::SnapshotRequest;
 use forkd_format::Tag;
-use serde_json::Map;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Boot a machine, warm it, freeze it into a snapshot, and fork that once before anyone sees it
@@ -45,35 +43,20 @@ pub(crate) struct SnapshotArgs {
 }
 
 pub(crate) fn run(args: &SnapshotArgs, context: &Context<'_>) -> Result<()> {
-    let store = config::store()?;
-    require_free(&store, &args.tag)?;
-    if let Some(tap) = args.tap.as_ref().filter(|tap| !is_interface(tap)) {
-        return Err(
-            Error::new(Kind::Usage, format!("--tap: '{tap}' is no network interface of this host")).into()
-        );
-    }
-    let baker = Baker::open(&args.machine, context)?;
-    let options = BakeOptions {
+    let settings = config::settings()?;
+    let request = SnapshotRequest {
         tag: args.tag.clone(),
-        machine: Machine {
-            append: args.append.clone(),
-            network: args.tap.clone().map_or(Network::None, Network::Tap),
-            ..baker.machine(args.mem_size_mib)
-        },
+        machine: args.machine.request(),
         rootfs: args.rootfs.clone(),
+        memory_mib: args.mem_size_mib,
         boot_wait: Duration::from_secs(args.boot_wait_secs),
-        user: String::new(),
         warm: args.warm.clone(),
         ready: args.ready.clone(),
-        origin: Map::new(),
-        created_at: config::timestamp()?,
+        append: args.append.clone(),
+        tap: args.tap.clone(),
     };
-    let baked = baker.bake(&store, &options, &mut |_| Ok(()))?;
+    let baked = context.app(&settings).snapshot(&request)?;
     context.output.line(&format!("  next: forkd fork --tag {} -n <N>", args.tag));
     context.output.json(&baked);
     Ok(())
-}
-
-fn is_interface(name: &str) -> bool {
-    !name.contains('/') && !name.contains(',') && Path::new("/sys/class/net").join(name).exists()
 }

@@ -2,7 +2,6 @@ use crate::config;
 use crate::context::Context;
 use anyhow::Result;
 use forkd_format::Tag;
-use serde_json::json;
 
 /// Make a flat snapshot of a chain: one that needs no parent
 #[derive(Debug, clap::Args)]
@@ -18,9 +17,9 @@ pub(crate) struct SnapshotCompactArgs {
 
 pub(crate) fn run(args: &SnapshotCompactArgs, context: &Context<'_>) -> Result<()> {
     let store = config::store()?;
-    let path = forkd_core::compact(&store, &args.from, &args.to, &config::timestamp()?, context.env())?;
-    let place = config::display(&path);
+    let report = forkd_core::compact(&store, &args.from, &args.to, &config::timestamp()?, context.env())?;
+    let place = config::display(&report.path);
     context.output.line(&format!("✓ compacted '{}' into '{}' at {place}/", args.from, args.to));
-    context.output.json(&json!({ "from": args.from, "to": args.to, "path": path.display().to_string() }));
+    context.output.json(&report);
     Ok(())
 }

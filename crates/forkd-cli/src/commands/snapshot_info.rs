@@ -2,9 +2,8 @@ use crate::config;
 use crate::context::Context;
 use crate::output::{mib, printable};
 use anyhow::Result;
-use forkd_core::{ChainInfo, EngineFields, LinkInfo};
+use forkd_core::{ChainInfo, LinkInfo};
 use forkd_format::Tag;
-use serde_json::{Value, json};
 
 /// Show a snapshot's chain: what each link holds and takes on the disk
 #[derive(Debug, clap::Args)]
@@ -16,17 +15,17 @@ pub(crate) struct SnapshotInfoArgs {
 
 pub(crate) fn run(args: &SnapshotInfoArgs, context: &Context<'_>) -> Result<()> {
     let info = forkd_core::chain_info(&config::store()?, &args.tag)?;
-    context.output.answer(&text(&args.tag, &info));
-    context.output.json(&to_json(&args.tag, &info));
+    context.output.answer(&text(&info));
+    context.output.json(&info);
     Ok(())
 }
 
-fn text(tag: &Tag, info: &ChainInfo) -> String {
+fn text(info: &ChainInfo) -> String {
     let shape = match info.links.len() {
         1 => "flat".to_owned(),
         links => format!("chain of {links}"),
     };
-    let mut lines = vec![format!("{tag}  ({shape})")];
+    let mut lines = vec![format!("{}  ({shape})", info.tag)];
     if let Some(engine) = &info.engine {
         let name = [&engine.name, &engine.version].into_iter().flatten();
         let name = name.map(String::as_str).collect::<Vec<_>>().join(" ");
@@ -55,34 +54,4 @@ fn link(link: &LinkInfo) -> String {
         mib(link.memory),
         rootfs.unwrap_or_default()
     )
-}
-
-fn to_json(tag: &Tag, info: &ChainInfo) -> Value {
-    let engine = |engine: &EngineFields| {
-        json!({
-            "name": engine.name,
-            "version": engine.version,
-            "machine": engine.machine,
-            "accel": engine.accel,
-            "cpu": engine.cpu,
-        })
-    };
-    let links = info.links.iter().map(|link| {
-        json!({
-            "tag": link.tag,
-            "parent": link.parent,
-            "memory_bytes": link.memory,
-            "stored_pages": link.stored_pages,
-            "zero_pages": link.zero_pages,
-            "memory_disk_bytes": link.memory_disk,
-            "rootfs_disk_bytes": link.rootfs_disk,
-            "created_at": link.created_at,
-        })
-    });
-    json!({
-        "tag": tag,
-        "engine": info.engine.as_ref().map(engine),
-        "assembled": info.assembled,
-        "links": links.collect::<Vec<_>>(),
-    })
 }

@@ -2,7 +2,6 @@ use crate::config;
 use crate::context::Context;
 use anyhow::Result;
 use forkd_format::Tag;
-use serde_json::json;
 
 /// Give a snapshot a second tag; the two share their files on disk
 #[derive(Debug, clap::Args)]
@@ -15,8 +14,9 @@ pub(crate) struct TagArgs {
 }
 
 pub(crate) fn run(args: &TagArgs, context: &Context<'_>) -> Result<()> {
-    let path = forkd_core::retag(&config::store()?, &args.old, &args.new, context.env())?;
-    context.output.line(&format!("✓ tagged '{}' as '{}' at {}/", args.old, args.new, config::display(&path)));
-    context.output.json(&json!({ "old": args.old, "new": args.new, "path": path.display().to_string() }));
+    let report = forkd_core::retag(&config::store()?, &args.old, &args.new, context.env())?;
+    let path = config::display(&report.path);
+    context.output.line(&format!("✓ tagged '{}' as '{}' at {path}/", args.old, args.new));
+    context.output.json(&report);
     Ok(())
 }

@@ -3,10 +3,9 @@ use crate::context::Context;
 use anyhow::Result;
 use forkd_core::cache::Cache;
 use forkd_core::machine::Engine;
-use forkd_core::{Examine, LinkReport, Outcome, UnpackOptions, UnpackReport};
+use forkd_core::{Examine, Outcome, UnpackOptions, UnpackReport};
 use forkd_engine::Qemu;
 use forkd_format::{Snapshot, Tag};
-use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -33,7 +32,7 @@ pub(crate) struct Place {
 
 impl Place {
     pub(crate) fn options(&self) -> UnpackOptions {
-        let fits = |snapshot: &Snapshot| Qemu::find(std::env::var_os("PATH").as_deref())?.check(snapshot);
+        let fits = |snapshot: &Snapshot| Qemu::find(config::search_path().as_deref())?.check(snapshot);
         let cache = config::cache_dir().ok().map(|dir| Cache::new(&dir));
         UnpackOptions {
             tag: self.tag.clone(),
@@ -48,7 +47,7 @@ pub(crate) fn run(args: &UnpackArgs, context: &Context<'_>) -> Result<()> {
     let report =
         forkd_core::unpack_file(&config::store()?, &args.file, &args.place.options(), context.env())?;
     tell(&report, context);
-    context.output.json(&to_json(&report));
+    context.output.json(&report);
     Ok(())
 }
 
@@ -80,25 +79,4 @@ pub(crate) fn tell(report: &UnpackReport, context: &Context<'_>) {
         });
     }
     context.output.line(&format!("  next: forkd fork --tag {head} -n <N>"));
-}
-
-pub(crate) fn to_json(report: &UnpackReport) -> Value {
-    let link = |link: &LinkReport| {
-        json!({
-            "tag": link.tag.as_str(),
-            "local_tag": link.local_tag.as_str(),
-            "path": link.path.display().to_string(),
-            "parent": link.parent.as_ref().map(Tag::as_str),
-            "outcome": match link.outcome {
-                Outcome::Created => "created",
-                Outcome::Replaced => "replaced",
-                Outcome::Kept => "kept",
-            },
-        })
-    };
-    json!({
-        "head": report.head.as_str(),
-        "links": report.links.iter().map(link).collect::<Vec<_>>(),
-        "unpacked_bytes": report.unpacked_size,
-    })
 }

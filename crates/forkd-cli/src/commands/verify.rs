@@ -4,8 +4,8 @@ use crate::output::{mib, printable};
 use crate::place::{LocalPlace, local, nowhere};
 use anyhow::Result;
 use forkd_core::cache::Cache;
-use forkd_core::{Error, Kind};
-use serde_json::json;
+use forkd_core::{Error, Kind, VerifyReport};
+use serde::Serialize;
 
 /// Compute every digest again and check every chain edge
 #[derive(Debug, clap::Args)]
@@ -13,6 +13,13 @@ use serde_json::json;
 pub(crate) struct VerifyArgs {
     /// A tag in the store, or a pack file
     what: String,
+}
+
+#[derive(Serialize)]
+struct VerifyAnswer<'a> {
+    ok: bool,
+    #[serde(flatten)]
+    report: &'a VerifyReport,
 }
 
 pub(crate) fn run(args: &VerifyArgs, context: &Context<'_>) -> Result<()> {
@@ -33,16 +40,7 @@ pub(crate) fn run(args: &VerifyArgs, context: &Context<'_>) -> Result<()> {
             .output
             .line(&format!("! no digests were ever recorded for '{tag}': nothing to hold its files against"));
     }
-    context.output.json(&json!({
-        "ok": report.damage.is_empty(),
-        "links": report.links,
-        "files": report.files,
-        "bytes": report.bytes,
-        "damage": report.damage.iter().map(|damage| json!({
-            "path": damage.path.display().to_string(), "ranges": damage.ranges, "message": damage.message,
-        })).collect::<Vec<_>>(),
-        "unrecorded": report.unrecorded,
-    }));
+    context.output.json(&VerifyAnswer { ok: report.damage.is_empty(), report: &report });
     match report.damage.len() {
         0 => {
             let (links, files, bytes) = (report.links, report.files, mib(report.bytes));

@@ -7,13 +7,26 @@ use crate::store::staged::{RootfsPath, StagedSnapshot};
 use crate::store::stored::{StoredSnapshot, check_untouched};
 use forkd_format::Tag;
 use forkd_format::manifest::MEMORY;
+use serde::Serialize;
 use std::path::{Path, PathBuf};
+
+/// A chain that was made flat.
+#[derive(Debug, Clone, Serialize)]
+pub struct CompactReport {
+    /// The head of the chain.
+    pub from: Tag,
+    /// The flat snapshot.
+    pub to: Tag,
+    /// Its folder.
+    #[serde(serialize_with = "crate::json::path")]
+    pub path: PathBuf,
+}
 
 /// Makes a flat snapshot of a chain: one that needs no parent. Memory, device state and root disk are shared with the chain on the disk.
 ///
 /// # Errors
 /// [`Kind::NotFound`], [`Kind::General`] where the new tag is taken, [`Kind::Integrity`] where a link was altered.
-pub fn compact(store: &Store, from: &Tag, to: &Tag, created_at: &str, env: Env<'_>) -> Result<PathBuf> {
+pub fn compact(store: &Store, from: &Tag, to: &Tag, created_at: &str, env: Env<'_>) -> Result<CompactReport> {
     if from == to {
         return Err(Error::new(Kind::Usage, format!("'{from}' has that tag already")));
     }
@@ -44,7 +57,7 @@ pub fn compact(store: &Store, from: &Tag, to: &Tag, created_at: &str, env: Env<'
         .fold(head.snapshot.clone(), |snapshot, key| snapshot.with(key, None));
     let sealed = staged.seal(&flat, RootfsPath::As(head), Some(record))?;
     env.cancel.check()?;
-    sealed.publish()
+    Ok(CompactReport { from: from.clone(), to: to.clone(), path: sealed.publish()? })
 }
 
 /// Locks a chain for reading and the new tag for writing, in the order of the tags, as everyone who locks several.

@@ -4,21 +4,24 @@ use crate::store::root::Store;
 use crate::store::stored::{StoredSnapshot, parent_of};
 use forkd_format::Tag;
 use forkd_format::manifest::MEMORY;
+use serde::Serialize;
 use serde_json::Value;
 
 /// What is known of a chain.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct ChainInfo {
-    /// The links, root first; one for a flat snapshot.
-    pub links: Vec<LinkInfo>,
+    /// The head.
+    pub tag: Tag,
     /// What the head was frozen on, where it says.
     pub engine: Option<EngineFields>,
     /// Whether the head's memory is there, put together; `None` for a flat snapshot.
     pub assembled: Option<bool>,
+    /// The links, root first; one for a flat snapshot.
+    pub links: Vec<LinkInfo>,
 }
 
 /// What a snapshot was frozen on.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct EngineFields {
     /// Such as `qemu`.
     pub name: Option<String>,
@@ -33,21 +36,24 @@ pub struct EngineFields {
 }
 
 /// One link.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct LinkInfo {
     /// Its tag.
     pub tag: Tag,
     /// Its parent.
     pub parent: Option<Tag>,
     /// Guest memory in bytes.
+    #[serde(rename = "memory_bytes")]
     pub memory: u64,
     /// Pages that its memory file holds.
     pub stored_pages: u64,
     /// Pages that it makes zero.
     pub zero_pages: u64,
     /// Bytes that its memory file takes on the disk.
+    #[serde(rename = "memory_disk_bytes")]
     pub memory_disk: u64,
     /// Bytes that its root disk takes on the disk; `None` without one.
+    #[serde(rename = "rootfs_disk_bytes")]
     pub rootfs_disk: Option<u64>,
     /// RFC 3339, as recorded.
     pub created_at: Option<String>,
@@ -64,6 +70,7 @@ pub fn chain_info(store: &Store, tag: &Tag) -> Result<ChainInfo> {
     let cached = |(size, digest)| store.cached(&digest, size).is_some();
     let engine = head.and_then(|head| head.get("engine")).filter(|engine| engine.is_object());
     Ok(ChainInfo {
+        tag: tag.clone(),
         engine: engine.map(fields),
         assembled: (links.len() > 1).then(|| head.and_then(|head| head.frozen("memory")).is_some_and(cached)),
         links,

@@ -8,5 +8,5 @@ pub(crate) mod pieces;
 #[cfg(test)]
 mod tests;
 
-pub use compact::compact;
+pub use compact::{CompactReport, compact};
 pub use info::{ChainInfo, EngineFields, LinkInfo, chain_info};

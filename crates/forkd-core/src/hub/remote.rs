@@ -87,6 +87,13 @@ impl fmt::Display for Location {
     }
 }
 
+impl Serialize for Location {
+    /// As it is displayed: without user information, query and fragment.
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 impl fmt::Debug for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)

@@ -3,7 +3,7 @@
 use crate::digest::sparse::{copy_disk, punch_zero_pages};
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
-use crate::machine::engine::{Engine, Files, Machine};
+use crate::machine::engine::{Accel, Engine, Files, Machine};
 use crate::machine::frozen::seal_frozen;
 use crate::machine::guest::Guest;
 use crate::machine::program::{Stream, Streams};
@@ -17,6 +17,7 @@ use crate::store::staged::StagedSnapshot;
 use forkd_agent::message::Exec;
 use forkd_format::manifest::{MEMORY, ROOTFS};
 use forkd_format::{Snapshot, Tag};
+use serde::Serialize;
 use serde_json::{Map, Value};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -45,15 +46,23 @@ pub struct BakeOptions {
 }
 
 /// What was baked.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct BakeReport {
-    /// The snapshot's folder.
+    /// The snapshot.
+    pub tag: Tag,
+    /// Its folder.
+    #[serde(serialize_with = "crate::json::path")]
     pub path: PathBuf,
+    /// What ran the guest's processor.
+    pub accel: Accel,
     /// From the start of the machine until the agent answered.
+    #[serde(rename = "boot_seconds", serialize_with = "crate::json::seconds")]
     pub boot: Duration,
     /// What the warm and ready commands took.
+    #[serde(rename = "warm_seconds", serialize_with = "crate::json::seconds")]
     pub warm: Duration,
     /// From the start of the trial fork until it was awake.
+    #[serde(rename = "trial_seconds", serialize_with = "crate::json::seconds")]
     pub trial: Duration,
 }
 
@@ -102,7 +111,8 @@ pub fn bake(
     let sealed = seal_frozen(staged, &snapshot, None, created_at, (store.disk(), env))?;
     let trial = prove(engine, runtime, sealed.stored(), &files.memory, env, trial)?;
     env.cancel.check()?;
-    Ok(BakeReport { path: sealed.publish()?, boot, warm: warmed, trial })
+    let accel = options.machine.accel;
+    Ok(BakeReport { tag: tag.clone(), path: sealed.publish()?, accel, boot, warm: warmed, trial })
 }
 
 fn warm(

@@ -17,6 +17,7 @@ use crate::store::root::Store;
 use crate::store::staged::StagedSnapshot;
 use forkd_format::Tag;
 use forkd_format::manifest::{MEMORY, ROOTFS};
+use serde::Serialize;
 use std::fs::{File, OpenOptions};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -38,18 +39,27 @@ pub struct DiffOptions {
 }
 
 /// What was made.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct DiffReport {
+    /// The new snapshot.
+    pub tag: Tag,
+    /// Its parent; `None` where it holds all of its memory.
+    pub parent: Option<Tag>,
     /// The snapshot's folder.
+    #[serde(serialize_with = "crate::json::path")]
     pub path: PathBuf,
     /// Pages that differ from the parent's, without those that became zero.
+    #[serde(rename = "changed_pages")]
     pub changed: u64,
     /// Pages that became zero.
+    #[serde(rename = "zeroed_pages")]
     pub zeroed: u64,
-    /// Whether it is a link; else it holds all of its memory.
-    pub link: bool,
     /// What the command took.
+    #[serde(rename = "exec_seconds", serialize_with = "crate::json::seconds")]
     pub ran: Duration,
+    /// Time for all of it.
+    #[serde(rename = "seconds", serialize_with = "crate::json::seconds")]
+    pub time: Duration,
 }
 
 /// Forks a snapshot, runs a command in the child, freezes it, and stores the pages and the disk that it changed. The tag appears
@@ -65,6 +75,7 @@ pub fn snapshot_diff(
     env: Env<'_>,
     output: &mut dyn FnMut(Stream, &[u8]) -> Result<()>,
 ) -> Result<DiffReport> {
+    let started = Instant::now();
     store.require_free(&options.tag)?;
     let source = fork::open(store, engine, &options.from, env)?;
     let _lock = store.lock(&options.tag, LockKind::Exclusive, env)?;
@@ -132,5 +143,13 @@ pub fn snapshot_diff(
         adopt_assembled(store, &whole, &pages.sha256_full, env)?;
     }
     env.cancel.check()?;
-    Ok(DiffReport { path: sealed.publish()?, changed: pages.changed, zeroed, link: is_link, ran })
+    Ok(DiffReport {
+        tag: options.tag.clone(),
+        parent: is_link.then(|| options.from.clone()),
+        path: sealed.publish()?,
+        changed: pages.changed,
+        zeroed,
+        ran,
+        time: started.elapsed(),
+    })
 }

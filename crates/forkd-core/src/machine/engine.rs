@@ -3,12 +3,14 @@
 use crate::env::Env;
 use crate::error::Result;
 use crate::store::stored::StoredSnapshot;
+use serde::Serialize;
 use serde_json::{Map, Value};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 /// How the guest's processor is run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Accel {
     /// By the host's own, through KVM.
     Kvm,

@@ -2,9 +2,8 @@
 
 use crate::env::Cancel;
 use crate::error::{Error, Kind as Failure, Result};
-use forkd_agent::message::{
-    Hello, INPUT_WINDOW, Identity, Malformed, MessageKind, PROTOCOL, Put, WakeReport,
-};
+use forkd_agent::fields::Malformed;
+use forkd_agent::message::{Hello, INPUT_WINDOW, Identity, MessageKind, PROTOCOL, Put, WakeReport};
 use forkd_agent::wire::{self, Decoder, MAX_PAYLOAD, Packet};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;

@@ -3,6 +3,7 @@
 use crate::store::record::Provenance;
 use forkd_format::reader::PackReader;
 use forkd_format::{Digest, Hasher, PackId};
+use serde::{Serialize, Serializer};
 
 /// A [`PackId`] that was computed, now or when the pack was unpacked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,9 +26,16 @@ impl ComputedId {
         provenance.id.map(Self)
     }
 
-    /// The name.
+    /// The same as [`PackId`] has it.
     #[must_use]
     pub fn id(self) -> PackId {
         self.0
+    }
+}
+
+impl Serialize for ComputedId {
+    /// The digest alone.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.digest().serialize(serializer)
     }
 }

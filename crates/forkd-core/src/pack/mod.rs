@@ -23,6 +23,7 @@ use forkd_format::manifest::{Base, BaseKind};
 use forkd_format::{PackFormat, Tag};
 use std::fs::File;
 use std::path::Path;
+use std::time::Instant;
 
 /// Begins the names of packs that are being written.
 const PREFIX: &str = ".forkd-pack-";
@@ -44,7 +45,7 @@ pub fn pack(store: &Store, options: &PackOptions, out: &Path, env: Env<'_>) -> R
     }
     let temp = WorkFile::create(store.disk(), dir, (PREFIX, ""), 0o644)?;
     let mut report = pack_into(store, options, temp.file(), temp.path(), env)?;
-    if let Some(base) = report.manifest.bases.iter().find(|base| base.kind == BaseKind::Kernel) {
+    if let Some(base) = report.bases.iter().find(|base| base.kind == BaseKind::Kernel) {
         put_kernel(store, options, base, dir, env)?;
     }
     temp.put(out)?;
@@ -77,6 +78,7 @@ pub(crate) fn pack_into(
     path: &Path,
     env: Env<'_>,
 ) -> Result<PackReport> {
+    let begun = Instant::now();
     let mut tags: Vec<Tag> = store.chain(&options.tag)?.into_iter().map(|link| link.tag).collect();
     for (base_store, base) in options.bases.iter().filter(|(other, _)| other.root() == store.root()) {
         if *base == options.tag {
@@ -101,10 +103,13 @@ pub(crate) fn pack_into(
     let size = packed?;
     check_records(&chain, &manifest)?;
     Ok(PackReport {
+        tag: options.tag.clone(),
         path: path.to_owned(),
         size,
         unpacked_size: manifest.unpacked_size(),
         links: chain.len(),
-        manifest,
+        format: manifest.format(),
+        bases: manifest.bases,
+        time: begun.elapsed(),
     })
 }

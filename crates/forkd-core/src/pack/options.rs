@@ -1,6 +1,9 @@
 use crate::store::root::Store;
-use forkd_format::{Manifest, PackFormat, Tag};
+use forkd_format::manifest::Base;
+use forkd_format::{PackFormat, Tag};
+use serde::Serialize;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// How to pack.
 #[derive(Debug, Clone)]
@@ -24,16 +27,26 @@ pub struct PackOptions {
 }
 
 /// What was packed.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct PackReport {
+    /// The head of the chain.
+    pub tag: Tag,
     /// The pack.
+    #[serde(serialize_with = "crate::json::path")]
     pub path: PathBuf,
     /// Its size in bytes.
+    #[serde(rename = "size_bytes")]
     pub size: u64,
     /// The size of what is in it, in bytes.
+    #[serde(rename = "unpacked_bytes")]
     pub unpacked_size: u64,
     /// Links of the chain; 1 for a base.
     pub links: usize,
-    /// What it says of itself.
-    pub manifest: Manifest,
+    /// The pack's format.
+    pub format: PackFormat,
+    /// Files that it refers to and does not hold.
+    pub bases: Vec<Base>,
+    /// Time for packing.
+    #[serde(rename = "seconds", serialize_with = "crate::json::seconds")]
+    pub time: Duration,
 }

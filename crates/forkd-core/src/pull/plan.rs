@@ -17,33 +17,40 @@ use crate::store::by_source::already_here;
 use crate::store::workdir::WorkDir;
 use crate::unpack::plan::UnpackReport;
 use forkd_format::{PackFormat, PackId, Tag};
+use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// What was pulled.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct PullReport {
+    /// What is in the store now.
+    #[serde(flatten)]
+    pub unpack: UnpackReport,
     /// Bytes of packs that came.
+    #[serde(rename = "downloaded_bytes")]
     pub downloaded: u64,
     /// Bytes of the pack that an earlier run had brought.
+    #[serde(rename = "resumed_bytes")]
     pub resumed: u64,
     /// Content that files of the store had already, by the tag that had it, in bytes.
+    #[serde(serialize_with = "crate::json::by_tag")]
     pub reused: BTreeMap<Tag, u64>,
-    /// What names the pack: computed here, and the same as what the hub or the URL says. `None` where they say nothing.
-    pub verified: Option<ComputedId>,
     /// The format of the pack that was taken; `None` where nothing was.
     pub format: Option<PackFormat>,
     /// Which of several packs was taken, and why.
     pub choice: Option<String>,
-    /// What is in the store now.
-    pub unpack: UnpackReport,
+    /// What names the pack: computed here, and the same as what the hub or the URL says. `None` where they say nothing.
+    #[serde(rename = "sha256")]
+    pub verified: Option<ComputedId>,
 }
 
 /// What a pull would do, in words and numbers.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct PullSummary {
     /// The tag under which all of it is here.
     pub here: Option<Tag>,
     /// The pack that would be taken.
+    #[serde(rename = "url")]
     pub location: Option<Location>,
     /// Its format, where it was looked at.
     pub format: Option<PackFormat>,
@@ -52,6 +59,7 @@ pub struct PullSummary {
     /// Bytes that would be fetched; `None` where the server does not say how long the pack is.
     pub fetch_bytes: Option<u64>,
     /// Content that files of the store seem to have, by the tag that has it, in bytes.
+    #[serde(serialize_with = "crate::json::by_tag")]
     pub reused: BTreeMap<Tag, u64>,
 }
 

@@ -4,24 +4,26 @@ use crate::cache::folder::{Cache, CacheKind};
 use crate::error::{Error, Result};
 use crate::images::images;
 use crate::store::root::Store;
+use serde::Serialize;
 use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// Files of one kind.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Used {
     /// How many.
     pub count: u64,
     /// What they take on the disk, in bytes; what several share counts once.
     pub bytes: u64,
     /// Of these, what can be deleted and made or fetched again.
+    #[serde(rename = "reclaimable_bytes")]
     pub reclaimable: u64,
 }
 
 /// What forkd has on the disk.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Usage {
     /// Snapshots in the store.
     pub snapshots: Used,

@@ -4,6 +4,7 @@ use crate::store::root::Store;
 use crate::store::stored::{StoredSnapshot, parent_of};
 use forkd_format::manifest::{Link, ROOTFS, RootfsSidecar, SNAPSHOT_JSON};
 use forkd_format::{Digest, Manifest, PackFormat, Snapshot, Tag};
+use serde::Serialize;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -35,7 +36,8 @@ impl std::fmt::Debug for Examine {
 }
 
 /// What became of a link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Outcome {
     /// It was not there before.
     Created,
@@ -46,13 +48,14 @@ pub enum Outcome {
 }
 
 /// One link.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct LinkReport {
     /// Its tag in the pack.
     pub tag: Tag,
     /// Its tag in the store.
     pub local_tag: Tag,
     /// Its folder.
+    #[serde(serialize_with = "crate::json::path")]
     pub path: PathBuf,
     /// Its parent in the chain.
     pub parent: Option<Tag>,
@@ -61,15 +64,17 @@ pub struct LinkReport {
 }
 
 /// What was unpacked.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct UnpackReport {
-    /// The links, root first.
-    pub links: Vec<LinkReport>,
     /// The head's tag in the store.
     pub head: Tag,
+    /// The links, root first.
+    pub links: Vec<LinkReport>,
     /// Whether it was a chain.
+    #[serde(skip)]
     pub chain: bool,
     /// Bytes that the pack unpacks to.
+    #[serde(rename = "unpacked_bytes")]
     pub unpacked_size: u64,
 }
 

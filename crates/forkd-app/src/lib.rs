@@ -1,0 +1,37 @@
+//! What the commands do, for whoever has a command line, an HTTP request or a test: the store, transports, images and machines put
+//! together. Nothing here prints or reads the environment: [`Settings`] say what an environment would, a [`Narrator`] hears how the
+//! work goes, and reports are what `docs/json.md` says.
+#![forbid(unsafe_code)]
+
+mod app;
+mod bake;
+mod bake_summary;
+mod baker;
+mod doctor;
+mod fork;
+mod gc;
+mod guest_eval;
+mod lines;
+mod machines;
+mod narrator;
+mod pack;
+mod recipe;
+mod remove;
+mod root_disk;
+mod settings;
+mod snapshot_diff;
+
+pub use app::App;
+pub use bake::{FromImageRequest, SnapshotRequest};
+pub use bake_summary::{BakeSummary, RecipeTestReport};
+pub use baker::{AccelChoice, MachineRequest};
+pub use doctor::{DoctorReport, Finding, FindingState};
+pub use fork::{ChildReport, ChildWork, ForkReport, ForkRequest};
+pub use gc::GcReport;
+pub use guest_eval::eval;
+pub use lines::Lines;
+pub use machines::Machines;
+pub use narrator::{Event, Narrator, Speaker};
+pub use pack::{BaseSource, PackRequest};
+pub use recipe::RecipeFolder;
+pub use settings::{Settings, shown};

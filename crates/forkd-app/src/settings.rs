@@ -1,0 +1,70 @@
+//! What an environment says, said by whoever has one.
+
+use forkd_core::cache::Cache;
+use forkd_core::{Error, Kind, Result, Store};
+use forkd_image::CredentialFiles;
+use forkd_remote::HttpOptions;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// What operations know of this host and its user.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The user's snapshots.
+    pub store: Store,
+    /// The folder of what can be made or fetched again; `None` where nothing names one.
+    pub cache_dir: Option<PathBuf>,
+    /// What images and root disks may take in the cache, in bytes.
+    pub cache_limit: u64,
+    /// Where machines have their folders: short-lived files, with short paths.
+    pub runtime_dir: PathBuf,
+    /// For files that need no name.
+    pub temp_dir: PathBuf,
+    /// Shown as `~`.
+    pub home: Option<PathBuf>,
+    /// Where programs are looked for, as `PATH` has it.
+    pub search_path: Option<OsString>,
+    /// For hubs and registries.
+    pub http: HttpOptions,
+    /// Where containers' tools keep credentials.
+    pub credential_files: CredentialFiles,
+    /// The time that is recorded: RFC 3339, UTC.
+    pub timestamp: String,
+    /// `NAME=VALUE` for guests that are set up: how programs find mirrors and proxies.
+    pub set_up_env: Vec<String>,
+    /// Certificates that a guest that is set up trusts.
+    pub certificates: Option<PathBuf>,
+}
+
+impl Settings {
+    /// The folder of the cache.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] where nothing names one.
+    pub fn cache_dir(&self) -> Result<&Path> {
+        let wrong =
+            || Error::new(Kind::Usage, "neither XDG_CACHE_HOME nor HOME names a folder for the cache");
+        self.cache_dir.as_deref().ok_or_else(wrong)
+    }
+
+    /// The cache, for what does without where there is none.
+    #[must_use]
+    pub fn cache(&self) -> Option<Cache> {
+        self.cache_dir.as_deref().map(Cache::new)
+    }
+
+    /// A path as people write it: below the home folder with `~`.
+    #[must_use]
+    pub fn shown(&self, path: &Path) -> String {
+        shown(self.home.as_deref(), path)
+    }
+}
+
+/// A path as people write it: below the home folder with `~`.
+#[must_use]
+pub fn shown(home: Option<&Path>, path: &Path) -> String {
+    match home.and_then(|home| path.strip_prefix(home).ok()) {
+        Some(below) => format!("~/{}", below.display()),
+        None => path.display().to_string(),
+    }
+}

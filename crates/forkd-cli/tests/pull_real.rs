@@ -2,6 +2,7 @@
 //! What a machine lacks for them counts as ignored.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
+#[path = "commands/common/mod.rs"]
 mod common;
 
 use common::User;

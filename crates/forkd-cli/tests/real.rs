@@ -1,6 +1,7 @@
 //! The packs that an existing 0.5.3 host wrote (`FORKD_FIXTURES`). Without them these tests count as ignored.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
+#[path = "commands/common/mod.rs"]
 mod common;
 
 use common::User;

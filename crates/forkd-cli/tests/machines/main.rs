@@ -2,16 +2,19 @@
 //! `demo/build-rootfs` made, the image of `demo/build-image`, and a cache). Without it these tests count as ignored.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a test")]
 
-#[path = "../common/mod.rs"]
+#[path = "../commands/common/mod.rs"]
 mod common;
 
 mod bake;
-mod chain;
-mod children;
-mod images;
-mod images_refused;
+mod detached;
+mod doctor;
+mod fork;
+mod from_image;
+mod from_image_refused;
 mod isolation;
 mod python;
+mod snapshot;
+mod snapshot_diff;
 
 use common::{Seen, User};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -38,16 +41,26 @@ fn main() -> ExitCode {
         Trial::test(name, move || std::panic::catch_unwind(test).map_err(|_| Failed::from("see above")))
             .with_ignored_flag(!ready)
     };
-    let tests = [bake::TESTS, chain::TESTS, children::TESTS, isolation::TESTS, python::TESTS].concat();
-    let guests = tests.into_iter().map(|test| trial(test, ready));
-    let with_images = kernel && images::ready();
+    let tests = [
+        snapshot::TESTS,
+        snapshot_diff::TESTS,
+        fork::TESTS,
+        detached::TESTS,
+        doctor::TESTS,
+        isolation::TESTS,
+        python::TESTS,
+    ];
+    let guests = tests.concat().into_iter().map(|test| trial(test, ready));
+    let with_images = kernel && from_image::ready();
     let root = rustix::process::geteuid().is_root();
-    let images =
-        [images::TESTS, images_refused::TESTS].concat().into_iter().map(|test| trial(test, with_images));
-    let as_root = images::AS_ROOT.iter().map(|test| trial(*test, with_images && root));
+    let images = [from_image::TESTS, from_image_refused::TESTS, bake::TESTS]
+        .concat()
+        .into_iter()
+        .map(|test| trial(test, with_images));
+    let as_root = from_image::AS_ROOT.iter().map(|test| trial(*test, with_images && root));
     let trials = as_root.chain(images).chain(guests).collect();
     let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);
-    images::end();
+    from_image::end();
     conclusion.exit_code()
 }
 

@@ -1,10 +1,7 @@
 //! Hubs whose versions have several packs: which one is taken, what of it comes, and what a hub may not get away with.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
-mod common;
-
-use common::User;
-use common::shop::{Shop, frames, noise};
+use crate::common::User;
+use crate::common::shop::{Shop, frames, noise};
 use forkd_testing::{sha256, tree};
 use serde_json::{Value, json};
 use std::fs::File;

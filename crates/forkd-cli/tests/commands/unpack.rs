@@ -1,9 +1,6 @@
 //! `forkd unpack`.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
-mod common;
-
-use common::{User, three_links};
+use crate::common::{User, three_links};
 use forkd_testing::{entries, sha256, tar_of, tree, zst};
 use std::process::Command;
 
@@ -229,4 +226,62 @@ open("disk.expected", "wb").write(disk)
     std::fs::remove_file(&side).unwrap();
     assert!(user.fails(3, &["unpack", "side.zst"]).contains("is missing, which belongs to the pack"));
     assert!(!user.snapshot("side", "").exists());
+}
+
+#[test]
+fn a_killed_unpack_is_cleaned_by_the_next_one() {
+    let user = User::new();
+    user.with("big", 1);
+    // Large enough that the kill comes in the middle.
+    std::fs::File::options()
+        .write(true)
+        .open(user.snapshot("big", "memory.bin"))
+        .unwrap()
+        .set_len(1 << 30)
+        .unwrap();
+    user.ok(&["pack", "--tag", "big", "--out", "p"]);
+    user.ok(&["rmi", "big"]);
+    let before = forkd_testing::tree(&user.store());
+    for wait in [0, 5, 20, 60, 120] {
+        let mut child = user.command(&["unpack", "p"]).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(wait));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if user.snapshot("big", "").exists() {
+            user.ok(&["verify", "big"]);
+            user.ok(&["rmi", "big"]);
+        }
+    }
+    user.run(&["gc"]);
+    let left: Vec<_> =
+        forkd_testing::tree(&user.store()).into_keys().filter(|path| !before.contains_key(path)).collect();
+    assert_eq!(left, Vec::<std::path::PathBuf>::new());
+    user.ok(&["unpack", "p"]);
+}
+
+#[test]
+fn exit_code_of_a_taken_lock() {
+    let user = User::new();
+    user.with("t", 1);
+    std::fs::create_dir_all(user.path("data/forkd/locks")).unwrap();
+    let script =
+        r#"exec 9<>data/forkd/locks/t.lock; flock 9; echo "77 forkd fork --tag t" >&9; echo; exec sleep 100"#;
+    let mut holder = std::process::Command::new("bash")
+        .args(["-c", script])
+        .current_dir(user.dir.path())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut [0]).unwrap();
+    let output = user.command(&["rmi", "t"]).env("FORKD_LOCK_TIMEOUT", "0").output().unwrap();
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    let seen = user.seen(&output);
+    assert_eq!(
+        (seen.code, seen.err.as_str()),
+        (
+            11,
+            "forkd: snapshot 't' is in use by process # (forkd fork --tag t); try again when that has ended\n"
+        )
+    );
 }

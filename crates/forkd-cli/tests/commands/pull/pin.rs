@@ -1,10 +1,7 @@
 //! What names a pack: a digest of a manifest never vouches for a stream, whatever a hub lists, a server sends or a store remembers.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
-mod common;
-
-use common::User;
-use common::shop::{Shop, frames, kill, noise, spawn, until};
+use crate::common::User;
+use crate::common::shop::{Shop, frames, kill, noise, spawn, until};
 use forkd_testing::{sha256, tree};
 use serde_json::{Value, json};
 

@@ -1,7 +1,7 @@
 //! `forkd from-image` where something is wrong or in the way, and packages that a guest installs.
 
 use crate::common::User;
-use crate::images::{Registry, detached, exec, from_image, nothing_was_made, sh, shared, user};
+use crate::from_image::{Registry, detached, exec, from_image, nothing_was_made, sh, shared, user};
 use crate::{guests, nothing_is_left};
 use forkd_testing::TestHub;
 use std::io::{Read, Write};

@@ -1,10 +1,7 @@
 //! Pulls that break off and go on (test catalogue, item 6).
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
-mod common;
-
-use common::User;
-use common::shop::{Shop, kill, longest_frame, noise, spawn, until};
+use crate::common::User;
+use crate::common::shop::{Shop, kill, longest_frame, noise, spawn, until};
 use forkd_format::paged::HEADER_GUESS;
 use forkd_testing::pseudo_random;
 use std::process::Stdio;
@@ -240,7 +237,7 @@ fn streams_go_on_where_they_were_killed() {
     let shop = Shop::new();
     noise(&shop.user, "py", &[1, 2, 0, 3]);
     shop.pack("py", "p.zst", &[]);
-    common::three_links(&shop.user);
+    crate::common::three_links(&shop.user);
     shop.pack("top", "chain.zst", &[]);
     for (name, tag) in [("p.zst", "py"), ("chain.zst", "top")] {
         let (size, slack) = (shop.size(name), 2 * shop.size(name) / 20 + (128 << 10));

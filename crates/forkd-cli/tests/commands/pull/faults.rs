@@ -1,10 +1,7 @@
 //! Pulls from servers that misbehave (test catalogue, item 7).
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
-mod common;
-
-use common::User;
-use common::shop::{Shop, noise};
+use crate::common::User;
+use crate::common::shop::{Shop, noise};
 use forkd_testing::TestHub;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -12,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 fn shop() -> Shop {
     let shop = Shop::new();
     noise(&shop.user, "py", &[1, 0, 2]);
-    common::three_links(&shop.user);
+    crate::common::three_links(&shop.user);
     shop.pack("py", "py1.zst", &[]).pack("py", "py3.zst", &["--format", "3"]);
     shop.pack("top", "top2.zst", &[]).pack("top", "top3.zst", &["--format", "3"]);
     shop

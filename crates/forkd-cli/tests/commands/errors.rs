@@ -1,9 +1,6 @@
 //! How failures look: for people on one line that begins with our name, for programs as one document on standard error.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
-mod common;
-
-use common::User;
+use crate::common::User;
 use serde_json::{Value, json};
 
 /// What a command leaves on standard error, and its exit code.

@@ -1,11 +1,8 @@
 //! What a pull that broke off leaves behind, and what the next one makes of it: calls of the disk that fail, and leftovers that
 //! are not what they were.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
-mod common;
-
-use common::User;
-use common::shop::{Shop, kill, noise, spawn, until};
+use crate::common::User;
+use crate::common::shop::{Shop, kill, noise, spawn, until};
 use forkd_core::hub::Location;
 use forkd_core::{
     Cancel, Dependents, Env, PullOptions, PullReport, PullTarget, Result, Silent, Store, UnpackOptions,
@@ -125,7 +122,7 @@ fn the_next_run_goes_on_after_any_failed_call() {
 #[test]
 fn a_chain_goes_on_after_any_failed_call() {
     let shop = Shop::new();
-    common::three_links(&shop.user);
+    crate::common::three_links(&shop.user);
     shop.pack("top", "p.zst", &["--format", "3"]);
     survives(&shop, "p.zst", &["base", "mid", "top"], &|_| {}, false);
 }
@@ -266,7 +263,7 @@ fn a_stream_of_which_all_has_come_needs_no_more() {
 #[test]
 fn what_is_refused_leaves_nothing() {
     let shop = shop();
-    common::three_links(&shop.user);
+    crate::common::three_links(&shop.user);
     shop.pack("top", "chain.zst", &["--format", "3"]);
     let user = User::new();
     assert!(user.fails(2, &["pull", &shop.pinned("", "chain.zst"), "--tag", "x"]).contains("--tag renames"));

@@ -1,9 +1,6 @@
 //! `forkd pack`.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
-mod common;
-
-use common::{User, names, three_links};
+use crate::common::{User, names, three_links};
 use std::process::Command;
 
 #[test]

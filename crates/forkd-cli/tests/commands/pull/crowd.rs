@@ -1,10 +1,7 @@
 //! Many at once, and ends at any moment (test catalogue, items 8 and 12).
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
-mod common;
-
-use common::User;
-use common::shop::{Shop, kill, noise, spawn, until};
+use crate::common::User;
+use crate::common::shop::{Shop, kill, noise, spawn, until};
 use forkd_testing::pseudo_random;
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};

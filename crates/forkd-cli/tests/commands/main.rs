@@ -1,0 +1,18 @@
+//! The commands as a user sees them, a file each. Those on machines are in `../machines/`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "tests")]
+
+mod common;
+mod df;
+mod errors;
+mod gc;
+mod images;
+mod inspect;
+mod pack;
+mod pull;
+mod push;
+mod rmi;
+mod snapshot_compact;
+mod snapshot_info;
+mod tag;
+mod unpack;
+mod verify;

@@ -24,9 +24,7 @@ const TEST_OUTPUT: usize = 1 << 20;
 /// A root disk to bake.
 #[derive(Debug, Clone)]
 pub struct SnapshotRequest {
-    /// The snapshot to make.
     pub tag: Tag,
-    /// What is baked.
     pub machine: MachineRequest,
     /// An ext4 image, which is copied.
     pub rootfs: PathBuf,
@@ -47,11 +45,8 @@ pub struct SnapshotRequest {
 /// A container image to bake.
 #[derive(Debug, Clone)]
 pub struct FromImageRequest {
-    /// The snapshot to make.
     pub tag: Tag,
-    /// What is baked.
     pub machine: MachineRequest,
-    /// The image.
     pub image: ImageSource,
     /// Which of an image for several.
     pub platform: Platform,

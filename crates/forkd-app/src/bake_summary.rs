@@ -8,10 +8,8 @@ use std::time::Duration;
 /// A snapshot that was made, and what of.
 #[derive(Debug, Clone, Serialize)]
 pub struct BakeSummary {
-    /// What it took.
     #[serde(flatten)]
     pub bake: BakeReport,
-    /// Time for all of it.
     #[serde(rename = "seconds", serialize_with = "forkd_core::json::seconds")]
     pub time: Duration,
     /// The container image, where it was baked from one by name.
@@ -25,9 +23,7 @@ pub struct BakeSummary {
 /// A recipe's test that passed.
 #[derive(Debug, Clone, Serialize)]
 pub struct RecipeTestReport {
-    /// What was asked.
     pub test: String,
-    /// What it took.
     #[serde(rename = "seconds", serialize_with = "forkd_core::json::seconds")]
     pub time: Duration,
 }

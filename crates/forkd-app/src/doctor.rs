@@ -21,13 +21,9 @@ pub struct DoctorReport {
 /// One thing that was looked at.
 #[derive(Debug, Clone, Serialize)]
 pub struct Finding {
-    /// What.
     pub name: &'static str,
-    /// How it stands.
     pub state: FindingState,
-    /// What was found.
     pub found: String,
-    /// What to do.
     pub fix: Option<String>,
 }
 

@@ -18,13 +18,10 @@ const MOST_KEPT: usize = 1 << 20;
 /// What to fork, and what for.
 #[derive(Debug, Clone)]
 pub struct ForkRequest {
-    /// The snapshot.
     pub tag: Tag,
-    /// How many children.
     pub count: usize,
     /// What they may have.
     pub limits: Limits,
-    /// What is done in each.
     pub work: ChildWork,
     /// For the work.
     pub time_limit: Option<Duration>,
@@ -37,7 +34,6 @@ pub struct ForkRequest {
 /// What is done in a child, as soon as it is awake.
 #[derive(Debug, Clone)]
 pub enum ChildWork {
-    /// Nothing.
     None,
     /// Its eval endpoint is asked.
     Eval(String),
@@ -48,7 +44,6 @@ pub enum ChildWork {
 /// What was forked.
 #[derive(Debug, Clone, Serialize)]
 pub struct ForkReport {
-    /// The snapshot.
     pub tag: Tag,
     /// By number.
     pub children: Vec<ChildReport>,
@@ -71,9 +66,7 @@ pub struct ChildReport {
     /// From 1.
     #[serde(rename = "child")]
     pub number: usize,
-    /// Its name.
     pub id: String,
-    /// Its process.
     pub pid: u32,
     /// From the start of its process until it was awake, had answered, or its program had ended.
     #[serde(rename = "seconds", serialize_with = "forkd_core::json::seconds")]

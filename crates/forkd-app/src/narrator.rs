@@ -29,16 +29,13 @@ pub enum Speaker {
 /// A step of the work.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// An image was found.
     ImageFound {
-        /// Its complete name.
         reference: &'a str,
         /// That of its manifest.
         digest: &'a Digest,
     },
     /// All layers of an image are here.
     LayersHere {
-        /// How many it has.
         layers: usize,
         /// What had to come.
         fetch: FetchReport,
@@ -50,7 +47,6 @@ pub enum Event<'a> {
         /// Debian's name.
         release: &'a str,
     },
-    /// They are installed.
     InstallDone(Duration),
     /// A root disk was made before and is used.
     DiskFound,
@@ -58,11 +54,9 @@ pub enum Event<'a> {
     DiskMade(DiskReport),
     /// A guest with a network begins to change its root disk.
     SetUpBegun,
-    /// It has done so.
     SetUpDone(Duration),
     /// A machine is being booted, warmed and frozen.
     BakeBegun {
-        /// The snapshot to be.
         tag: &'a Tag,
         /// Guest memory in bytes.
         memory: u64,
@@ -73,25 +67,20 @@ pub enum Event<'a> {
     TestPassed {
         /// From 1.
         number: usize,
-        /// What was asked.
         test: &'a str,
-        /// What it took.
         time: Duration,
     },
     /// The snapshot is in the store.
     BakeDone(&'a BakeSummary),
     /// A link is being baked on top of a snapshot.
     DiffBegun {
-        /// The link to be.
         tag: &'a Tag,
-        /// Its parent.
         from: &'a Tag,
     },
     /// A child is awake and has nothing to do.
     ChildReady {
         /// From 1.
         number: usize,
-        /// Its name.
         id: &'a str,
         /// From the start of its process.
         time: Duration,

@@ -54,7 +54,6 @@ pub enum Error {
     /// Any other failure of a kind, in words.
     #[error("{message}{}", joined(hint.as_deref()))]
     Other {
-        /// Its kind.
         kind: Kind,
         /// What happened.
         message: String,

@@ -10,9 +10,7 @@ use std::time::SystemTime;
 /// A snapshot as a list shows it.
 #[derive(Debug, Clone, Serialize)]
 pub struct SnapshotSummary {
-    /// Its tag.
     pub tag: Tag,
-    /// Its folder.
     #[serde(serialize_with = "crate::json::path")]
     pub path: PathBuf,
     /// Bytes that its files take on the disk.

@@ -92,20 +92,16 @@ pub struct FrameFacts {
 /// One link.
 #[derive(Debug, Clone, Serialize)]
 pub struct LinkFacts {
-    /// Its tag.
     pub tag: Tag,
-    /// Its parent.
     pub parent: Option<Tag>,
     /// The digest that its parent's memory must have.
     pub parent_content_hash: Option<Digest>,
-    /// Its files.
     pub files: Vec<FileFacts>,
 }
 
 /// One file.
 #[derive(Debug, Clone, Serialize)]
 pub struct FileFacts {
-    /// Its name.
     pub path: String,
     /// Its size in bytes.
     #[serde(rename = "size_bytes")]

@@ -25,10 +25,8 @@ pub struct PushReport {
     /// The size of what is in it, in bytes.
     #[serde(rename = "unpacked_bytes")]
     pub unpacked_size: u64,
-    /// Time for packing.
     #[serde(rename = "pack_seconds", serialize_with = "crate::json::seconds")]
     pub pack_time: Duration,
-    /// Time for uploading.
     #[serde(rename = "upload_seconds", serialize_with = "crate::json::seconds")]
     pub upload_time: Duration,
 }

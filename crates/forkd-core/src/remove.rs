@@ -24,7 +24,6 @@ pub enum Dependents {
 /// A snapshot that is gone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Removal {
-    /// Its tag.
     pub tag: Tag,
     /// Bytes on the disk of those of its files that have no other name left.
     #[serde(rename = "freed_bytes")]

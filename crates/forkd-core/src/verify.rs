@@ -23,7 +23,6 @@ use std::sync::Mutex;
 /// Something that is not as it was recorded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Damage {
-    /// The file.
     #[serde(serialize_with = "crate::json::path")]
     pub path: PathBuf,
     /// The byte ranges that differ; empty where it is not a matter of bytes.

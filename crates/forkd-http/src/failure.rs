@@ -9,7 +9,6 @@ use std::time::Duration;
 /// A try that failed, and how long the server wants to be left alone.
 #[derive(Debug)]
 pub struct Failure {
-    /// Why.
     pub error: Error,
     /// What the server asks for, as it says it.
     pub retry_after: Option<Duration>,

@@ -18,7 +18,6 @@ use url::Url;
 pub struct HttpRequest {
     /// `GET`, `HEAD` or `POST`.
     pub method: Method,
-    /// Where.
     pub url: Url,
     /// `Authorization` among them stays on the URL's origin.
     pub headers: HeaderMap,

@@ -27,7 +27,6 @@ echo '127.0.0.1 localhost' > etc/hosts
 #[derive(Debug)]
 pub struct Debian {
     program: PathBuf,
-    /// The release's name.
     pub release: String,
     sources: String,
     apt: String,

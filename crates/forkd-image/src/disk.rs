@@ -18,7 +18,6 @@ pub struct ExtraFile {
     pub path: String,
     /// Its permission bits.
     pub mode: u32,
-    /// Its bytes.
     pub contents: Vec<u8>,
 }
 

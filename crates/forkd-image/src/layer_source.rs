@@ -49,7 +49,7 @@ enum Stored {
 pub struct Layer {
     /// The digest of its bytes as they are stored.
     pub digest: Digest,
-    /// Their number.
+    /// In bytes.
     pub size: u64,
     stored: Stored,
 }
@@ -138,7 +138,6 @@ pub type Open = Box<dyn Fn() -> Result<Box<dyn Read + Send>> + Send + Sync>;
 
 /// A layer to be applied.
 pub struct LayerSource {
-    /// Opens it.
     pub open: Open,
     /// SHA-256 of its tar stream, where it is known.
     pub diff_id: Option<Digest>,

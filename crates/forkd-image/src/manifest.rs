@@ -35,11 +35,10 @@ application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docke
 /// Something that a manifest or index names.
 #[derive(Debug, Clone)]
 pub struct Descriptor {
-    /// What it is.
     pub media_type: String,
     /// The digest of its bytes.
     pub digest: Digest,
-    /// Their number.
+    /// In bytes.
     pub size: u64,
     /// What it is for, where an index says so.
     pub platform: Option<Platform>,
@@ -50,7 +49,6 @@ pub struct Descriptor {
 /// One image.
 #[derive(Debug, Clone)]
 pub struct Manifest {
-    /// Its configuration.
     pub config: Descriptor,
     /// Its layers, lowest first.
     pub layers: Vec<Descriptor>,

@@ -10,27 +10,20 @@ use std::str::FromStr;
 /// Where an image is to be had.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ImageSource {
-    /// In a registry.
     Registry(RegistryReference),
     /// In a folder of the OCI image layout: `oci:DIR[:TAG]`.
     Layout {
-        /// The folder.
         dir: PathBuf,
-        /// Which of its images.
         tag: Option<String>,
     },
     /// In a tar archive of such a folder: `oci-archive:FILE[:TAG]`.
     LayoutArchive {
-        /// The archive.
         file: PathBuf,
-        /// Which of its images.
         tag: Option<String>,
     },
     /// In an archive as `docker save` writes it: `docker-archive:FILE[:REFERENCE]`, or `:@N` for its N-th image.
     DockerArchive {
-        /// The archive.
         file: PathBuf,
-        /// Which of its images.
         image: Option<ArchiveImage>,
     },
 }

@@ -35,7 +35,6 @@ pub struct Sources {
 /// An image that was found, and not fetched yet.
 #[derive(Debug)]
 pub struct Resolved {
-    /// Its complete name.
     pub reference: String,
     /// The digest of its manifest; of its configuration, where it is in a docker archive. It stands for all its bytes.
     pub digest: Digest,
@@ -56,7 +55,6 @@ enum Origin {
 /// An image, ready to be read.
 #[derive(Debug)]
 pub struct Image {
-    /// Its complete name.
     pub reference: String,
     /// As [`Resolved::digest`].
     pub digest: Digest,

@@ -38,7 +38,6 @@ pub(crate) struct Tar<'a> {
     input: &'a mut dyn Read,
     /// Of the present entry, padding included.
     left: u64,
-    /// Its bytes.
     body: u64,
     name: String,
 }

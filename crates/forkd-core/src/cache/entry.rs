@@ -30,7 +30,6 @@ pub struct CacheWriter {
 /// A file of the cache, or the right to make it.
 #[derive(Debug)]
 pub enum CacheSlot {
-    /// It is there.
     Found(CacheEntry),
     /// It is to be made.
     Free(CacheWriter),

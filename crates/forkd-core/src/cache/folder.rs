@@ -69,11 +69,8 @@ pub struct Cache {
 /// What [`Cache::list`] says of a file.
 #[derive(Debug, Clone)]
 pub struct CacheInfo {
-    /// What it is.
     pub kind: CacheKind,
-    /// Its name.
     pub name: Digest,
-    /// Where it lies.
     pub path: PathBuf,
     /// What it takes on the disk.
     pub bytes_on_disk: u64,

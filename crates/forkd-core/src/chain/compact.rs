@@ -17,7 +17,6 @@ pub struct CompactReport {
     pub from: Tag,
     /// The flat snapshot.
     pub to: Tag,
-    /// Its folder.
     #[serde(serialize_with = "crate::json::path")]
     pub path: PathBuf,
 }

@@ -10,7 +10,6 @@ use serde_json::Value;
 /// What is known of a chain.
 #[derive(Debug, Clone, Serialize)]
 pub struct ChainInfo {
-    /// The head.
     pub tag: Tag,
     /// What the head was frozen on, where it says.
     pub engine: Option<EngineFields>,
@@ -25,9 +24,7 @@ pub struct ChainInfo {
 pub struct EngineFields {
     /// Such as `qemu`.
     pub name: Option<String>,
-    /// Its version.
     pub version: Option<String>,
-    /// The machine type.
     pub machine: Option<String>,
     /// How instructions are run.
     pub accel: Option<String>,
@@ -38,9 +35,7 @@ pub struct EngineFields {
 /// One link.
 #[derive(Debug, Clone, Serialize)]
 pub struct LinkInfo {
-    /// Its tag.
     pub tag: Tag,
-    /// Its parent.
     pub parent: Option<Tag>,
     /// Guest memory in bytes.
     #[serde(rename = "memory_bytes")]

@@ -55,7 +55,6 @@ impl TreeBuilder {
         }
     }
 
-    /// The root.
     pub(crate) fn finish(mut self) -> FileRoot {
         if !self.frame.is_empty() {
             self.root.push(&hash(&self.frame));

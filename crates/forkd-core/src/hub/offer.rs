@@ -9,7 +9,6 @@ use forkd_format::{Digest, PackFormat, PackId};
 /// What is said of a pack's name before a byte of it was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Claim {
-    /// Nothing.
     Nothing,
     /// A digest in a URL. Of what it is, the whole file or the manifest, shows the format of the pack that comes.
     Pin(Digest),
@@ -20,7 +19,6 @@ pub enum Claim {
 /// A pack that may be taken.
 #[derive(Debug, Clone)]
 pub struct Offer {
-    /// Where it lies.
     pub location: Location,
     /// What names it.
     pub claim: Claim,

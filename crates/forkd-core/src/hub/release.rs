@@ -26,7 +26,6 @@ pub struct Release<'a> {
 /// A pack of a release.
 #[derive(Debug, Clone)]
 pub struct ReleasePack<'a> {
-    /// The pack.
     pub file: &'a Path,
     /// Its name on the hub, relative to the registry.
     pub file_name: String,

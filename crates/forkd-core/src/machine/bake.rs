@@ -25,9 +25,7 @@ use std::time::{Duration, Instant};
 /// What to bake.
 #[derive(Debug, Clone)]
 pub struct BakeOptions {
-    /// The snapshot.
     pub tag: Tag,
-    /// The machine.
     pub machine: Machine,
     /// The root disk: an ext4 image, which is copied.
     pub rootfs: PathBuf,
@@ -48,9 +46,7 @@ pub struct BakeOptions {
 /// What was baked.
 #[derive(Debug, Clone, Serialize)]
 pub struct BakeReport {
-    /// The snapshot.
     pub tag: Tag,
-    /// Its folder.
     #[serde(serialize_with = "crate::json::path")]
     pub path: PathBuf,
     /// What ran the guest's processor.

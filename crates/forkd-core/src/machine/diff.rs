@@ -30,7 +30,6 @@ const MAX_ZERO_PAGES_TEXT: usize = 512 << 10;
 pub struct DiffOptions {
     /// The parent.
     pub from: Tag,
-    /// The link.
     pub tag: Tag,
     /// Run in the child, by its shell, before it is frozen.
     pub exec: String,
@@ -41,11 +40,9 @@ pub struct DiffOptions {
 /// What was made.
 #[derive(Debug, Clone, Serialize)]
 pub struct DiffReport {
-    /// The new snapshot.
     pub tag: Tag,
     /// Its parent; `None` where it holds all of its memory.
     pub parent: Option<Tag>,
-    /// The snapshot's folder.
     #[serde(serialize_with = "crate::json::path")]
     pub path: PathBuf,
     /// Pages that differ from the parent's, without those that became zero.
@@ -57,7 +54,6 @@ pub struct DiffReport {
     /// What the command took.
     #[serde(rename = "exec_seconds", serialize_with = "crate::json::seconds")]
     pub ran: Duration,
-    /// Time for all of it.
     #[serde(rename = "seconds", serialize_with = "crate::json::seconds")]
     pub time: Duration,
 }

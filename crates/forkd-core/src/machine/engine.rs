@@ -49,7 +49,6 @@ pub struct Machine {
 /// What the network card of a machine that is booted is plugged into.
 #[derive(Debug, Clone, Default)]
 pub enum Network {
-    /// Nothing.
     #[default]
     None,
     /// A tap interface of the host's.

@@ -18,9 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 /// What to fork.
 #[derive(Debug, Clone)]
 pub struct ForkOptions {
-    /// The snapshot.
     pub tag: Tag,
-    /// How many children.
     pub count: usize,
     /// What they may have.
     pub limits: Limits,
@@ -31,7 +29,6 @@ pub struct ForkOptions {
 pub struct Child {
     /// From 1.
     pub number: usize,
-    /// Its name.
     pub id: String,
     /// From the start of its process until it was awake.
     pub time: Duration,

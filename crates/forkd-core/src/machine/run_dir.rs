@@ -28,15 +28,11 @@ pub struct DetachedChild {
     pub id: String,
     /// The snapshot that it was forked from.
     pub tag: Tag,
-    /// That snapshot's folder.
     pub snapshot: PathBuf,
-    /// Its process.
     pub pid: u32,
     /// When it was forked, seconds since 1970.
     pub created: u64,
-    /// Whether it has a network.
     pub network: bool,
-    /// Its folder.
     #[serde(skip)]
     pub run: PathBuf,
 }
@@ -44,7 +40,6 @@ pub struct DetachedChild {
 /// The folder of a machine that this process has started.
 #[derive(Debug)]
 pub struct RunDir {
-    /// The machine's name.
     pub id: String,
     path: PathBuf,
     keep: bool,

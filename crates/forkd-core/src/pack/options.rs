@@ -31,7 +31,6 @@ pub struct PackOptions {
 pub struct PackReport {
     /// The head of the chain.
     pub tag: Tag,
-    /// The pack.
     #[serde(serialize_with = "crate::json::path")]
     pub path: PathBuf,
     /// Its size in bytes.
@@ -46,7 +45,6 @@ pub struct PackReport {
     pub format: PackFormat,
     /// Files that it refers to and does not hold.
     pub bases: Vec<Base>,
-    /// Time for packing.
     #[serde(rename = "seconds", serialize_with = "crate::json::seconds")]
     pub time: Duration,
 }

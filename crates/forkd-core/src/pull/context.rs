@@ -23,7 +23,6 @@ pub enum PullTarget<'a> {
     Name {
         /// The name.
         reference: Reference,
-        /// The hub.
         hub: &'a dyn Hub,
     },
 }
@@ -40,7 +39,6 @@ impl fmt::Debug for PullTarget<'_> {
 /// How to pull.
 #[derive(Debug, Clone)]
 pub struct PullOptions<'a> {
-    /// What.
     pub target: PullTarget<'a>,
     /// Tag and force.
     pub unpack: UnpackOptions,

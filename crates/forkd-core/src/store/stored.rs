@@ -10,11 +10,8 @@ use std::path::{Path, PathBuf};
 /// A snapshot as it lies in the store.
 #[derive(Debug, Clone)]
 pub struct StoredSnapshot {
-    /// Its tag.
     pub tag: Tag,
-    /// Its folder.
     pub dir: PathBuf,
-    /// Its description.
     pub snapshot: Snapshot,
     /// What forkd noted when it put the snapshot there; absent in snapshots that another host made.
     pub record: Option<Record>,

@@ -13,7 +13,6 @@ use std::path::Path;
 /// Files of one kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Used {
-    /// How many.
     pub count: u64,
     /// What they take on the disk, in bytes; what several share counts once.
     pub bytes: u64,
@@ -33,7 +32,6 @@ pub struct Usage {
     pub images: Used,
     /// Root disks made of images and packages.
     pub disks: Used,
-    /// Kernels.
     pub kernels: Used,
     /// What interrupted runs left: downloads to go on with, and what `gc` deletes.
     pub partial: Used,

@@ -54,7 +54,6 @@ pub struct LinkReport {
     pub tag: Tag,
     /// Its tag in the store.
     pub local_tag: Tag,
-    /// Its folder.
     #[serde(serialize_with = "crate::json::path")]
     pub path: PathBuf,
     /// Its parent in the chain.
@@ -70,7 +69,6 @@ pub struct UnpackReport {
     pub head: Tag,
     /// The links, root first.
     pub links: Vec<LinkReport>,
-    /// Whether it was a chain.
     #[serde(skip)]
     pub chain: bool,
     /// Bytes that the pack unpacks to.

@@ -13,7 +13,6 @@ pub(crate) struct Extent {
     pub(crate) logical: u32,
     /// Where it lies on the disk.
     pub(crate) start: u32,
-    /// How many.
     pub(crate) len: u32,
 }
 

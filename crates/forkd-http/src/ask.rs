@@ -11,6 +11,7 @@ use reqwest::header::{
     IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE,
 };
 use reqwest::{Response, StatusCode};
+use std::time::Instant;
 
 /// What a server answers.
 pub(crate) enum Reply {
@@ -20,6 +21,13 @@ pub(crate) enum Reply {
     NotModified,
     /// The range begins behind the object's end, which is here, where the server says so.
     Beyond(Option<u64>),
+}
+
+/// An answer, after how many tries, and until when all of a small one must be here.
+pub(crate) struct Opened {
+    pub(crate) reply: Reply,
+    pub(crate) tries: Tries,
+    pub(crate) deadline: Option<Instant>,
 }
 
 /// Which bytes of an object of which size.
@@ -32,24 +40,21 @@ pub(crate) struct ByteSpan {
 
 impl Transport {
     /// Asks until there is an answer that another try would not change.
-    pub(crate) async fn open(
-        &self,
-        location: &Location,
-        request: &Request,
-        stop: &Stop,
-    ) -> Result<(Reply, Tries)> {
+    pub(crate) async fn open(&self, location: &Location, request: &Request, stop: &Stop) -> Result<Opened> {
         let mut tries = Tries::new(&self.options);
         let mut whole = None;
         loop {
             tries.begin();
             let asked = whole.as_ref().unwrap_or(request);
-            match self.ask(location, asked, stop).await {
+            let deadline = request.is_small.then(|| Instant::now() + self.options.answer_timeout);
+            match self.ask(location, asked, &stop.clone().before(deadline)).await {
                 // A server that knows no If-Range sends a range of whatever copy it has.
                 Ok(Reply::Part(response, _)) if other_than_wanted(request, &response) => {
-                    whole = Some(Request { unless: request.unless.clone(), ..Request::default() });
+                    let unless = request.unless.clone();
+                    whole = Some(Request { unless, is_small: request.is_small, ..Request::default() });
                     tries.progress();
                 }
-                Ok(reply) => return Ok((reply, tries)),
+                Ok(reply) => return Ok(Opened { reply, tries, deadline }),
                 Err(failed) => {
                     stop.sleep(tries.another(failed)?).await?;
                 }

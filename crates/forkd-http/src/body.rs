@@ -1,7 +1,7 @@
 //! Bodies: read ahead on the runtime, handed over a bounded channel, and gone on with where a connection broke.
 
 use crate::ask::{Reply, same_copy, validator};
-use crate::failure::{Failure, changed, network, stalled};
+use crate::failure::{Failure, changed, late, network, stalled};
 use crate::retry::Tries;
 use crate::stop::{Stop, WaitEnd, watch};
 use crate::transport::Transport;
@@ -21,6 +21,9 @@ const ITEM: usize = 32 << 10;
 const QUEUE: usize = 3;
 /// How long gathered bytes may lie while no more come.
 const LINGER: Duration = Duration::from_millis(50);
+
+/// In bytes a second; see [`BodyPump::slowest`].
+const SLOWEST: f64 = 65_536.0;
 
 pub(crate) enum BodyItem {
     Bytes(Vec<u8>),
@@ -106,6 +109,9 @@ impl BodyPump {
                         WaitEnd::Stalled => {
                             return Ok(StreamEnd::Broken(stalled(&self.location, patience).into()));
                         }
+                        WaitEnd::Late => {
+                            return Err(late(&self.location, self.transport.options.answer_timeout));
+                        }
                         WaitEnd::Stopped => return Err(Error::Interrupted),
                     }
                 }
@@ -146,6 +152,7 @@ impl BodyPump {
             }
             self.at += new.len() as u64;
             self.tries.progress();
+            self.stop.allow(Duration::from_secs_f64(new.len() as f64 / self.slowest()));
             while !new.is_empty() {
                 let (now, rest) = new.split_at(new.len().min(ITEM - self.gathered.len()));
                 self.gathered.extend_from_slice(now);
@@ -160,6 +167,12 @@ impl BodyPump {
             }
         }
         Ok(())
+    }
+
+    /// The least that a small answer must bring to have more time, in bytes a second: it may be a registry of many MiB.
+    fn slowest(&self) -> f64 {
+        let limit = self.transport.options.limit_rate.filter(|rate| *rate > 0);
+        limit.map_or(SLOWEST, |rate| SLOWEST.min(rate as f64 / 2.0))
     }
 
     async fn flush(&mut self) -> Result<()> {
@@ -185,6 +198,7 @@ impl BodyPump {
                 end: self.until,
                 only_of: Some(self.validator.clone()),
                 unless: None,
+                is_small: self.stop.deadline().is_some(),
             };
             match self.transport.ask(&self.location, &rest, &self.stop).await {
                 Err(again) => failed = again,

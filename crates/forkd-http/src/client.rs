@@ -1,9 +1,9 @@
 //! The client: the rest of forkd reads and writes with threads, so a small runtime does the network's part and hands bytes over a
 //! bounded channel.
 
-use crate::ask::{Reply, beyond, validator};
+use crate::ask::{Opened, Reply, beyond, validator};
 use crate::body::{BodyPump, BodyReader, channel};
-use crate::failure::{Try, network, stalled};
+use crate::failure::{Try, late, network, stalled};
 use crate::options::HttpOptions;
 use crate::retry::Tries;
 use crate::stop::{Stop, WaitEnd, watch};
@@ -60,7 +60,14 @@ impl HttpClient {
     /// # Errors
     /// [`Kind::Transient`], or [`Kind::General`] for a redirect that is not followed.
     pub fn send(&self, request: &HttpRequest, what: &str, cancel: &Cancel) -> Try<Response> {
-        self.network.block_on(self.transport.send(request, &what, &Stop::by(cancel)))
+        let stop = Stop::by(cancel).before(request.deadline);
+        self.network.block_on(self.transport.send(request, &what, &stop))
+    }
+
+    /// Until when all of a small answer must be here that is asked for now.
+    #[must_use]
+    pub fn answer_deadline(&self) -> Instant {
+        Instant::now() + self.transport.options.answer_timeout
     }
 
     /// Hands a body over piece by piece, until it ends or `sink` wants no more (false). A wish to stop is heard between any two.
@@ -74,43 +81,57 @@ impl HttpClient {
         cancel: &Cancel,
         mut sink: impl FnMut(&[u8]) -> Result<bool>,
     ) -> Result<()> {
-        let (limit, stop) = (self.transport.options.stall_timeout, Stop::by(cancel));
-        let mut response = response;
-        self.network.block_on(async {
-            loop {
-                match watch(response.chunk(), limit, &stop).await {
-                    WaitEnd::Value(Ok(None)) => return Ok(()),
-                    WaitEnd::Value(Ok(Some(bytes))) => {
+        self.network.block_on(self.pour(response, what, &Stop::by(cancel), &mut sink))
+    }
+
+    async fn pour(
+        &self,
+        mut response: Response,
+        what: &str,
+        stop: &Stop,
+        sink: &mut dyn FnMut(&[u8]) -> Result<bool>,
+    ) -> Result<()> {
+        let options = &self.transport.options;
+        let most = self.transport.limit.as_ref().map_or(usize::MAX, |limit| limit.piece());
+        loop {
+            match watch(response.chunk(), options.stall_timeout, stop).await {
+                WaitEnd::Value(Ok(None)) => return Ok(()),
+                WaitEnd::Value(Ok(Some(bytes))) => {
+                    for piece in bytes.chunks(most) {
                         if let Some(limit) = &self.transport.limit {
-                            limit.pass(bytes.len(), &stop).await?;
+                            limit.pass(piece.len(), stop).await?;
                         }
-                        if !sink(&bytes)? {
+                        if !sink(piece)? {
                             return Ok(());
                         }
                     }
-                    WaitEnd::Value(Err(e)) => return Err(network(&what, &e)),
-                    WaitEnd::Stalled => return Err(stalled(&what, limit)),
-                    WaitEnd::Stopped => return Err(Error::Interrupted),
                 }
+                WaitEnd::Value(Err(e)) => return Err(network(&what, &e)),
+                WaitEnd::Stalled => return Err(stalled(&what, options.stall_timeout)),
+                WaitEnd::Late => return Err(late(&what, options.answer_timeout)),
+                WaitEnd::Stopped => return Err(Error::Interrupted),
             }
-        })
+        }
     }
 
-    /// A whole body of at most `limit` bytes, within the time for a small answer.
+    /// A whole body of at most `small.limit` bytes, before its deadline.
     ///
     /// # Errors
     /// As [`HttpClient::read`]; [`Kind::Integrity`] where it is longer.
-    pub fn read_small(&self, response: Response, limit: u64, what: &str, cancel: &Cancel) -> Result<Vec<u8>> {
-        let (begun, most) = (Instant::now(), self.transport.options.answer_timeout);
+    pub fn read_small(
+        &self,
+        response: Response,
+        small: SmallAnswer,
+        what: &str,
+        cancel: &Cancel,
+    ) -> Result<Vec<u8>> {
+        let SmallAnswer { limit, deadline } = small;
         let mut bytes = Vec::new();
-        self.read(response, what, cancel, |piece| {
-            if begun.elapsed() > most {
-                let message = format!("{what}: not all of a small answer in {} s", most.as_secs_f32());
-                return Err(Error::new(Kind::Transient, message).hint("try again"));
-            }
+        let stop = Stop::by(cancel).before(Some(deadline));
+        self.network.block_on(self.pour(response, what, &stop, &mut |piece| {
             bytes.extend_from_slice(piece);
             Ok(bytes.len() as u64 <= limit)
-        })?;
+        }))?;
         if bytes.len() as u64 > limit {
             return Err(Error::new(Kind::Integrity, format!("{what}: more than {limit} bytes")));
         }
@@ -140,18 +161,19 @@ impl HttpClient {
         if request.end.is_some_and(|end| end <= request.start) {
             return Err(Error::new(Kind::Usage, format!("{location}: a range of no bytes was asked for")));
         }
-        let stop = Stop::by(cancel);
-        let (reply, tries) = self.network.block_on(self.transport.open(location, request, &stop))?;
+        let opened = self.network.block_on(self.transport.open(location, request, &Stop::by(cancel)))?;
+        let Opened { reply, tries, deadline } = opened;
         match reply {
             Reply::Part(response, span) => {
                 // Without the object's size, the range's end is all that is known of where the bytes end.
                 let until = request.end.or(span.size.is_none().then_some(span.end));
-                let opened = BodyStart { location, start: request.start, until, size: span.size, cancel };
+                let opened =
+                    BodyStart { location, start: request.start, until, size: span.size, deadline, cancel };
                 Ok(Answer::Part(self.download(response, opened, tries)))
             }
             Reply::Whole(response) => {
                 let size = response.content_length();
-                let opened = BodyStart { location, start: 0, until: None, size, cancel };
+                let opened = BodyStart { location, start: 0, until: None, size, deadline, cancel };
                 Ok(Answer::Whole(self.download(response, opened, tries)))
             }
             Reply::NotModified => Ok(Answer::NotModified),
@@ -161,14 +183,14 @@ impl HttpClient {
 
     /// Begins to read a response ahead.
     fn download(&self, response: Response, opened: BodyStart<'_>, tries: Tries) -> Download {
-        let BodyStart { location, start, until, size, cancel } = opened;
+        let BodyStart { location, start, until, size, deadline, cancel } = opened;
         let validator = validator(response.headers());
         let (out, items) = channel();
         let reader = out.clone();
         let pump = BodyPump {
             transport: Arc::clone(&self.transport),
             location: location.clone(),
-            stop: Stop::with_reader(cancel, move || reader.is_closed()),
+            stop: Stop::with_reader(cancel, move || reader.is_closed()).before(deadline),
             out,
             at: start,
             until,
@@ -189,5 +211,15 @@ struct BodyStart<'a> {
     start: u64,
     until: Option<u64>,
     size: Option<u64>,
+    deadline: Option<Instant>,
     cancel: &'a Cancel,
+}
+
+/// What is read whole: at most so many bytes, before a deadline that began with its request.
+#[derive(Debug, Clone, Copy)]
+pub struct SmallAnswer {
+    /// In bytes.
+    pub limit: u64,
+    /// As [`HttpClient::answer_deadline`] gave it.
+    pub deadline: Instant,
 }

@@ -6,6 +6,9 @@ use reqwest::{Response, StatusCode};
 use std::fmt::Display;
 use std::time::Duration;
 
+/// Of a cause's words, in characters.
+const MAX_REASON: usize = 200;
+
 /// A try that failed, and how long the server wants to be left alone.
 #[derive(Debug)]
 pub struct Failure {
@@ -52,7 +55,9 @@ pub(crate) fn network(what: &dyn Display, error: &reqwest::Error) -> Error {
         cause = error.source();
     }
     let kind = if error.is_builder() || error.is_redirect() { Kind::General } else { Kind::Transient };
+    // The last cause may repeat what a server sent.
     let reason = words.pop().unwrap_or_else(|| "the connection failed".into());
+    let reason: String = reason.chars().take(MAX_REASON).collect();
     let how = if error.is_connect() {
         "cannot connect"
     } else if error.is_redirect() {
@@ -65,6 +70,12 @@ pub(crate) fn network(what: &dyn Display, error: &reqwest::Error) -> Error {
 
 pub(crate) fn stalled(what: &dyn Display, after: Duration) -> Error {
     Error::new(Kind::Transient, format!("{what}: no byte in {} s", after.as_secs_f32())).hint("try again")
+}
+
+/// A small answer that does not come to its end.
+pub(crate) fn late(what: &dyn Display, allowed: Duration) -> Error {
+    let message = format!("{what}: not all of a small answer in {} s", allowed.as_secs_f32());
+    Error::new(Kind::Transient, message).hint("try again")
 }
 
 /// An answer that is not one to what was asked.

@@ -14,8 +14,9 @@ mod stop;
 mod transport;
 mod upload;
 
-pub use client::HttpClient;
+pub use client::{HttpClient, SmallAnswer};
 pub use failure::{Failure, Try, retry_after};
 pub use options::HttpOptions;
+pub use redirect::same_origin;
 pub use retry::Tries;
 pub use transport::HttpRequest;

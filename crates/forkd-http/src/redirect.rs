@@ -36,7 +36,8 @@ pub(crate) fn next(
 }
 
 /// Whether two URLs have one origin (RFC 6454): what is secret may go from one to the other.
-pub(crate) fn same_origin(one: &Url, other: &Url) -> bool {
+#[must_use]
+pub fn same_origin(one: &Url, other: &Url) -> bool {
     one.origin() == other.origin()
 }
 

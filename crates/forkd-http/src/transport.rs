@@ -1,6 +1,6 @@
 //! One request: sent, and led on as [`crate::redirect`] allows.
 
-use crate::failure::{Failure, Try, network, stalled};
+use crate::failure::{Failure, Try, late, network, stalled};
 use crate::options::HttpOptions;
 use crate::rate_limit::RateLimit;
 use crate::redirect::{self, MAX_REDIRECTS, same_origin};
@@ -9,12 +9,13 @@ use forkd_core::{Error, Kind};
 use reqwest::header::{AUTHORIZATION, HeaderMap};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Method, Response};
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::sync::Arc;
+use std::time::Instant;
 use url::Url;
 
 /// A request without a body to speak of.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct HttpRequest {
     /// `GET`, `HEAD` or `POST`.
     pub method: Method,
@@ -23,13 +24,22 @@ pub struct HttpRequest {
     pub headers: HeaderMap,
     /// A form, which may hold a secret: it is sent to the URL's origin only.
     pub form: Option<String>,
+    /// Until when all of a small answer must be here, its redirects included; see [`crate::HttpClient::answer_deadline`].
+    pub deadline: Option<Instant>,
+}
+
+impl fmt::Debug for HttpRequest {
+    /// Without what may be secret: query, headers and form.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}{}", self.method, self.url.host_str().unwrap_or_default(), self.url.path())
+    }
 }
 
 impl HttpRequest {
     /// A `GET` without headers of its own.
     #[must_use]
     pub fn get(url: Url) -> Self {
-        Self { method: Method::GET, url, headers: HeaderMap::new(), form: None }
+        Self { method: Method::GET, url, headers: HeaderMap::new(), form: None, deadline: None }
     }
 }
 
@@ -67,9 +77,10 @@ impl Transport {
         stop: &Stop,
     ) -> Try<Response> {
         let limit = self.options.connect_timeout + self.options.stall_timeout;
-        let mut url = request.url.clone();
+        let (mut url, mut own) = (request.url.clone(), true);
         for _ in 0..=MAX_REDIRECTS {
-            let own = same_origin(&request.url, &url);
+            // What has been elsewhere is not ours any more, should it come back.
+            own &= same_origin(&request.url, &url);
             let mut asking = self.client.request(request.method.clone(), url.clone());
             for (name, value) in request.headers.iter().filter(|(name, _)| own || **name != AUTHORIZATION) {
                 asking = asking.header(name, value);
@@ -84,7 +95,8 @@ impl Transport {
             };
             let response = match watch(asking.send(), limit, stop).await {
                 WaitEnd::Value(answer) => answer.map_err(|e| network(what, &e))?,
-                WaitEnd::Stalled => return Err(stalled(what, self.options.stall_timeout).into()),
+                WaitEnd::Stalled => return Err(stalled(what, limit).into()),
+                WaitEnd::Late => return Err(late(what, self.options.answer_timeout).into()),
                 WaitEnd::Stopped => return Err(Error::Interrupted.into()),
             };
             match redirect::next(&url, &request.method, response.status(), response.headers()) {

@@ -156,7 +156,7 @@ async fn send(
         match watch(&mut answer, Duration::from_millis(100), stop).await {
             WaitEnd::Value(response) => return response.map_err(|e| network(location, &e)),
             WaitEnd::Stopped => return Err(Error::Interrupted),
-            WaitEnd::Stalled => {
+            WaitEnd::Stalled | WaitEnd::Late => {
                 let now = sent.bytes.load(Ordering::Relaxed);
                 if now != seen || sent.held.load(Ordering::Relaxed) {
                     (seen, since) = (now, Instant::now());

@@ -1,11 +1,12 @@
 //! The one rule, seen from a server: what it is sent where a redirect leads elsewhere, and how long it may take.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
-use forkd_core::{Cancel, Kind};
-use forkd_http::{HttpClient, HttpOptions, HttpRequest};
+use forkd_core::hub::{Answer, Location, Request};
+use forkd_core::{Cancel, Kind, Silent};
+use forkd_http::{HttpClient, HttpOptions, HttpRequest, SmallAnswer};
 use reqwest::Method;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -28,7 +29,11 @@ impl Server {
                     let mut reader = BufReader::new(stream.try_clone().unwrap());
                     let mut head = String::new();
                     while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head).unwrap_or(0) > 0 {}
-                    kept.lock().unwrap().push(head.clone());
+                    let sent = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+                    let mut body = vec![0; sent.map_or(0, |len| len.parse().unwrap())];
+                    reader.read_exact(&mut body).unwrap();
+                    let body = String::from_utf8(body).unwrap();
+                    kept.lock().unwrap().push(format!("{head}{body}"));
                     answer(&head, &mut stream);
                 });
             }
@@ -124,12 +129,112 @@ fn trickle(stream: &mut TcpStream, every: Duration) {
 fn a_small_answer_that_trickles_ends() {
     let server = Server::start(|_, stream| trickle(stream, Duration::from_millis(50)));
     let (client, cancel) = (client(), Cancel::default());
-    let response = client.send(&HttpRequest::get(server.url("/").parse().unwrap()), "it", &cancel).unwrap();
     let begun = Instant::now();
-    let error = client.read_small(response, 1 << 20, "it", &cancel).unwrap_err();
+    let small = SmallAnswer { limit: 1 << 20, deadline: client.answer_deadline() };
+    let request =
+        HttpRequest { deadline: Some(small.deadline), ..HttpRequest::get(server.url("/").parse().unwrap()) };
+    let response = client.send(&request, "it", &cancel).unwrap();
+    let error = client.read_small(response, small, "it", &cancel).unwrap_err();
     assert_eq!(error.kind(), Kind::Transient);
     assert!(error.to_string().contains("not all of a small answer in 0.7 s"), "{error}");
     assert!(begun.elapsed() < Duration::from_secs(4));
+}
+
+#[test]
+fn redirects_that_take_their_time_count_too() {
+    let server = Server::start(|_, stream| {
+        std::thread::sleep(Duration::from_millis(300));
+        say(stream, "302 Found", "location: /again\r\n", "");
+    });
+    let client = client();
+    let deadline = Some(client.answer_deadline());
+    let request = HttpRequest { deadline, ..HttpRequest::get(server.url("/").parse().unwrap()) };
+    let failure = client.send(&request, "it", &Cancel::default()).unwrap_err();
+    assert!(failure.error.to_string().contains("not all of a small answer"), "{}", failure.error);
+}
+
+fn small() -> Request {
+    Request { is_small: true, ..Request::default() }
+}
+
+fn read(client: &HttpClient, url: &str, request: &Request) -> std::io::Result<Vec<u8>> {
+    let location = Location::parse(url).unwrap();
+    let answer = client.request(&location, request, &Cancel::default()).unwrap();
+    let (Answer::Whole(mut download) | Answer::Part(mut download)) = answer else { panic!("not modified") };
+    let mut bytes = Vec::new();
+    download.body.read_to_end(&mut bytes).map(|_| bytes)
+}
+
+#[test]
+fn a_registry_that_trickles_ends_and_a_large_one_that_flows_does_not() {
+    let server = Server::start(|_, stream| trickle(stream, Duration::from_millis(50)));
+    let begun = Instant::now();
+    let error = read(&client(), &server.url("/registry.json"), &small()).unwrap_err();
+    assert!(error.to_string().contains("not all of a small answer in 0.7 s"), "{error}");
+    assert!(begun.elapsed() < Duration::from_secs(4));
+    assert_eq!(server.heads().len(), 1, "another try would trickle too");
+
+    let server = Server::start(|_, stream| {
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1048576\r\n\r\n");
+        for _ in 0..32 {
+            std::thread::sleep(Duration::from_millis(40));
+            let _ = stream.write_all(&[b'x'; 32 << 10]);
+        }
+    });
+    assert_eq!(read(&client(), &server.url("/registry.json"), &small()).unwrap().len(), 1 << 20);
+}
+
+#[test]
+fn a_password_that_left_its_origin_does_not_come_back() {
+    let (first, other) = (Arc::new(Mutex::new(String::new())), Arc::new(Mutex::new(String::new())));
+    let leading = |to: Arc<Mutex<String>>| {
+        move |head: &str, stream: &mut TcpStream| match head.starts_with("GET /back ") {
+            true => say(stream, "200 OK", "", "here"),
+            false => {
+                let location = format!("location: {}\r\n", to.lock().unwrap());
+                say(stream, "307 Temporary Redirect", &location, "");
+            }
+        }
+    };
+    let (here, there) = (Server::start(leading(other.clone())), Server::start(leading(first.clone())));
+    *other.lock().unwrap() = there.url("/away");
+    *first.lock().unwrap() = here.url("/back");
+    client().send(&with_password(&here.url("/x")), "it", &Cancel::default()).unwrap();
+    let heads = here.heads();
+    assert!(heads[0].contains("authorization: Basic") && heads[1].starts_with("GET /back "), "{heads:?}");
+    assert!(!heads[1].to_ascii_lowercase().contains("authorization"), "{heads:?}");
+}
+
+#[test]
+fn an_upload_is_sent_again_where_it_is_led_and_nowhere_else() {
+    let server = Server::start(|head, stream| match head.split(' ').nth(1).unwrap() {
+        "/new" => say(stream, "201 Created", "", ""),
+        "/kept307" => say(stream, "307 Temporary Redirect", "location: /kept308\r\n", ""),
+        "/kept308" => say(stream, "308 Permanent Redirect", "location: /new\r\n", ""),
+        "/turned" => say(stream, "303 See Other", "location: /new\r\n", ""),
+        path => say(stream, "307 Temporary Redirect", &format!("location: {path}\r\n"), ""),
+    });
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(b"all of it").unwrap();
+    let (client, cancel) = (client(), Cancel::default());
+    let put =
+        |path: &str| client.put(&Location::parse(&server.url(path)).unwrap(), file.path(), &Silent, &cancel);
+    put("/kept307").unwrap();
+    assert!(server.heads().iter().all(|sent| sent.starts_with("PUT ") && sent.ends_with("\r\nall of it")));
+    assert_eq!(server.heads().len(), 3);
+    // It would become a GET.
+    assert_eq!(put("/turned").unwrap_err().kind(), Kind::General);
+    assert_eq!(server.heads().len(), 4);
+    let error = put("/circle").unwrap_err();
+    assert!(error.to_string().contains("more than 10 redirects"), "{error}");
+}
+
+#[test]
+fn what_is_debugged_holds_no_secret() {
+    let url = "https://user:pw@host/path?X-Amz-Signature=1";
+    let form = Some("refresh_token=secret".to_owned());
+    let shown = format!("{:?}", HttpRequest { form, ..with_password(url) });
+    assert_eq!(shown, "GET host/path");
 }
 
 #[test]

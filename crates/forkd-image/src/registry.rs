@@ -6,7 +6,7 @@ use crate::reference::RegistryReference;
 use forkd_core::{Cancel, Error, Kind, Result};
 use forkd_format::Digest;
 use forkd_http::challenge::{self, Challenge};
-use forkd_http::{Failure, HttpClient, HttpOptions, HttpRequest, Try, retry_after};
+use forkd_http::{Failure, HttpClient, HttpOptions, HttpRequest, SmallAnswer, Try, retry_after, same_origin};
 use reqwest::header::{
     ACCEPT as ACCEPT_HEADER, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RANGE, WWW_AUTHENTICATE,
 };
@@ -14,6 +14,7 @@ use reqwest::{Method, Response, StatusCode};
 use serde::Deserialize;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 use url::form_urlencoded::Serializer;
 use url::{Host, Url};
 
@@ -71,6 +72,14 @@ impl std::fmt::Debug for RegistryClient {
     }
 }
 
+/// What is asked for below a repository, from which byte on, and until when all of a small answer must be here.
+#[derive(Clone, Copy)]
+struct RegistryPath<'a> {
+    path: &'a str,
+    from: Option<u64>,
+    deadline: Option<Instant>,
+}
+
 impl RegistryClient {
     pub(crate) fn new(reference: RegistryReference, options: &HttpOptions, files: &CredentialFiles) -> Self {
         Self {
@@ -99,11 +108,14 @@ impl RegistryClient {
     pub(crate) fn manifest(&self, name: &str, cancel: &Cancel) -> Result<ManifestBytes> {
         let http = self.http()?;
         http.with_retries(cancel, || {
-            let response = self.ask(&http, &format!("manifests/{name}"), None, cancel)?;
+            let small = SmallAnswer { limit: MAX_MANIFEST, deadline: http.answer_deadline() };
+            let path = format!("manifests/{name}");
+            let asked = RegistryPath { path: &path, from: None, deadline: Some(small.deadline) };
+            let response = self.ask(&http, &asked, cancel)?;
             let headers = response.headers().clone();
             let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
             let what = self.reference.to_string();
-            let bytes = http.read_small(response, MAX_MANIFEST, &what, cancel)?;
+            let bytes = http.read_small(response, small, &what, cancel)?;
             let digest = Digest::of(&bytes);
             let said = text("docker-content-digest");
             let said = said.as_deref().and_then(|said| said.strip_prefix("sha256:"));
@@ -123,9 +135,12 @@ impl RegistryClient {
     pub(crate) fn small_blob(&self, digest: &Digest, size: u64, cancel: &Cancel) -> Result<Vec<u8>> {
         let http = self.http()?;
         http.with_retries(cancel, || {
-            let response = self.blob(&http, digest, 0, cancel)?;
+            let small = SmallAnswer { limit: size, deadline: http.answer_deadline() };
+            let path = format!("blobs/sha256:{digest}");
+            let asked = RegistryPath { path: &path, from: None, deadline: Some(small.deadline) };
+            let response = self.ask(&http, &asked, cancel)?;
             let what = format!("{}: the configuration", self.reference);
-            let bytes = http.read_small(response, size, &what, cancel)?;
+            let bytes = http.read_small(response, small, &what, cancel)?;
             if bytes.len() as u64 != size || Digest::of(&bytes) != *digest {
                 let message = format!(
                     "{what} has {} bytes with sha256 {}; the manifest says {size} bytes with {digest}",
@@ -146,11 +161,13 @@ impl RegistryClient {
         offset: u64,
         cancel: &Cancel,
     ) -> Try<Response> {
-        self.ask(http, &format!("blobs/sha256:{digest}"), Some(offset).filter(|offset| *offset > 0), cancel)
+        let (path, from) = (format!("blobs/sha256:{digest}"), Some(offset).filter(|offset| *offset > 0));
+        self.ask(http, &RegistryPath { path: &path, from, deadline: None }, cancel)
     }
 
     /// One try, and a second with credentials where the server asks for them.
-    fn ask(&self, http: &HttpClient, path: &str, from: Option<u64>, cancel: &Cancel) -> Try<Response> {
+    fn ask(&self, http: &HttpClient, asked: &RegistryPath<'_>, cancel: &Cancel) -> Try<Response> {
+        let RegistryPath { path, from, deadline } = *asked;
         let what = self.reference.to_string();
         let url = format!("{}/{}/{path}", self.reference.base(), self.reference.repository());
         let url = Url::parse(&url).map_err(|e| Error::new(Kind::Usage, format!("{what}: {e}")))?;
@@ -167,14 +184,14 @@ impl RegistryClient {
             if let Some(header) = &used {
                 headers.insert(AUTHORIZATION, header.clone());
             }
-            let request = HttpRequest { headers, ..HttpRequest::get(url.clone()) };
+            let request = HttpRequest { headers, deadline, ..HttpRequest::get(url.clone()) };
             let response = http.send(&request, &what, cancel)?;
             let status = response.status();
             if status.is_success() || (from.is_some() && status == StatusCode::RANGE_NOT_SATISFIABLE) {
                 return Ok(response);
             }
             // Only the registry itself may ask for credentials, not where it redirects to.
-            let own = response.url().host_str() == url.host_str() && response.url().port() == url.port();
+            let own = same_origin(response.url(), &url);
             if status == StatusCode::UNAUTHORIZED && own && again {
                 again = false;
                 self.authorise(http, &response, used.as_ref(), cancel)?;
@@ -246,7 +263,7 @@ impl RegistryClient {
                 let form = Serializer::new(String::new()).extend_pairs(fields).finish();
                 let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
                 let headers = HeaderMap::from_iter([(CONTENT_TYPE, kind)]);
-                HttpRequest { method: Method::POST, headers, form: Some(form), url: realm }
+                HttpRequest { method: Method::POST, headers, form: Some(form), ..HttpRequest::get(realm) }
             }
             other => {
                 realm.query_pairs_mut().extend_pairs(fields);
@@ -258,6 +275,8 @@ impl RegistryClient {
             }
         };
         let what = format!("{host}: the token server");
+        let small = SmallAnswer { limit: 1 << 20, deadline: http.answer_deadline() };
+        let request = HttpRequest { deadline: Some(small.deadline), ..request };
         let response = http.send(&request, &what, cancel)?;
         match response.status() {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(self.unauthorised(from).into()),
@@ -271,7 +290,7 @@ impl RegistryClient {
             }
             _ => {}
         }
-        let bytes = http.read_small(response, 1 << 20, &what, cancel)?;
+        let bytes = http.read_small(response, small, &what, cancel)?;
         let token: Option<Token> = serde_json::from_slice(&bytes).ok();
         let token = token.and_then(|token| token.token.or(token.access_token));
         token.ok_or_else(|| general("the token server's answer has no token").into())
@@ -304,7 +323,8 @@ or have expired; log in again by {login}",
                 return self.unauthorised(locked(&self.auth).from.as_ref()).into();
             }
             StatusCode::NOT_FOUND | StatusCode::GONE => {
-                let code = http.read_small(response, 64 << 10, host, cancel).ok();
+                let small = SmallAnswer { limit: 64 << 10, deadline: http.answer_deadline() };
+                let code = http.read_small(response, small, host, cancel).ok();
                 let code = code.and_then(|bytes| serde_json::from_slice::<Refusals>(&bytes).ok());
                 let unknown = code.is_some_and(|r| r.errors.iter().any(|e| e.code == "NAME_UNKNOWN"));
                 let message = match path.split_once('/') {

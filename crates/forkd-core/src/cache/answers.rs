@@ -67,7 +67,7 @@ impl AnswerCache<'_> {
     ) -> Result<String> {
         let known = self.load(location);
         let unless = known.as_ref().map(|known| known.validator.clone());
-        let request = Request { unless, ..Request::default() };
+        let request = Request { unless, is_small: true, ..Request::default() };
         let download = match remote.request(location, &request, cancel)? {
             Answer::NotModified => {
                 let lost = || Error::new(Kind::General, format!("{location}: an answer to another question"));

@@ -62,7 +62,7 @@ impl<'a> IndexHub<'a> {
     /// The registry as it is now; an empty one where there is none.
     fn text(&self, cancel: &Cancel) -> Result<RegistryText> {
         let name = self.index.to_string();
-        match self.remote.get(&self.index, cancel) {
+        match self.remote.get_small(&self.index, cancel) {
             Err(error) if error.kind() == Kind::NotFound => Ok(RegistryText::default()),
             download => {
                 let bytes = crate::hub::remote::read_small(download?, &name, MAX_REGISTRY)?;

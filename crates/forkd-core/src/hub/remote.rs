@@ -130,6 +130,8 @@ pub struct Request {
     pub only_of: Option<Validator>,
     /// The copy that is known already: where the server still has it, nothing comes (`If-None-Match`, `If-Modified-Since`).
     pub unless: Option<Validator>,
+    /// Whether it is a small text, such as a registry: a server that trickles it is not listened to for ever.
+    pub is_small: bool,
 }
 
 impl Request {
@@ -182,7 +184,23 @@ pub trait Remote: Send + Sync {
     /// # Errors
     /// As [`Remote::request`].
     fn get(&self, location: &Location, cancel: &Cancel) -> Result<Download> {
-        match self.request(location, &Request::default(), cancel)? {
+        self.whole(location, &Request::default(), cancel)
+    }
+
+    /// Opens a small text for reading: all of it must come soon.
+    ///
+    /// # Errors
+    /// As [`Remote::request`].
+    fn get_small(&self, location: &Location, cancel: &Cancel) -> Result<Download> {
+        self.whole(location, &Request { is_small: true, ..Request::default() }, cancel)
+    }
+
+    /// Opens a whole object for reading, as a request says.
+    ///
+    /// # Errors
+    /// As [`Remote::request`].
+    fn whole(&self, location: &Location, request: &Request, cancel: &Cancel) -> Result<Download> {
+        match self.request(location, request, cancel)? {
             Answer::Part(download) | Answer::Whole(download) => Ok(download),
             Answer::NotModified => {
                 Err(Error::new(Kind::General, format!("{location}: an answer to another question")))

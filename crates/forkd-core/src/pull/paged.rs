@@ -147,7 +147,7 @@ impl FrameFetch<'_> {
             let next = queue.lock().ok().and_then(|mut queue| queue.pop_front());
             let Some(Stretch { bytes: range, ids }) = next.filter(|_| !feed.failed()) else { return Ok(()) };
             let only_of = Some(self.validator.clone()).filter(|validator| !validator.is_empty());
-            let request = Request { start: range.start, end: Some(range.end), only_of, unless: None };
+            let request = Request { start: range.start, end: Some(range.end), only_of, ..Request::default() };
             let changed = || Error::Changed { location: self.location.to_string() };
             let answer = self.context.remote.request(self.location, &request, self.context.env.cancel)?;
             let (mut body, skip) = match answer {

@@ -125,7 +125,7 @@ impl Read for RangeReader<'_> {
                     .filter(|end| self.size.is_none_or(|size| *end < size))
             };
             let only_of = Some(self.validator.clone());
-            let request = Request { start: self.at, end, only_of, unless: None };
+            let request = Request { start: self.at, end, only_of, ..Request::default() };
             let answer = self.context.remote.request(&self.location, &request, self.context.env.cancel);
             match answer.map_err(std::io::Error::other)? {
                 Answer::Part(download) => self.part = download.body,

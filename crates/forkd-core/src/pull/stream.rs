@@ -79,7 +79,7 @@ pub(crate) fn resume<'a>(
         let start = start.saturating_sub(1);
         kept.len = start;
         let only_of = Some(kept.validator.clone()).filter(|_| start > 0);
-        let request = Request { start, end: None, only_of, unless: None };
+        let request = Request { start, only_of, ..Request::default() };
         let download = match context.remote.request(location, &request, context.env.cancel)? {
             Answer::Part(download) => download,
             Answer::Whole(download) => {

@@ -15,6 +15,7 @@ mod lines;
 mod machines;
 mod narrator;
 mod pack;
+mod pull;
 mod recipe;
 mod remove;
 mod root_disk;
@@ -33,5 +34,9 @@ pub use lines::Lines;
 pub use machines::Machines;
 pub use narrator::{Event, Narrator, Speaker};
 pub use pack::{BaseSource, PackRequest};
+pub use pull::{CONNECTIONS, EntryReport, PullRequest, PullSource, TagChoice};
 pub use recipe::RecipeFolder;
 pub use settings::{Settings, shown};
+
+pub use forkd_image::{CredentialFiles, ImageSource, Platform};
+pub use forkd_remote::HttpOptions;

@@ -1,6 +1,6 @@
 //! What the environment says.
 
-use forkd_app::Settings;
+use forkd_app::{CredentialFiles, HttpOptions, Settings};
 use forkd_core::hub::Location;
 use forkd_core::{Error, Kind, Result, Store};
 use std::env;
@@ -135,8 +135,8 @@ pub(crate) fn settings() -> Result<Settings> {
 }
 
 /// The settings of the transports. The variables are for tests and odd networks.
-pub(crate) fn http() -> Result<forkd_remote::HttpOptions> {
-    let mut options = forkd_remote::HttpOptions::default();
+pub(crate) fn http() -> Result<HttpOptions> {
+    let mut options = HttpOptions::default();
     for (name, field) in
         [("FORKD_STALL_TIMEOUT_MS", &mut options.stall_timeout), ("FORKD_BACKOFF_MS", &mut options.backoff)]
     {
@@ -149,7 +149,7 @@ pub(crate) fn http() -> Result<forkd_remote::HttpOptions> {
 }
 
 /// Where containers' tools keep credentials, in the order in which they look.
-pub(crate) fn credential_files() -> forkd_image::CredentialFiles {
+pub(crate) fn credential_files() -> CredentialFiles {
     let dir = |name: &str| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let files = [
         env::var_os("REGISTRY_AUTH_FILE").map(PathBuf::from),
@@ -159,7 +159,7 @@ pub(crate) fn credential_files() -> forkd_image::CredentialFiles {
             .or_else(|| home().map(|home| home.join(".docker")))
             .map(|dir| dir.join("config.json")),
     ];
-    forkd_image::CredentialFiles(files.into_iter().flatten().collect())
+    CredentialFiles(files.into_iter().flatten().collect())
 }
 
 /// What the cache may take on the disk, in bytes: `FORKD_CACHE_LIMIT_MIB`, else 20 GiB.

@@ -2,9 +2,10 @@
 
 use crate::config;
 use crate::output::printable;
+use forkd_app::PullSource;
 use forkd_core::hub::Location;
 use forkd_core::{Error, Kind, Result, Store};
-use forkd_format::{FormatError, Reference, Tag};
+use forkd_format::{FormatError, Tag};
 use std::path::Path;
 
 /// Something that lies on this host.
@@ -33,14 +34,6 @@ pub(crate) fn nowhere(what: &str) -> Error {
         Kind::NotFound,
         format!("'{what}' is neither a snapshot in the store nor a file; see `forkd images`"),
     )
-}
-
-/// What the user names.
-pub(crate) enum PullSource {
-    /// A pack.
-    Url(Location),
-    /// A name, and the registry that it is looked up in.
-    Name(Reference, Location),
 }
 
 /// A URL, or a name in a registry.

@@ -1,14 +1,11 @@
 use crate::config;
 use crate::context::Context;
 use crate::output::{mib, printable};
-use crate::place::{LocalPlace, PullSource, local, nowhere, source};
+use crate::place::{LocalPlace, local, nowhere, source};
 use anyhow::Result;
-use forkd_core::hub::{IndexHub, Location};
+use forkd_app::PullSource;
 use forkd_core::{Inspection, PagedFacts};
-use forkd_format::Digest;
 use forkd_format::manifest::BaseKind;
-use forkd_remote::AnyRemote;
-use serde::Serialize;
 
 /// Show what a pack, a snapshot or a registry entry is: manifest, chain, sizes, digests
 #[derive(Debug, clap::Args)]
@@ -43,40 +40,22 @@ pub(crate) fn run(args: &InspectArgs, context: &Context<'_>) -> Result<()> {
 }
 
 fn registry(args: &InspectArgs, context: &Context<'_>) -> Result<()> {
-    let PullSource::Name(reference, hub) = source(&args.what, args.hub.as_deref())? else {
+    let PullSource::Name(reference, index) = source(&args.what, args.hub.as_deref())? else {
         return Err(nowhere(&args.what).into());
     };
-    let remote = AnyRemote::new(&config::http()?)?;
-    let (location, version) = IndexHub::new(&remote, &hub, None).version(&reference, context.env().cancel)?;
+    let settings = config::settings()?;
+    let entry = context.app(&settings).registry_entry(&reference, &index)?;
     let mut lines = vec![
-        reference.to_string(),
-        format!("  url         {location}"),
-        format!("  sha256      {}", version.sha256),
-        format!("  size        {} ({} bytes)", mib(version.size_bytes), version.size_bytes),
+        entry.reference.clone(),
+        format!("  url         {}", entry.url),
+        format!("  sha256      {}", entry.sha256),
+        format!("  size        {} ({} bytes)", mib(entry.size_bytes), entry.size_bytes),
     ];
-    lines.extend(version.memory_mib.map(|memory| format!("  memory      {memory} MiB")));
-    lines.extend(version.base_image.as_ref().map(|image| format!("  base image  {}", printable(image))));
+    lines.extend(entry.memory_mib.map(|memory| format!("  memory      {memory} MiB")));
+    lines.extend(entry.base_image.as_ref().map(|image| format!("  base image  {}", printable(image))));
     context.output.answer(&lines.join("\n"));
-    context.output.json(&EntryAnswer {
-        reference: reference.to_string(),
-        url: location,
-        sha256: version.sha256,
-        size_bytes: version.size_bytes,
-        memory_mib: version.memory_mib,
-        base_image: version.base_image,
-    });
+    context.output.json(&entry);
     Ok(())
-}
-
-/// What a registry lists under a name.
-#[derive(Serialize)]
-struct EntryAnswer {
-    reference: String,
-    url: Location,
-    sha256: Digest,
-    size_bytes: u64,
-    memory_mib: Option<u64>,
-    base_image: Option<String>,
 }
 
 fn text(inspection: &Inspection) -> String {

@@ -1,9 +1,9 @@
 use crate::config;
 use crate::context::Context;
 use crate::output::{mib, printable, ratio, seconds};
-use crate::place::{LocalPlace, PullSource, local, nowhere, source};
+use crate::place::{LocalPlace, local, nowhere, source};
 use anyhow::Result;
-use forkd_app::{BaseSource, PackRequest};
+use forkd_app::{BaseSource, CONNECTIONS, PackRequest, PullSource};
 use forkd_core::{Error, Kind, Store};
 use forkd_format::Tag;
 use forkd_format::manifest::Base;
@@ -59,7 +59,7 @@ impl PackContent {
             format: context.pack_format,
             bases: bases.collect::<Result<_>>()?,
             kernel: self.kernel,
-            connections: context.connections.unwrap_or(super::pull::CONNECTIONS),
+            connections: context.connections.unwrap_or(CONNECTIONS),
         })
     }
 

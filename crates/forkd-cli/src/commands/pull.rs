@@ -2,12 +2,11 @@ use super::unpack::{Place, tell};
 use crate::config;
 use crate::context::Context;
 use crate::output::mib;
-use crate::place::{PullSource, source};
+use crate::place::source;
 use anyhow::Result;
-use forkd_core::hub::IndexHub;
-use forkd_core::{PullOptions, PullTarget};
+use forkd_app::{CONNECTIONS, PullRequest, PullSource};
+use forkd_core::PullSummary;
 use forkd_format::Tag;
-use forkd_remote::AnyRemote;
 use std::collections::BTreeMap;
 
 /// Download a pack, check it, and unpack it into the local store
@@ -32,32 +31,21 @@ pub(crate) struct PullArgs {
     limit_rate: Option<u64>,
 }
 
-/// Connections at a time, where the user names none.
-pub(crate) const CONNECTIONS: usize = 4;
-
 pub(crate) fn run(args: &PullArgs, context: &Context<'_>) -> Result<()> {
-    let source = source(&args.source, args.hub.as_deref())?;
-    if let PullSource::Name(_, hub) = &source {
+    let request = PullRequest {
+        source: source(&args.source, args.hub.as_deref())?,
+        place: args.place.choice(),
+        connections: context.connections.unwrap_or(CONNECTIONS),
+        limit_rate: args.limit_rate,
+    };
+    if let PullSource::Name(_, hub) = &request.source {
         context.output.line(&format!("→ resolves via {hub}"));
     }
-    let mut http = config::http()?;
-    http.limit_rate = args.limit_rate.or(http.limit_rate);
-    let remote = AnyRemote::new(&http)?;
-    let connections = context.connections.unwrap_or(CONNECTIONS);
-    let unpack = args.place.options();
-    let hub = match &source {
-        PullSource::Name(_, index) => Some(IndexHub::new(&remote, index, unpack.cache.as_ref())),
-        PullSource::Url(_) => None,
-    };
-    let target = match (source, &hub) {
-        (PullSource::Name(reference, _), Some(hub)) => PullTarget::Name { reference, hub },
-        (PullSource::Url(location) | PullSource::Name(_, location), _) => PullTarget::Url(location),
-    };
-    let options = PullOptions { target, unpack: unpack.clone(), connections };
+    let settings = config::settings()?;
     if args.dry_run {
-        return plan(&options, &remote, context);
+        return tell_plan(&context.app(&settings).pull_summary(&request)?, context);
     }
-    let report = forkd_core::pull(&config::store()?, &remote, &options, context.env())?;
+    let report = context.app(&settings).pull(&request)?;
     if let Some(choice) = &report.choice {
         context.output.line(&format!("→ {choice}"));
     }
@@ -81,9 +69,7 @@ pub(crate) fn run(args: &PullArgs, context: &Context<'_>) -> Result<()> {
 }
 
 /// Says what would be fetched.
-fn plan(options: &PullOptions<'_>, remote: &AnyRemote, context: &Context<'_>) -> Result<()> {
-    let store = config::store()?;
-    let plan = forkd_core::plan_pull(&store, remote, options, context.env())?.summary()?;
+fn tell_plan(plan: &PullSummary, context: &Context<'_>) -> Result<()> {
     if plan.here.is_some() {
         context.output.answer("nothing to fetch: all of it is here already");
     } else {
@@ -97,7 +83,7 @@ fn plan(options: &PullOptions<'_>, remote: &AnyRemote, context: &Context<'_>) ->
             context.output.answer(&format!("would take {} from '{tag}'", mib(*bytes)));
         }
     }
-    context.output.json(&plan);
+    context.output.json(plan);
     Ok(())
 }
 

@@ -1,13 +1,10 @@
 use crate::config;
 use crate::context::Context;
 use anyhow::Result;
-use forkd_core::cache::Cache;
-use forkd_core::machine::Engine;
-use forkd_core::{Examine, Outcome, UnpackOptions, UnpackReport};
-use forkd_engine::Qemu;
-use forkd_format::{Snapshot, Tag};
+use forkd_app::TagChoice;
+use forkd_core::{Outcome, UnpackReport};
+use forkd_format::Tag;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 /// Unpack a pack into the local store, checking every digest
 #[derive(Debug, clap::Args)]
@@ -31,21 +28,14 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    pub(crate) fn options(&self) -> UnpackOptions {
-        let fits = |snapshot: &Snapshot| Qemu::find(config::search_path().as_deref())?.check(snapshot);
-        let cache = config::cache_dir().ok().map(|dir| Cache::new(&dir));
-        UnpackOptions {
-            tag: self.tag.clone(),
-            force: self.force,
-            examine: Some(Examine(Arc::new(fits))),
-            cache,
-        }
+    pub(crate) fn choice(&self) -> TagChoice {
+        TagChoice { tag: self.tag.clone(), force: self.force }
     }
 }
 
 pub(crate) fn run(args: &UnpackArgs, context: &Context<'_>) -> Result<()> {
-    let report =
-        forkd_core::unpack_file(&config::store()?, &args.file, &args.place.options(), context.env())?;
+    let settings = config::settings()?;
+    let report = context.app(&settings).unpack(&args.file, &args.place.choice())?;
     tell(&report, context);
     context.output.json(&report);
     Ok(())

@@ -1,0 +1,145 @@
+//! Packs that come from elsewhere: pulled, looked up, unpacked.
+
+use crate::app::App;
+use forkd_core::hub::{IndexHub, Location};
+use forkd_core::machine::Engine;
+use forkd_core::{
+    Examine, PullOptions, PullPlan, PullReport, PullSummary, PullTarget, Result, UnpackOptions, UnpackReport,
+};
+use forkd_engine::Qemu;
+use forkd_format::{Digest, Reference, Snapshot, Tag};
+use forkd_remote::{AnyRemote, HttpOptions};
+use serde::Serialize;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Connections at a time, where the user names none.
+pub const CONNECTIONS: usize = 4;
+
+/// What is pulled.
+#[derive(Debug, Clone)]
+pub enum PullSource {
+    /// A pack.
+    Url(Location),
+    /// A name, and the registry that it is looked up in.
+    Name(Reference, Location),
+}
+
+/// Where a snapshot goes in the store.
+#[derive(Debug, Clone, Default)]
+pub struct TagChoice {
+    /// Another tag than the pack's; not for chains.
+    pub tag: Option<Tag>,
+    /// Whether a snapshot that has other bytes is replaced.
+    pub force: bool,
+}
+
+/// A pull.
+#[derive(Debug, Clone)]
+pub struct PullRequest {
+    pub source: PullSource,
+    pub place: TagChoice,
+    /// At a time.
+    pub connections: usize,
+    /// Bytes a second over all connections; `None` for no limit.
+    pub limit_rate: Option<u64>,
+}
+
+/// What a registry lists under a name.
+#[derive(Debug, Clone, Serialize)]
+pub struct EntryReport {
+    /// As it was asked for.
+    pub reference: String,
+    /// Where the pack that every host reads lies.
+    pub url: Location,
+    pub sha256: Digest,
+    pub size_bytes: u64,
+    /// For people.
+    pub memory_mib: Option<u64>,
+    pub base_image: Option<String>,
+}
+
+impl App<'_> {
+    /// Pulls into the store.
+    ///
+    /// # Errors
+    /// As [`forkd_core::pull`].
+    pub fn pull(&self, request: &PullRequest) -> Result<PullReport> {
+        self.with_pull(request, |remote, options| {
+            forkd_core::pull(&self.settings.store, remote, options, self.env)
+        })
+    }
+
+    /// Says what a pull would do, and changes nothing.
+    ///
+    /// # Errors
+    /// As [`forkd_core::plan_pull`].
+    pub fn pull_summary(&self, request: &PullRequest) -> Result<PullSummary> {
+        self.with_pull(request, |remote, options| {
+            let plan: Result<PullPlan<'_>> =
+                forkd_core::plan_pull(&self.settings.store, remote, options, self.env);
+            plan?.summary()
+        })
+    }
+
+    fn with_pull<T>(
+        &self,
+        request: &PullRequest,
+        work: impl FnOnce(&AnyRemote, &PullOptions<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let http = &self.settings.http;
+        let limit_rate = request.limit_rate.or(http.limit_rate);
+        let remote = AnyRemote::new(&HttpOptions { limit_rate, ..http.clone() })?;
+        let unpack = self.unpack_options(&request.place);
+        let connections = request.connections;
+        match &request.source {
+            PullSource::Url(location) => {
+                let target = PullTarget::Url(location.clone());
+                work(&remote, &PullOptions { target, unpack, connections })
+            }
+            PullSource::Name(reference, index) => {
+                let cache = unpack.cache.clone();
+                let hub = IndexHub::new(&remote, index, cache.as_ref());
+                let target = PullTarget::Name { reference: reference.clone(), hub: &hub };
+                work(&remote, &PullOptions { target, unpack, connections })
+            }
+        }
+    }
+
+    /// Unpacks a pack that lies on this host.
+    ///
+    /// # Errors
+    /// As [`forkd_core::unpack_file`].
+    pub fn unpack(&self, file: &Path, place: &TagChoice) -> Result<UnpackReport> {
+        forkd_core::unpack_file(&self.settings.store, file, &self.unpack_options(place), self.env)
+    }
+
+    /// What a registry says of a name.
+    ///
+    /// # Errors
+    /// [`forkd_core::Kind::NotFound`] with what is there instead; what the transport says.
+    pub fn registry_entry(&self, reference: &Reference, index: &Location) -> Result<EntryReport> {
+        let remote = AnyRemote::new(&self.settings.http)?;
+        let (url, version) = IndexHub::new(&remote, index, None).version(reference, self.env.cancel)?;
+        Ok(EntryReport {
+            reference: reference.to_string(),
+            url,
+            sha256: version.sha256,
+            size_bytes: version.size_bytes,
+            memory_mib: version.memory_mib,
+            base_image: version.base_image,
+        })
+    }
+
+    /// With an opinion on whether this host can fork what comes.
+    fn unpack_options(&self, place: &TagChoice) -> UnpackOptions {
+        let search_path = self.settings.search_path.clone();
+        let fits = move |snapshot: &Snapshot| Qemu::find(search_path.as_deref())?.check(snapshot);
+        UnpackOptions {
+            tag: place.tag.clone(),
+            force: place.force,
+            examine: Some(Examine(Arc::new(fits))),
+            cache: self.settings.cache(),
+        }
+    }
+}

@@ -20,6 +20,7 @@ mod sizes;
 mod snapshot;
 mod tag;
 mod tar;
+pub mod tar_rules;
 pub mod zstd_frame;
 
 pub use digest::{Digest, Hasher};

@@ -2,6 +2,7 @@
 //! (which existing hosts write). Header fields are read by the `tar` crate; the rules are those of `docs/format/pack.md`.
 
 use crate::error::FormatError;
+use crate::tar_rules::{PaxRecords, checksum_holds};
 use std::ops::Range;
 
 const BLOCK: usize = 512;
@@ -210,10 +211,8 @@ impl TarParser {
             return Err(self.wrong("an entry's size is not a number of 64 bits"));
         }
         let header = tar::Header::from_byte_slice(block);
-        let sum: u32 = block[..148].iter().chain(&block[156..]).map(|b| u32::from(*b)).sum::<u32>() + 8 * 32;
-        match header.cksum() {
-            Ok(stored) if stored == sum => {}
-            _ => return Err(self.wrong("header checksum does not match")),
+        if !checksum_holds(header) {
+            return Err(self.wrong("header checksum does not match"));
         }
         let name_bytes = header.path_bytes();
         let name =
@@ -301,9 +300,9 @@ impl TarParser {
     fn read_pax(&mut self) -> Result<(), FormatError> {
         let pax = std::mem::take(&mut self.pax);
         self.next.seen = true;
-        for extension in tar::PaxExtensions::new(&pax) {
-            let extension = extension.map_err(|_| self.wrong("malformed extended header"))?;
-            let (Ok(key), Ok(value)) = (extension.key(), extension.value()) else {
+        for record in PaxRecords::of(&pax) {
+            let (key, value) = record.map_err(|_| self.wrong("malformed extended header"))?;
+            let (Ok(key), Ok(value)) = (std::str::from_utf8(key), std::str::from_utf8(value)) else {
                 return Err(self.wrong("an extended header is not UTF-8"));
             };
             match key {

@@ -1,6 +1,7 @@
 //! Reading the tar stream of a layer: POSIX.1-2001 (pax), ustar and GNU's long names. What it says of sizes is never trusted with memory.
 
 use forkd_core::{Error, Kind, Result};
+use forkd_format::tar_rules::{PaxRecords, checksum_holds, number};
 use std::io::{ErrorKind, Read};
 
 const RECORD: usize = 512;
@@ -137,10 +138,7 @@ impl<'a> Tar<'a> {
                 }
             }
             let header = tar::Header::from_byte_slice(&record);
-            let sum: u32 = record.iter().map(|byte| u32::from(*byte)).sum::<u32>()
-                - record[148..156].iter().map(|byte| u32::from(*byte)).sum::<u32>()
-                + 8 * 32;
-            if header.cksum().ok() != Some(sum) {
+            if !checksum_holds(header) {
                 return Err(self.wrong("it is no tar stream: a header's checksum is wrong"));
             }
             let odd = |_| self.wrong("a tar header holds something that is no number");
@@ -212,17 +210,10 @@ impl<'a> Tar<'a> {
         Ok(bytes)
     }
 
-    /// Records of a length in decimal, a space, a key, `=`, a value, and a line feed.
-    fn pax(&self, mut bytes: &[u8], into: &mut Extended) -> Result<()> {
+    fn pax(&self, bytes: &[u8], into: &mut Extended) -> Result<()> {
         let wrong = || self.wrong("an extended header is malformed");
-        while !bytes.is_empty() {
-            let space = bytes.iter().position(|byte| *byte == b' ').ok_or_else(wrong)?;
-            let len = number(&bytes[..space]).ok_or_else(wrong)? as usize;
-            let record =
-                bytes.get(space + 1..len).and_then(|record| record.strip_suffix(b"\n")).ok_or_else(wrong)?;
-            bytes = &bytes[len..];
-            let equals = record.iter().position(|byte| *byte == b'=').ok_or_else(wrong)?;
-            let (key, value) = (&record[..equals], &record[equals + 1..]);
+        for record in PaxRecords::of(bytes) {
+            let (key, value) = record.map_err(|_| wrong())?;
             match key {
                 b"path" => into.path = Some(value.to_vec()),
                 b"linkpath" => into.link = Some(value.to_vec()),
@@ -244,11 +235,6 @@ impl<'a> Tar<'a> {
 
 fn until_zero(bytes: &[u8]) -> Vec<u8> {
     bytes.split(|byte| *byte == 0).next().unwrap_or_default().to_vec()
-}
-
-fn number(text: &[u8]) -> Option<u64> {
-    let text = std::str::from_utf8(text).ok()?;
-    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
 /// Seconds with a fraction, perhaps negative, as pax writes times.

@@ -1,6 +1,7 @@
 //! Where files lie in an uncompressed tar. Its names are keys of a map, never paths of this host.
 
 use forkd_core::{Error, Kind, Result};
+use forkd_format::tar_rules::{MalformedPax, PaxRecords, checksum_holds, number};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
@@ -83,7 +84,8 @@ impl Tarball {
                 let mut bytes = vec![0; size as usize];
                 source.read_exact_at(&mut bytes, at).map_err(|e| wrong(format!("cannot be read: {e}")))?;
                 if kind.is_pax_local_extensions() {
-                    pax = Pax::parse(&bytes);
+                    pax = Pax::parse(&bytes)
+                        .map_err(|_| wrong(format!("a malformed extended header at byte {at}")))?;
                 } else {
                     let text =
                         bytes.split(|b| *b == 0).next().map(|b| String::from_utf8_lossy(b).into_owned());
@@ -145,30 +147,23 @@ struct Pax {
 }
 
 impl Pax {
-    fn parse(bytes: &[u8]) -> Self {
+    fn parse(bytes: &[u8]) -> std::result::Result<Self, MalformedPax> {
         let mut pax = Self::default();
-        for (key, value) in
-            tar::PaxExtensions::new(bytes).flatten().filter_map(|e| Some((e.key().ok()?, e.value().ok()?)))
-        {
+        for record in PaxRecords::of(bytes) {
+            let (key, value) = record?;
             match key {
-                "path" => pax.path = Some(value.to_owned()),
-                "linkpath" => pax.link = Some(value.to_owned()),
-                "size" => pax.size = value.parse().ok(),
-                _ => pax.sparse |= key.starts_with("GNU.sparse."),
+                b"path" => pax.path = Some(text(value)),
+                b"linkpath" => pax.link = Some(text(value)),
+                b"size" => pax.size = Some(number(value).ok_or(MalformedPax)?),
+                _ => pax.sparse |= key.starts_with(b"GNU.sparse."),
             }
         }
-        pax
+        Ok(pax)
     }
 }
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn checksum_holds(header: &tar::Header) -> bool {
-    let bytes = header.as_bytes();
-    let sum: u32 = bytes[..148].iter().chain(&bytes[156..]).map(|b| u32::from(*b)).sum::<u32>() + 8 * 32;
-    header.cksum().is_ok_and(|said| said == sum)
 }
 
 /// A name relative to a folder, without `.` and `..`; none where it leads out of the archive.

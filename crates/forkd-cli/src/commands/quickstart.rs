@@ -27,7 +27,7 @@ pub(crate) struct QuickstartArgs {
 const TAG: &str = "quickstart";
 const NAME: &str = "quickstart/python-numpy";
 const PACK: &str = "python-numpy.forkd-snapshot.tar.zst";
-const FRAMED: &str = "python-numpy.v3.forkd-snapshot";
+const PAGED: &str = "python-numpy.v3.forkd-snapshot";
 const QUESTION: &str = "round(np.random.rand(), 6), os.uname().nodename, int(np.arange(1000).sum())";
 
 /// The recipe `python-numpy`, as it was when this program was built.
@@ -70,10 +70,10 @@ pub(crate) fn run(args: &QuickstartArgs, context: &Context<'_>) -> Result<()> {
         let pack = hub.join(PACK);
         let url = |path: &Path| format!("file://{}", path.display());
         say(&["push", "--tag", TAG, "--description", "Python and NumPy, warm", &url(&pack)], telling)?;
-        let framed = hub.join(FRAMED);
-        say(&["pack", "--format", "3", "--tag", TAG, "--out", &framed.display().to_string()], telling)?;
+        let paged = hub.join(PAGED);
+        say(&["pack", "--format", "3", "--tag", TAG, "--out", &paged.display().to_string()], telling)?;
         let registry = hub.join("registry.json");
-        write(&registry, &describe(&pack, &framed, context)?)?;
+        write(&registry, &describe(&pack, &paged, context)?)?;
         telling.output.line(&format!("✓ listed as {NAME} in {}", config::display(&registry)));
         say(&["rmi", TAG], telling)?;
         say(&["pull", NAME, "--hub", &url(&registry), "--tag", TAG], telling)?;
@@ -152,7 +152,7 @@ fn eprint_now(text: &str) {
 }
 
 /// The registry with one entry: the pack that every host reads, and the one of which only what is missing is fetched.
-fn describe(pack: &Path, framed: &Path, context: &Context<'_>) -> Result<Vec<u8>> {
+fn describe(pack: &Path, paged: &Path, context: &Context<'_>) -> Result<Vec<u8>> {
     let failed = || Error::io("read", pack);
     let mut file = std::fs::File::open(pack).map_err(failed())?;
     let (mut hasher, mut buffer, mut size) = (Hasher::default(), vec![0; 1 << 20], 0);
@@ -164,10 +164,10 @@ fn describe(pack: &Path, framed: &Path, context: &Context<'_>) -> Result<Vec<u8>
         hasher.update(&buffer[..len]);
         size += len;
     }
-    let inspection = forkd_core::inspect_file(framed, context.env())?;
-    let wrong = || Error::new(Kind::General, format!("{} is no pack of format 3", framed.display()));
+    let inspection = forkd_core::inspect_file(paged, context.env())?;
+    let wrong = || Error::new(Kind::General, format!("{} is no pack of format 3", paged.display()));
     let mut artifact = serde_json::to_value(inspection.paged.ok_or_else(wrong)?.artifact)?;
-    artifact["url"] = FRAMED.into();
+    artifact["url"] = PAGED.into();
     let entry = json!({
         "url": PACK,
         "sha256": hasher.finish().to_string(),

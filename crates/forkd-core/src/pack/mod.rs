@@ -16,6 +16,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pack::draft::{check_records, draft};
 use crate::pack::input::open_inputs;
 use crate::pack::options::{PackOptions, PackReport};
+use crate::pack::output::PackTarget;
 use crate::store::lock::LockKind;
 use crate::store::root::Store;
 use crate::store::work_file::WorkFile;
@@ -92,12 +93,11 @@ pub(crate) fn pack_into(
     let mut manifest = draft(&chain, &inputs, options)?;
     let bases =
         if manifest.format().is_paged() { paged::bases_written::open(options, env)? } else { Vec::new() };
+    let target = PackTarget { store, file: out, path };
     env.progress.start("packing", Some(manifest.unpacked_size()));
     let packed = match manifest.format() {
-        PackFormat::Paged => {
-            paged::write::write(&mut manifest, &inputs, bases, options.level, store, out, path, env)
-        }
-        _ => stream::write::write(&mut manifest, &inputs, options.level, store, out, path, env),
+        PackFormat::Paged => paged::write::write(&mut manifest, &inputs, bases, options.level, target, env),
+        _ => stream::write::write(&mut manifest, &inputs, options.level, target, env),
     };
     env.progress.finish();
     let size = packed?;

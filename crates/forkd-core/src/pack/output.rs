@@ -14,11 +14,17 @@ use std::sync::Mutex;
 /// The kernel is asked to begin writing to the disk in steps of so many bytes.
 const WRITEBACK_STEP: u64 = 8 << 20;
 
+/// The open, empty file that becomes a pack, written by the store's calls.
+#[derive(Clone, Copy)]
+pub(crate) struct PackTarget<'e> {
+    pub(crate) store: &'e Store,
+    pub(crate) file: &'e File,
+    pub(crate) path: &'e Path,
+}
+
 /// The pack, written from its front to its end.
 pub(crate) struct PackOutput<'e> {
-    store: &'e Store,
-    file: &'e File,
-    path: &'e Path,
+    target: PackTarget<'e>,
     pub(crate) at: u64,
     /// How far the kernel was asked to begin writing to the disk.
     begun: u64,
@@ -26,23 +32,25 @@ pub(crate) struct PackOutput<'e> {
 
 impl<'e> PackOutput<'e> {
     /// Goes on after so many bytes.
-    pub(crate) fn new(store: &'e Store, file: &'e File, path: &'e Path, at: u64) -> Self {
-        Self { store, file, path, at, begun: 0 }
+    pub(crate) fn new(target: PackTarget<'e>, at: u64) -> Self {
+        Self { target, at, begun: 0 }
     }
 
     /// Fills the room at the front.
     pub(crate) fn write_front(&self, bytes: &[u8]) -> Result<()> {
-        self.store.disk().write_at(self.file, self.path, bytes, 0).map_err(Error::io("write", self.path))
+        self.write_at(bytes, 0)
+    }
+
+    fn write_at(&self, bytes: &[u8], at: u64) -> Result<()> {
+        let PackTarget { store, file, path } = self.target;
+        store.disk().write_at(file, path, bytes, at).map_err(Error::io("write", path))
     }
 
     pub(crate) fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        self.store
-            .disk()
-            .write_at(self.file, self.path, bytes, self.at)
-            .map_err(Error::io("write", self.path))?;
+        self.write_at(bytes, self.at)?;
         self.at += bytes.len() as u64;
         if self.at - self.begun >= WRITEBACK_STEP {
-            forkd_sys::start_writeback(self.file, self.begun, self.at - self.begun);
+            forkd_sys::start_writeback(self.target.file, self.begun, self.at - self.begun);
             self.begun = self.at;
         }
         Ok(())

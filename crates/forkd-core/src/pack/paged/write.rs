@@ -4,7 +4,7 @@ use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::pack::draft::{complete, manifest_entry};
 use crate::pack::input::{InputBody, InputPiece, InputPieces, PackInput};
-use crate::pack::output::{Hashes, PackOutput};
+use crate::pack::output::{Hashes, PackOutput, PackTarget};
 use crate::pack::paged::bases_written::BaseFile;
 use crate::pack::paged::encode::{EncodedFrame, PagePlace, encode};
 use crate::pack::paged::page_source::PageSource;
@@ -13,7 +13,6 @@ use crate::pack::stream::write::{compress, compressor};
 use crate::pipeline::buffers::{Buffer, Buffers};
 use crate::pipeline::lanes::{self, LaneKind, Lanes};
 use crate::pipeline::mutex::lock;
-use crate::store::root::Store;
 use forkd_format::layout::END_OF_ARCHIVE;
 use forkd_format::manifest::{Base, IndexEntry};
 use forkd_format::paged::{
@@ -21,8 +20,6 @@ use forkd_format::paged::{
     index_frame_header,
 };
 use forkd_format::{Digest, Manifest};
-use std::fs::File;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use zstd::zstd_safe::compress_bound;
 
@@ -52,15 +49,12 @@ struct WriteState<'e> {
 }
 
 /// Writes a pack; gives its size.
-#[allow(clippy::too_many_arguments, reason = "as its sibling for versions 1 and 2, and the bases")]
 pub(crate) fn write(
     manifest: &mut Manifest,
     inputs: &[PackInput],
     bases: Vec<BaseFile>,
     level: i32,
-    store: &Store,
-    out: &File,
-    path: &Path,
+    target: PackTarget<'_>,
     env: Env<'_>,
 ) -> Result<u64> {
     let own = bases.len();
@@ -94,7 +88,7 @@ pub(crate) fn write(
     let room = compress_bound(manifest_entry(manifest)?.len()) + SKIPPABLE_HEADER + index_room;
     let mut named = manifest.bases.clone();
     named.iter_mut().for_each(|base| (base.copied_pages, base.similar_pages) = (0, 0));
-    let written = WriteState { output: PackOutput::new(store, out, path, room as u64), files, bases: named };
+    let written = WriteState { output: PackOutput::new(target, room as u64), files, bases: named };
     let shared = PagedWrite {
         inputs,
         hashes: Hashes::new(inputs, env),

@@ -4,17 +4,14 @@ use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::pack::draft::{complete, manifest_entry};
 use crate::pack::input::{InputPiece, InputPieces, PackInput};
-use crate::pack::output::{Hashes, PackOutput};
+use crate::pack::output::{Hashes, PackOutput, PackTarget};
 use crate::pack::stream::zstd_frames::{COMPRESSED_LEN, Piece, Pieces};
 use crate::pipeline::buffers::frames_in_flight;
 use crate::pipeline::lanes::{self, LaneKind, Lanes};
 use crate::pipeline::mutex::lock;
-use crate::store::root::Store;
 use forkd_format::layout::{END_OF_ARCHIVE, entry_header};
 use forkd_format::{Manifest, PIECE_SIZE};
 use std::collections::HashMap;
-use std::fs::File;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use zstd::bulk::Compressor;
 use zstd::zstd_safe::CParameter;
@@ -43,9 +40,7 @@ pub(crate) fn write(
     manifest: &mut Manifest,
     inputs: &[PackInput],
     level: i32,
-    store: &Store,
-    out: &File,
-    path: &Path,
+    target: PackTarget<'_>,
     env: Env<'_>,
 ) -> Result<u64> {
     // The manifest comes first but is known last: room is kept for its frame, and a skippable frame fills what it leaves.
@@ -54,7 +49,7 @@ pub(crate) fn write(
         level,
         inputs,
         hashes: Hashes::new(inputs, env),
-        output: Mutex::new(PackOutput::new(store, out, path, room as u64)),
+        output: Mutex::new(PackOutput::new(target, room as u64)),
         compressors: Mutex::default(),
         zero_frames: Mutex::default(),
     };
@@ -77,8 +72,8 @@ pub(crate) fn write(
         for (i, input) in inputs.iter().enumerate() {
             let link = &manifest.links[input.link];
             let name = manifest.entry_name(link, &link.files[input.index]);
-            let header =
-                entry_header(&name, input.size).map_err(Error::malformed(path.display().to_string()))?;
+            let header = entry_header(&name, input.size)
+                .map_err(Error::malformed(target.path.display().to_string()))?;
             literal(header.to_vec(), &mut frames);
             let mut parts = InputPieces::new(i, input, PIECE_SIZE);
             while let Some(part) = parts.next().map_err(Error::io("read", &input.path))? {

@@ -150,8 +150,8 @@ fn by_hand() -> PackParts {
 
 #[test]
 fn every_flipped_byte_of_manifest_index_and_plans_is_refused_or_harmless() {
-    let framed = by_hand();
-    let pack = framed.bytes();
+    let paged = by_hand();
+    let pack = paged.bytes();
     let home = Home::new();
     // Something that stays, so that the store does.
     home.unpack(&zst(&tar_of(&entries("other", 1)))).unwrap();
@@ -159,10 +159,9 @@ fn every_flipped_byte_of_manifest_index_and_plans_is_refused_or_harmless() {
     let original = held(&home);
     std::fs::remove_dir_all(home.store.dir(&"t".parse().unwrap())).unwrap();
     let subject = Subject { original, home, pack };
-    let frames: Vec<&FrameParts> =
-        framed.files.iter().flat_map(|file| file.frames.iter().flatten()).collect();
+    let frames: Vec<&FrameParts> = paged.files.iter().flat_map(|file| file.frames.iter().flatten()).collect();
     let data: usize = frames.iter().map(|frame| frame.bytes.len()).sum();
-    let head = subject.pack.len() - framed.end.len() - data;
+    let head = subject.pack.len() - paged.end.len() - data;
     // The head, then of each frame its header, its plan and the header of its zstd part; then the end.
     let mut places: Vec<usize> = (0..head).collect();
     let mut at = head;
@@ -171,7 +170,7 @@ fn every_flipped_byte_of_manifest_index_and_plans_is_refused_or_harmless() {
         at += frame.bytes.len();
     }
     places.extend(at..subject.pack.len());
-    let index = head - framed.padding.len() - framed.index(0).len();
+    let index = head - paged.padding.len() - paged.index(0).len();
     let mut random = pseudo_random(8);
     for at in places {
         let mut flipped = subject.pack.clone();

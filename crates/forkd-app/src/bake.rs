@@ -222,9 +222,7 @@ impl App<'_> {
         let begun = Instant::now();
         let answer = ask(test, guest, user);
         let judge = |answer: String| test.judge(&answer).map_err(|e| Error::new(Kind::General, e));
-        answer
-            .and_then(judge)
-            .map_err(|e| Error::new(e.kind(), format!("test {number} of the recipe: {e}")))?;
+        answer.and_then(judge).map_err(|e| e.within(format!("test {number} of the recipe")))?;
         let asked = test.eval.as_ref().or(test.run.as_ref()).map_or("", String::as_str);
         let time = begun.elapsed();
         let first = asked.lines().next().unwrap_or_default();

@@ -46,19 +46,19 @@ impl Machines {
     /// # Errors
     /// As [`Machines::explain`] says.
     pub fn talk(&self, child: &DetachedChild, env: Env<'_>) -> Result<Guest> {
-        machine::talk(child, Duration::from_secs(30), env).map_err(|e| Self::explain(child, &e))
+        machine::talk(child, Duration::from_secs(30), env).map_err(|e| Self::explain(child, e))
     }
 
     /// Says what became of a child with which a conversation failed.
     #[must_use]
-    pub fn explain(child: &DetachedChild, error: &Error) -> Error {
+    pub fn explain(child: &DetachedChild, error: Error) -> Error {
         if error.kind() == Kind::Interrupted {
             return Error::new(Kind::Interrupted, "interrupted; what ran in the child was ended");
         }
         // A machine that is just ending closes its sockets first.
         std::thread::sleep(Duration::from_millis(100));
         if machine::is_held(&child.run.join(machine::ALIVE)) {
-            return Error::new(error.kind(), format!("child {}: {error}", child.id));
+            return error.within(format!("child {}", child.id));
         }
         let console = machine::console(&child.run).unwrap_or_else(|| "nothing".into());
         let message = format!("child {} has ended; its console ends with:\n  {console}", child.id);

@@ -74,8 +74,10 @@ impl App<'_> {
         packed: &mut dyn FnMut(&PackReport),
     ) -> Result<PushReport> {
         if request.kernel {
-            let message = "push sends one file, and --kernel makes two: `forkd pack` both, and upload them beside each other";
-            return Err(Error::new(Kind::Usage, message));
+            let message = "push sends one file, and --kernel makes two";
+            return Err(
+                Error::new(Kind::Usage, message).hint("`forkd pack` both, and upload them beside each other")
+            );
         }
         let settings = self.settings;
         let input = self.pack_input(request)?;
@@ -149,7 +151,7 @@ impl App<'_> {
         let root = self.settings.cache_dir()?;
         let kernel = Kernel::with_digest(root, &image)?.ok_or_else(|| {
             let place = self.settings.shown(root);
-            missing(format!("(sha256 {image}) is not in {place}: pack without --kernel"))
+            missing(format!("(sha256 {image}) is not in {place}")).hint("pack without --kernel")
         })?;
         let bytes = kernel.vmlinux()?;
         let release = field("release").unwrap_or("unknown").to_owned();

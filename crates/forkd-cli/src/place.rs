@@ -24,16 +24,12 @@ pub(crate) fn local<'a>(what: &'a str, store: &Store) -> Option<LocalPlace<'a>> 
 pub(crate) fn nowhere(what: &str) -> Error {
     if what.contains("://") || what.starts_with("file:") {
         // Not repeated: its query may be a secret.
-        return Error::new(
-            Kind::Usage,
-            "a URL is not looked into from here: `forkd pull` it, or download it and name the file",
-        );
+        return Error::new(Kind::Usage, "a URL is not looked into from here")
+            .hint("`forkd pull` it, or download it and name the file");
     }
     let what = printable(what);
-    Error::new(
-        Kind::NotFound,
-        format!("'{what}' is neither a snapshot in the store nor a file; see `forkd images`"),
-    )
+    Error::new(Kind::NotFound, format!("'{what}' is neither a snapshot in the store nor a file"))
+        .hint("see `forkd images`")
 }
 
 /// A URL, or a name in a registry.

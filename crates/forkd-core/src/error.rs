@@ -1,4 +1,5 @@
 use forkd_format::FormatError;
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -122,6 +123,13 @@ impl Error {
         }
     }
 
+    /// The same, with a name of what it happened in or to before it.
+    #[must_use]
+    pub fn within(self, what: impl fmt::Display) -> Self {
+        let (kind, hint) = (self.kind(), self.guidance().map(str::to_owned));
+        Self::Other { kind, message: format!("{what}: {}", self.message()), hint }
+    }
+
     /// What happened, without what to do next.
     #[must_use]
     pub fn message(&self) -> String {
@@ -188,6 +196,9 @@ mod tests {
             (error.message().as_str(), error.guidance()),
             ("no snapshot 'x'", Some("see `forkd images`"))
         );
+        let within = error.within("child 1");
+        assert_eq!(within.message(), "child 1: no snapshot 'x'");
+        assert_eq!(within.to_string(), "child 1: no snapshot 'x'; see `forkd images`");
         let error = Error::new(Kind::General, "taken").hint("Use --force to replace it");
         assert_eq!(error.to_string(), "taken. Use --force to replace it");
         let locked = Error::Locked { resource: "a".into(), holder: "b".into() };

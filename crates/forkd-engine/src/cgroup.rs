@@ -49,9 +49,10 @@ pub fn memory_limits() -> bool {
 /// Starts a command in a group of its own.
 pub(crate) fn limit(command: &mut Command, name: &str, bytes: u64) -> Result<()> {
     let Some(Hierarchy { dir, limit }) = hierarchy() else {
-        let message = "this user cannot make control groups with memory limits; run forkd where systemd delegates them \
-                       (systemd-run --user --scope -p Delegate=yes forkd …), or without --memory-limit-mib";
-        return Err(Error::new(Kind::Incompatible, message));
+        let message = "this user cannot make control groups with memory limits";
+        let hint = "run forkd where systemd delegates them (systemd-run --user --scope -p Delegate=yes forkd …), or without \
+                    --memory-limit-mib";
+        return Err(Error::new(Kind::Incompatible, message).hint(hint));
     };
     sweep(&dir);
     let group = dir.join(format!("{PREFIX}{name}"));

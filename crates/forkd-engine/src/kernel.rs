@@ -160,10 +160,8 @@ fn fetch(cache: &Path, progress: &dyn Progress) -> Result<Kernel> {
 }
 
 fn no_kernel(why: &str) -> Error {
-    Error::new(
-        Kind::Incompatible,
-        format!("{why}; give a kernel by --kernel FILE (a bzImage or vmlinux with virtio and ext4)"),
-    )
+    Error::new(Kind::Incompatible, why)
+        .hint("give a kernel by --kernel FILE (a bzImage or vmlinux with virtio and ext4)")
 }
 
 /// The package that the metapackage stands for; `None` where apt has no lists.

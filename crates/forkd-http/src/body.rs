@@ -120,8 +120,9 @@ impl BodyPump {
                 Some(Ok(bytes)) => self.take(&bytes, &mut skip).await?,
                 Some(Err(e)) => return Ok(StreamEnd::Broken(network(&self.location, &e).into())),
                 None if self.end().is_some() => {
-                    let what = format!("{}: the connection ended early; try again", self.location);
-                    return Ok(StreamEnd::Broken(Error::new(Kind::Transient, what).into()));
+                    let what = format!("{}: the connection ended early", self.location);
+                    let error = Error::new(Kind::Transient, what).hint("try again");
+                    return Ok(StreamEnd::Broken(error.into()));
                 }
                 // It is whole, and shorter than what was read already.
                 None if skip > 0 => return Err(changed(&self.location)),

@@ -42,7 +42,7 @@ pub(crate) fn refusal(what: &dyn Display, response: &Response) -> Option<Failure
         _ if status.is_server_error() => (Kind::Transient, "try again later"),
         _ => (Kind::General, "the server does not accept this request"),
     };
-    let error = Error::new(kind, format!("{what}: the server answers {status}; {advice}"));
+    let error = Error::new(kind, format!("{what}: the server answers {status}")).hint(advice);
     Some(Failure { error, retry_after: retry_after(response.headers()) })
 }
 

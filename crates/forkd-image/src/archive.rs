@@ -54,12 +54,14 @@ impl Archive {
         match &magic[..read] {
             [0x1f, 0x8b, ..] => file = gunzip(&file, &name, cache, env)?,
             [0x28, 0xb5, 0x2f, 0xfd, ..] => {
-                return Err(usage("compressed by zstd; run `zstd -d` on it first"));
+                return Err(usage("compressed by zstd").hint("run `zstd -d` on it first"));
             }
             [0xfd, b'7', b'z', b'X', b'Z', 0] => {
-                return Err(usage("compressed by xz; run `xz -d` on it first"));
+                return Err(usage("compressed by xz").hint("run `xz -d` on it first"));
             }
-            [b'B', b'Z', b'h', ..] => return Err(usage("compressed by bzip2; run `bzip2 -d` on it first")),
+            [b'B', b'Z', b'h', ..] => {
+                return Err(usage("compressed by bzip2").hint("run `bzip2 -d` on it first"));
+            }
             _ => {}
         }
         let len = file.metadata().map_err(Error::io("read", path))?.len();
@@ -86,12 +88,13 @@ impl Archive {
     /// An image of a docker archive: the one asked for, or the only one.
     pub(crate) fn docker(&self, wanted: Option<&ArchiveImage>) -> Result<Saved> {
         let Some(list) = self.part("manifest.json") else {
-            let why = if self.part("index.json").is_some() {
-                format!("an archive of an OCI layout; name it as oci-archive:{}", self.name)
-            } else {
-                "no manifest.json in it; expected an archive that `docker save` made".to_owned()
-            };
-            return Err(Error::new(Kind::Usage, format!("{}: {why}", self.name)));
+            let wrong = |why: &str| Error::new(Kind::Usage, format!("{}: {why}", self.name));
+            return Err(match self.part("index.json") {
+                Some(_) => {
+                    wrong("an archive of an OCI layout").hint(format!("name it as oci-archive:{}", self.name))
+                }
+                None => wrong("no manifest.json in it; expected an archive that `docker save` made"),
+            });
         };
         let list = parse(&list.read(MAX_MANIFEST)?, &self.name)?;
         let image = pick(&list, wanted, &self.name)?;

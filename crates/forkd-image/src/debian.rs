@@ -45,10 +45,8 @@ impl Debian {
             line.map(|value| value.trim_matches('"').to_owned())
         };
         let (Some(id), Some(release)) = (field("ID"), field("VERSION_CODENAME")) else {
-            return Err(incompatible(
-                "Debian packages need a host with apt (Debian, Ubuntu); use an image instead, as in \
-                 `forkd from-image debian:stable-slim`",
-            ));
+            return Err(incompatible("Debian packages need a host with apt (Debian, Ubuntu)")
+                .hint("use an image instead, as in `forkd from-image debian:stable-slim`"));
         };
         let dirs = path.map(std::env::split_paths).into_iter().flatten();
         let program = dirs.map(|dir| dir.join(PROGRAM)).find(|program| program.is_file());

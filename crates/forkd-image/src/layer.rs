@@ -103,10 +103,12 @@ impl<'a> Applying<'a> {
             Type::File => {
                 if header.size > self.left {
                     let message = format!(
-                        "{} bytes, where {} more are allowed in all; give it a larger disk (--size-mib)",
-                        header.size, self.left
+                        "'{}': {} bytes, where {} more are allowed in all",
+                        lossy(&header.path),
+                        header.size,
+                        self.left
                     );
-                    return Err(Error::new(Kind::Usage, format!("'{}': {message}", lossy(&header.path))));
+                    return Err(Error::new(Kind::Usage, message).hint("give it a larger disk (--size-mib)"));
                 }
                 self.left -= header.size;
                 let extents = self.contents(&mut |buffer| tar.read(buffer))?;

@@ -299,18 +299,24 @@ impl RegistryClient {
     fn unauthorised(&self, from: Option<&PathBuf>) -> Error {
         let (host, repository) = (self.reference.host(), self.reference.repository());
         let login = format!("`docker login {host}` or `podman login {host}`");
-        let message = match from {
-            Some(path) => format!(
-                "{host} refuses '{repository}' to the credentials from {}: the repository does not exist, or they may not read it \
-or have expired; log in again by {login}",
-                path.display()
+        let (message, hint) = match from {
+            Some(path) => (
+                format!(
+                    "{host} refuses '{repository}' to the credentials from {}: the repository does not exist, or they may not read \
+it or have expired",
+                    path.display()
+                ),
+                format!("log in again by {login}"),
             ),
-            None => format!(
-                "{host}: '{repository}' does not exist, or needs credentials, and there are none for this host in: {}; log in by {login}",
-                self.files.names()
+            None => (
+                format!(
+                    "{host}: '{repository}' does not exist, or needs credentials, and there are none for this host in: {}",
+                    self.files.names()
+                ),
+                format!("log in by {login}"),
             ),
         };
-        Error::new(Kind::Unauthorised, message)
+        Error::new(Kind::Unauthorised, message).hint(hint)
     }
 
     /// What an answer that is no success means.
@@ -318,7 +324,7 @@ or have expired; log in again by {login}",
         let status = response.status();
         let (host, repository) = (self.reference.host(), self.reference.repository());
         let wait = retry_after(response.headers());
-        let (kind, message) = match status {
+        let error = match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 return self.unauthorised(locked(&self.auth).from.as_ref()).into();
             }
@@ -327,27 +333,29 @@ or have expired; log in again by {login}",
                 let code = http.read_small(response, small, host, cancel).ok();
                 let code = code.and_then(|bytes| serde_json::from_slice::<Refusals>(&bytes).ok());
                 let unknown = code.is_some_and(|r| r.errors.iter().any(|e| e.code == "NAME_UNKNOWN"));
-                let message = match path.split_once('/') {
-                    _ if unknown => format!("{host} has no repository '{repository}'; check the name"),
-                    Some(("manifests", name)) => {
-                        format!("{host} has no '{name}' in '{repository}'; check the name and tag")
+                let missing = |message: String| Error::new(Kind::NotFound, message);
+                match path.split_once('/') {
+                    _ if unknown => {
+                        missing(format!("{host} has no repository '{repository}'")).hint("check the name")
                     }
-                    _ => format!("{}: the registry lacks {path}, which the image names", self.reference),
-                };
-                (Kind::NotFound, message)
+                    Some(("manifests", name)) => missing(format!("{host} has no '{name}' in '{repository}'"))
+                        .hint("check the name and tag"),
+                    _ => missing(format!(
+                        "{}: the registry lacks {path}, which the image names",
+                        self.reference
+                    )),
+                }
             }
-            StatusCode::TOO_MANY_REQUESTS => (
-                Kind::Transient,
-                format!(
-                    "{host} answers {status}: too many pulls in a short time; log in for more, or try again later"
-                ),
-            ),
+            StatusCode::TOO_MANY_REQUESTS => {
+                let message = format!("{host} answers {status}: too many pulls in a short time");
+                Error::new(Kind::Transient, message).hint("log in for more, or try again later")
+            }
             _ if is_transient(status) => {
-                (Kind::Transient, format!("{host} answers {status}; try again later"))
+                Error::new(Kind::Transient, format!("{host} answers {status}")).hint("try again later")
             }
-            _ => (Kind::General, format!("{}: the registry answers {status}", self.reference)),
+            _ => Error::new(Kind::General, format!("{}: the registry answers {status}", self.reference)),
         };
-        Failure { error: Error::new(kind, message), retry_after: wait }
+        Failure { error, retry_after: wait }
     }
 }
 

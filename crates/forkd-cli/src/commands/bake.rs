@@ -4,7 +4,7 @@ use crate::context::Context;
 use anyhow::Result;
 use forkd_app::RecipeFolder;
 use forkd_core::{Error, Kind};
-use forkd_format::Tag;
+use forkd_format::{FormatError, Tag};
 use std::path::PathBuf;
 
 /// Make a snapshot of a recipe, and run the recipe's tests in a fork before anyone sees it
@@ -30,9 +30,10 @@ pub(crate) fn run(args: &BakeArgs, context: &Context<'_>) -> Result<()> {
     let folder = RecipeFolder::read(&args.recipe)?;
     let tag: Tag = match &args.tag {
         Some(tag) => tag.clone(),
-        None => {
-            folder.name.parse().map_err(|e| Error::new(Kind::Usage, format!("{e}; give one with --tag")))?
-        }
+        None => folder
+            .name
+            .parse()
+            .map_err(|e: FormatError| Error::new(Kind::Usage, e.to_string()).hint("give one with --tag"))?,
     };
     let settings = config::settings()?;
     let baked = context.app(&settings).bake(folder, &tag, &args.machine.request(), args.no_cache)?;

@@ -30,7 +30,7 @@ pub(crate) fn run(args: &EvalArgs, context: &Context<'_>) -> Result<()> {
     let child = machines.child(&args.id)?;
     let limit = args.timeout_secs.map(|secs| Duration::from_secs(secs.into()));
     let answer = eval(&mut machines.talk(&child, context.env())?, &args.expression, limit);
-    let answer = answer.map_err(|e| Machines::explain(&child, &e))?;
+    let answer = answer.map_err(|e| Machines::explain(&child, e))?;
     if !answer.is_empty() {
         context.output.answer(&answer);
     }

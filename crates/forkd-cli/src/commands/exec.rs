@@ -70,7 +70,7 @@ pub(crate) fn run(args: &ExecArgs, context: &Context<'_>) -> Result<()> {
     let raw = (args.tty && args.interactive).then(Raw::enter).flatten();
     let exit = converse(&mut guest, &exec, args, context);
     drop(raw);
-    let exit = exit.map_err(|e| Machines::explain(&child, &e))?;
+    let exit = exit.map_err(|e| Machines::explain(&child, e))?;
     context.output.exit_with(exit.shell_code());
     if exit.timed_out {
         context.env().progress.note("killed at its time limit");

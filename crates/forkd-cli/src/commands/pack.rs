@@ -93,8 +93,8 @@ pub(crate) fn run(args: &PackArgs, context: &Context<'_>) -> Result<()> {
     let tag = &args.content.tag;
     let out = args.out.clone().unwrap_or_else(|| format!("./{tag}.forkd-snapshot.tar.zst").into());
     if out.as_os_str() == "-" {
-        let message = "a pack is not written to standard output: its manifest comes first and is known last; name a file";
-        return Err(Error::new(Kind::Usage, message).into());
+        let message = "a pack is not written to standard output: its manifest comes first and is known last";
+        return Err(Error::new(Kind::Usage, message).hint("name a file").into());
     }
     // The specification shows the default without its "./".
     let shown = out.strip_prefix("./").unwrap_or(&out).display().to_string();

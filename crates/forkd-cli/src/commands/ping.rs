@@ -28,7 +28,7 @@ pub(crate) fn run(args: &PingArgs, context: &Context<'_>) -> Result<()> {
     let mut guest = machines.talk(&child, context.env())?;
     let mut times = Vec::new();
     for _ in 0..args.count {
-        let time = guest.ping(Duration::from_secs(30)).map_err(|e| Machines::explain(&child, &e))?;
+        let time = guest.ping(Duration::from_secs(30)).map_err(|e| Machines::explain(&child, e))?;
         let time = time.as_secs_f64() * 1000.0;
         context.output.answer(&format!("pong from {} in {time:.2} ms", args.id));
         times.push(time);

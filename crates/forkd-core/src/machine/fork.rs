@@ -124,7 +124,7 @@ pub(crate) fn open(store: &Store, engine: &dyn Engine, tag: &Tag, env: Env<'_>) 
 /// # Errors
 /// [`Kind::Incompatible`], [`Kind::Integrity`], naming what the snapshot needs and what is here.
 pub fn check(engine: &dyn Engine, stored: &StoredSnapshot) -> Result<()> {
-    engine.check(&stored.snapshot).map_err(|e| Error::new(e.kind(), format!("'{}': {e}", stored.tag)))?;
+    engine.check(&stored.snapshot).map_err(|e| e.within(format!("'{}'", stored.tag)))?;
     for (key, path) in stored.bodies() {
         let key = if key == MEMORY { "memory" } else { key.trim_end_matches(".ext4") };
         let found = match stored.open(&path) {

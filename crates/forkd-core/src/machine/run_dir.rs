@@ -177,10 +177,8 @@ impl Runtime {
                 Err(Error::new(Kind::NotFound, format!("no child '{name}' is running"))
                     .hint("see `forkd ls`"))
             }
-            n => Err(Error::new(
-                Kind::Usage,
-                format!("'{name}' is the beginning of {n} children's names; give more of it"),
-            )),
+            n => Err(Error::new(Kind::Usage, format!("'{name}' is the beginning of {n} children's names"))
+                .hint("give more of it")),
         }
     }
 

@@ -104,12 +104,9 @@ pub(crate) fn check_file(stored: &StoredSnapshot, name: &str, path: &Path) -> Re
     let metadata = path.metadata().map_err(Error::io("read", path))?;
     let Some(recorded) = stored.record.as_ref().and_then(|record| record.file(name)) else { return Ok(()) };
     if stored.untouched(name, &metadata).is_none() && !HashedFile::read(path, &mut |_| Ok(()))?.is(recorded) {
-        let message = format!(
-            "{}: altered since it was stored; `forkd verify {}` shows where",
-            path.display(),
-            stored.tag
-        );
-        return Err(Error::new(Kind::Integrity, message));
+        let message = format!("{}: altered since it was stored", path.display());
+        let hint = format!("`forkd verify {}` shows where", stored.tag);
+        return Err(Error::new(Kind::Integrity, message).hint(hint));
     }
     Ok(())
 }

@@ -43,10 +43,11 @@ impl Blocks {
         }
         let Some((start, len)) = self.free.last_mut() else {
             let message = format!(
-                "the image does not fit on a disk of {} MiB; give it a larger one (--size-mib), or leave its size open",
+                "the image does not fit on a disk of {} MiB",
                 (u64::from(self.limit) * BLOCK as u64) >> 20
             );
-            return Err(Error::new(Kind::Usage, message));
+            return Err(Error::new(Kind::Usage, message)
+                .hint("give it a larger one (--size-mib), or leave its size open"));
         };
         let block = *start + *len - 1;
         *len -= 1;

@@ -16,6 +16,7 @@ mod manifest;
 mod platform;
 mod reference;
 mod registry;
+mod registry_auth;
 mod shown;
 mod source;
 mod stream;

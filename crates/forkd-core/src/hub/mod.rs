@@ -1,14 +1,14 @@
 //! Hubs: where packs are listed under names and lie to be fetched. What a hub is made of, a folder, a web server or a registry of
 //! another kind, is an adapter's business; transports carry the bytes.
 
+pub(crate) mod index_hub;
 pub(crate) mod offer;
 pub(crate) mod port;
-pub(crate) mod registry;
 pub(crate) mod release;
 pub(crate) mod remote;
 
+pub use index_hub::IndexHub;
 pub use offer::{Claim, Offer};
 pub use port::{Hub, HubPackage};
-pub use registry::IndexHub;
 pub use release::{Release, ReleasePack};
 pub use remote::{Answer, Download, Location, Remote, Request, Validator};

@@ -1,9 +1,11 @@
 //! snapshot.json, registry.json, tags and references.
 #![no_main]
-use forkd_format::{Reference, Registry, Snapshot, Tag};
+use forkd_format::{Reference, Snapshot, Tag, registry};
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    let _ = Registry::parse(bytes);
+    if registry::check(bytes).is_ok() {
+        let _ = registry::look_up(bytes, &"a/b".parse().unwrap());
+    }
     if let Ok(snapshot) = Snapshot::parse(bytes) {
         let moved = snapshot.relocated("/x/", None);
         assert_eq!(moved.relocated("/x/", None), moved);

@@ -2,6 +2,7 @@
 
 use forkd_core::machine::Guest;
 use forkd_core::{Error, Kind, Result};
+use serde::Deserialize;
 use serde_json::Value;
 use std::time::Duration;
 
@@ -11,14 +12,33 @@ use std::time::Duration;
 /// [`Kind::General`] where the guest says that it is wrong, or says nothing that an endpoint may.
 pub fn eval(guest: &mut Guest, expression: &str, limit: Option<Duration>) -> Result<String> {
     let answer = guest.eval(&Value::from(expression).to_string(), limit)?;
-    let wrong = || {
-        let message = format!("the eval endpoint's answer is not as docs/agent.md says: {answer}");
-        Error::new(Kind::General, message)
-    };
-    let value: Value = serde_json::from_str(&answer).map_err(|_| wrong())?;
-    match (value.get("ok"), value.get("error")) {
-        (Some(Value::String(text)), None) => Ok(text.clone()),
-        (None, Some(Value::String(text))) => Err(Error::new(Kind::General, format!("in the guest: {text}"))),
-        _ => Err(wrong()),
+    match serde_json::from_str(&answer) {
+        Ok(Answer { ok: Some(text), error: None }) => Ok(text),
+        Ok(Answer { ok: None, error: Some(text) }) => {
+            Err(Error::new(Kind::General, format!("in the guest: {}", beginning(&text))))
+        }
+        _ => {
+            let beginning = beginning(&answer);
+            let message = format!("the eval endpoint's answer is not as docs/agent.md says: {beginning}");
+            Err(Error::new(Kind::General, message))
+        }
     }
+}
+
+/// An endpoint's line. A guest may send whatever it likes, so nothing else of it is kept.
+#[derive(Deserialize)]
+struct Answer {
+    ok: Option<String>,
+    error: Option<String>,
+}
+
+/// What of a guest's text goes into a message of ours, in characters.
+const MAX_QUOTED: usize = 4096;
+
+fn beginning(text: &str) -> String {
+    let mut shown: String = text.chars().take(MAX_QUOTED).collect();
+    if shown.len() < text.len() {
+        shown.push('…');
+    }
+    shown
 }

@@ -29,7 +29,6 @@ pub use manifest::Manifest;
 pub use pack_format::{PackFormat, PackId};
 pub use recipe::Recipe;
 pub use reference::Reference;
-pub use registry::Registry;
 pub use sizes::{PAGE_SIZE, PIECE_SIZE};
 pub use snapshot::{ParentLink, Snapshot};
 pub use tag::Tag;

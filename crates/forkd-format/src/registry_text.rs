@@ -1,7 +1,7 @@
 //! A `registry.json` that is changed: keys that we do not know, and the order of all, stay as they are (`docs/format/registry.md`).
 
 use crate::error::FormatError;
-use crate::registry::Registry;
+use crate::registry::read;
 use serde_json::{Map, Value, json};
 use std::fmt;
 
@@ -22,9 +22,9 @@ impl RegistryText {
     /// Parses a registry.
     ///
     /// # Errors
-    /// As [`Registry::parse`].
+    /// As [`read::check`].
     pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
-        Registry::parse(bytes)?;
+        read::check(bytes)?;
         serde_json::from_slice(bytes).map(Self).map_err(|e| FormatError::Registry(e.to_string()))
     }
 
@@ -131,7 +131,7 @@ mod tests {
         assert_eq!(registry.version("a/a", "latest").unwrap()["url"], "two");
         assert!(registry.remove_version("a/a", "v2"));
         assert_eq!(registry.version("a/a", "latest").unwrap()["url"], "one");
-        Registry::parse(registry.to_string().as_bytes()).unwrap();
+        read::check(registry.to_string().as_bytes()).unwrap();
         assert!(registry.remove_version("a/a", "v1"));
         assert_eq!(registry, RegistryText::default());
     }

@@ -25,6 +25,8 @@ pub struct FetchReport {
     pub cached_layers: u64,
 }
 
+/// What layers may take as they are stored, in bytes: more than any root disk holds.
+const MAX_LAYERS_SIZE: u64 = 64 << 30;
 /// A try that brings so much more than all before it makes those count no longer.
 const RENEWING: u64 = 1 << 20;
 /// At least so many layers are fetched at a time: one stream rarely fills a line.
@@ -57,8 +59,14 @@ pub(crate) fn layers(
         }
     }
     if !missing.is_empty() {
-        let total = missing.iter().try_fold(0u64, |sum, layer| sum.checked_add(layer.size));
-        env.progress.start("fetching layers", total);
+        let total = missing.iter().fold(0u64, |sum, layer| sum.saturating_add(layer.size));
+        if total > MAX_LAYERS_SIZE {
+            let message = format!(
+                "the image's layers take {total} bytes, as it says; at most {MAX_LAYERS_SIZE} are fetched"
+            );
+            return Err(Error::new(Kind::Integrity, message));
+        }
+        env.progress.start("fetching layers", Some(total));
         let fetched = fetch_all(registry, cache, &missing, env);
         env.progress.finish();
         for (layer, (entry, bytes)) in missing.iter().zip(fetched?) {

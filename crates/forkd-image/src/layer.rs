@@ -1,7 +1,7 @@
 //! Applying a layer (OCI image specification, layer.md) to a tree.
 
 use crate::ext4::{BLOCK, Blocks, Extent, MAX_XATTRS, name_index};
-use crate::tar::{Header, Tar, Type};
+use crate::tar::{Header, MAX_OVERHEAD, Tar, Type};
 use crate::tree::{Body, Meta, Node, ROOT, Tree, lossy};
 use forkd_core::{Env, Error, Kind, Result};
 use std::collections::BTreeMap;
@@ -21,19 +21,22 @@ pub(crate) struct Applying<'a> {
     pub(crate) blocks: &'a mut Blocks,
     /// Bytes that files may still have, in all.
     pub(crate) left: u64,
+    /// Bytes that are no file's and may still come, in all.
+    overhead: u64,
     pub(crate) buffer: Vec<u8>,
     pub(crate) env: Env<'a>,
 }
 
 impl<'a> Applying<'a> {
     pub(crate) fn new(tree: &'a mut Tree, blocks: &'a mut Blocks, left: u64, env: Env<'a>) -> Self {
-        Self { tree, blocks, left, buffer: vec![0; CHUNK], env }
+        Self { tree, blocks, left, overhead: MAX_OVERHEAD, buffer: vec![0; CHUNK], env }
     }
 
     /// Applies the tar stream of a layer.
     pub(crate) fn layer(&mut self, input: &mut dyn Read, name: &str) -> Result<()> {
-        let mut tar = Tar::new(input, name);
+        let mut tar = Tar::new(input, name, self.overhead);
         while let Some(header) = tar.next()? {
+            self.overhead = tar.overhead;
             self.env.cancel.check()?;
             let refuse = |why: String| {
                 Error::new(Kind::Integrity, format!("layer {name}, '{}': {why}", lossy(&header.path)))

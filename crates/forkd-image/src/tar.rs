@@ -2,11 +2,16 @@
 
 use forkd_core::{Error, Kind, Result};
 use forkd_format::tar_rules::{PaxRecords, checksum_holds, number};
+use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read};
 
 const RECORD: usize = 512;
-/// The longest extended header, in bytes.
+/// What the extended headers of one entry may take, in bytes.
 const MAX_EXTENDED: u64 = 1 << 20;
+/// What may follow the end of the archive: tape blocks are filled up with zeros.
+const MAX_TAIL: u64 = 16 << 20;
+/// What headers, names and padding of all layers of an image may take, in bytes: it compresses to next to nothing.
+pub(crate) const MAX_OVERHEAD: u64 = 2 << 30;
 
 /// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +46,8 @@ pub(crate) struct Tar<'a> {
     left: u64,
     body: u64,
     name: String,
+    /// Bytes that are no file's and may still come.
+    pub(crate) overhead: u64,
 }
 
 /// What extended headers say of the next entry.
@@ -52,14 +59,20 @@ struct Extended {
     uid: Option<u64>,
     gid: Option<u64>,
     mtime: Option<(i64, u32)>,
-    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     sparse: bool,
 }
 
 impl<'a> Tar<'a> {
     /// `name` is the layer's, for messages.
-    pub(crate) fn new(input: &'a mut dyn Read, name: &str) -> Self {
-        Self { input, left: 0, body: 0, name: name.to_owned() }
+    pub(crate) fn new(input: &'a mut dyn Read, name: &str, overhead: u64) -> Self {
+        Self { input, left: 0, body: 0, name: name.to_owned(), overhead }
+    }
+
+    fn spend(&mut self, bytes: u64) -> Result<()> {
+        let wrong = || self.wrong(&format!("more than {MAX_OVERHEAD} bytes of headers and names"));
+        self.overhead = self.overhead.checked_sub(bytes).ok_or_else(wrong)?;
+        Ok(())
     }
 
     pub(crate) fn wrong(&self, why: &str) -> Error {
@@ -120,7 +133,7 @@ impl<'a> Tar<'a> {
 
     /// The next entry; `None` at the end. All after that is read, so that whoever hashes the stream has seen it.
     pub(crate) fn next(&mut self) -> Result<Option<Header>> {
-        let mut extended = Extended::default();
+        let (mut extended, mut room) = (Extended::default(), MAX_EXTENDED);
         loop {
             self.skip()?;
             let mut record = [0; RECORD];
@@ -128,15 +141,9 @@ impl<'a> Tar<'a> {
                 return Ok(None);
             }
             if record.iter().all(|byte| *byte == 0) {
-                let mut rest = vec![0; 64 << 10];
-                loop {
-                    match self.input.read(&mut rest) {
-                        Ok(0) => return Ok(None),
-                        Err(e) if e.kind() != ErrorKind::Interrupted => return Err(self.broken(&e)),
-                        _ => {}
-                    }
-                }
+                return self.tail().map(|()| None);
             }
+            self.spend(RECORD as u64)?;
             let header = tar::Header::from_byte_slice(&record);
             if !checksum_holds(header) {
                 return Err(self.wrong("it is no tar stream: a header's checksum is wrong"));
@@ -146,7 +153,8 @@ impl<'a> Tar<'a> {
             let letter = header.entry_type().as_byte();
             match letter {
                 b'x' | b'L' | b'K' | b'g' => {
-                    let bytes = self.extended(declared)?;
+                    let bytes = self.extended(declared, room)?;
+                    room -= declared;
                     match letter {
                         b'x' => self.pax(&bytes, &mut extended)?,
                         b'L' => extended.path = Some(until_zero(&bytes)),
@@ -189,7 +197,7 @@ impl<'a> Tar<'a> {
                     Some(mtime) => mtime,
                     None => (header.mtime().map_err(odd)?.try_into().unwrap_or(i64::MAX), 0),
                 },
-                xattrs: extended.xattrs,
+                xattrs: extended.xattrs.into_iter().collect(),
             };
             self.body = size;
             self.left = size
@@ -199,10 +207,26 @@ impl<'a> Tar<'a> {
         }
     }
 
-    fn extended(&mut self, size: u64) -> Result<Vec<u8>> {
-        if size > MAX_EXTENDED {
-            return Err(self.wrong(&format!("an extended header of {size} bytes; at most {MAX_EXTENDED}")));
+    /// What follows the end of the archive.
+    fn tail(&mut self) -> Result<()> {
+        let (mut rest, mut read) = (vec![0; 64 << 10], 0);
+        while read <= MAX_TAIL {
+            match self.input.read(&mut rest) {
+                Ok(0) => return Ok(()),
+                Ok(len) => read += len as u64,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(self.broken(&e)),
+            }
         }
+        Err(self.wrong(&format!("more than {MAX_TAIL} bytes follow the archive's end")))
+    }
+
+    fn extended(&mut self, size: u64, room: u64) -> Result<Vec<u8>> {
+        if size > room {
+            let message = format!("extended headers of one entry take more than {MAX_EXTENDED} bytes");
+            return Err(self.wrong(&message));
+        }
+        self.spend(size)?;
         let mut bytes = vec![0; size as usize];
         (self.body, self.left) = (size, size.next_multiple_of(RECORD as u64));
         let read = self.read(&mut bytes)?;
@@ -224,7 +248,7 @@ impl<'a> Tar<'a> {
                 _ if key.starts_with(b"GNU.sparse.") => into.sparse = true,
                 _ => {
                     if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-                        into.xattrs.push((name.to_vec(), value.to_vec()));
+                        into.xattrs.insert(name.to_vec(), value.to_vec());
                     }
                 }
             }

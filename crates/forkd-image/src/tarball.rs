@@ -11,6 +11,8 @@ const BLOCK: u64 = 512;
 const MAX_ENTRIES: usize = 1 << 16;
 /// For names, and the pax records that hold them.
 const MAX_EXTRA: u64 = 1 << 20;
+/// For all names and links together, in bytes.
+const MAX_NAMES: usize = 16 << 20;
 const MAX_HOPS: usize = 8;
 
 /// What can be read at offsets.
@@ -52,7 +54,7 @@ impl Tarball {
     pub(crate) fn index(source: &impl ReadAt, len: u64, what: &str) -> Result<Self> {
         let wrong = |why: String| Error::new(Kind::Integrity, format!("{what}: {why}"));
         let mut entries = HashMap::new();
-        let (mut at, mut count) = (0, 0);
+        let (mut at, mut count, mut names) = (0, 0, 0);
         let (mut long_name, mut long_link, mut pax): (Option<String>, Option<String>, Pax) =
             Default::default();
         let mut header = tar::Header::new_old();
@@ -109,6 +111,10 @@ impl Tarball {
                     None
                 };
                 if let (Some(name), Some(entry)) = (normal("", &name), entry) {
+                    names += name.len() + if let Entry::Link(target) = &entry { target.len() } else { 0 };
+                    if names > MAX_NAMES {
+                        return Err(wrong(format!("its names take more than {MAX_NAMES} bytes")));
+                    }
                     entries.insert(name, entry);
                 }
             }
@@ -226,5 +232,19 @@ mod tests {
             let index = Tarball::index(&&bytes[..cut], cut as u64, "x");
             assert!(index.is_err(), "{cut}");
         }
+    }
+
+    #[test]
+    fn names_of_all_entries_share_a_bound() {
+        let mut builder = tar::Builder::new(Vec::new());
+        for n in 0..40 {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(0);
+            let name = format!("{n}/{}", "x/".repeat(250_000));
+            builder.append_data(&mut header, name + "y", std::io::empty()).unwrap();
+        }
+        let bytes = builder.into_inner().unwrap();
+        let error = Tarball::index(&bytes.as_slice(), bytes.len() as u64, "it").err().unwrap();
+        assert!(error.to_string().contains("its names take more than"), "{error}");
     }
 }

@@ -14,7 +14,7 @@ const LIMIT: Duration = Duration::from_secs(600);
 /// How soon to try again where the endpoint has too many callers.
 const RETRY: Duration = Duration::from_millis(5);
 /// The longest answer, in bytes.
-const MAX_ANSWER: usize = 64 << 20;
+const MAX_ANSWER: usize = 16 << 20;
 
 struct EvalJob {
     id: u32,

@@ -156,6 +156,22 @@ fn bombs_take_little_memory() {
 }
 
 #[test]
+fn a_pack_that_holds_nothing_for_ever_ends() {
+    let user = User::new();
+    let declared = zst(&tar_of(&entries("t", 1))[..2048]);
+    // Frames of nothing, frames that are skipped, and blocks of nothing in one frame: raw, of 0 bytes, not the last.
+    let empty = zstd::bulk::compress(b"", 3).unwrap().repeat(4_000_000);
+    let skipped = [&[0x50, 0x2a, 0x4d, 0x18], &(1_u32 << 20).to_le_bytes()[..], &vec![0; 1 << 20]].concat();
+    let blocks = [vec![0x28, 0xb5, 0x2f, 0xfd, 0, 0x58], [0, 0, 0].repeat(12_000_000)].concat();
+    for (name, tail) in [("empty", empty), ("skipped", skipped.repeat(40)), ("blocks", blocks)] {
+        std::fs::write(user.path(name), [declared.clone(), tail].concat()).unwrap();
+        let error = user.fails(6, &["unpack", name]);
+        assert!(error.contains("compressed bytes for what is declared"), "{name}: {error}");
+    }
+    assert!(user.is_untouched());
+}
+
+#[test]
 fn packs_of_other_tools_unpack() {
     let user = User::new();
     let script = r#"

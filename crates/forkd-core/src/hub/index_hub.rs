@@ -8,9 +8,9 @@ use crate::hub::offer::{Claim, Offer};
 use crate::hub::port::{Hub, HubPackage};
 use crate::hub::release::{Release, ReleasePack};
 use crate::hub::remote::{Location, Remote};
-use forkd_format::registry::{Artifact, MAX_REGISTRY, Missing, Version};
+use forkd_format::registry::{self, Artifact, ListedPackage, MAX_REGISTRY, Missing, Version};
 use forkd_format::registry_text::RegistryText;
-use forkd_format::{Digest, PackFormat, PackId, Reference, Registry};
+use forkd_format::{Digest, PackFormat, PackId, Reference};
 use std::io::Write;
 
 /// A hub behind the URL of its `registry.json`.
@@ -86,7 +86,7 @@ impl Hub for IndexHub<'_> {
             header_bytes: None,
             bases: Vec::new(),
         }];
-        for Artifact { url, manifest_sha256, size_bytes, head_bytes, bases, .. } in version.paged() {
+        for Artifact { url, manifest_sha256, size_bytes, head_bytes, bases, .. } in version.paged {
             offers.push(Offer {
                 location: self.join(reference, &url)?,
                 claim: Claim::Id(PackId::Manifest(manifest_sha256)),
@@ -103,13 +103,12 @@ impl Hub for IndexHub<'_> {
 
     fn list(&self, cancel: &Cancel) -> Result<Vec<HubPackage>> {
         let text = self.answers.get_text(self.remote, &self.index, MAX_REGISTRY, cancel)?;
-        let registry = Registry::parse(text.as_bytes()).map_err(Error::malformed(self.index.to_string()))?;
-        let packages = registry.packages().map(|(name, package)| HubPackage {
-            name: name.to_owned(),
-            description: package.description.clone(),
-            versions: package.versions.keys().cloned().collect(),
-        });
-        Ok(packages.collect())
+        let listed = registry::list(text.as_bytes()).map_err(Error::malformed(self.index.to_string()))?;
+        let package = |listed: ListedPackage| {
+            let ListedPackage { name, description, versions } = listed;
+            HubPackage { name, description, versions }
+        };
+        Ok(listed.into_iter().map(package).collect())
     }
 
     fn publish(&self, release: &Release<'_>, progress: &dyn Progress, cancel: &Cancel) -> Result<()> {
@@ -180,8 +179,8 @@ fn entry(release: &Release<'_>) -> Result<serde_json::Map<String, serde_json::Va
 }
 
 fn look_up(bytes: &[u8], reference: &Reference, index: &Location) -> Result<Version> {
-    let registry = Registry::parse(bytes).map_err(Error::malformed(index.to_string()))?;
-    let version = registry.resolve(reference).map_err(|missing| {
+    let found = registry::look_up(bytes, reference).map_err(Error::malformed(index.to_string()))?;
+    found.map_err(|missing| {
         let package = &reference.package;
         let message = match missing {
             Missing::Package(similar) if similar.is_empty() => format!("no '{package}' in {index}"),
@@ -195,8 +194,7 @@ fn look_up(bytes: &[u8], reference: &Reference, index: &Location) -> Result<Vers
             ),
         };
         Error::new(Kind::NotFound, message)
-    })?;
-    Ok(version.clone())
+    })
 }
 
 /// Leaves the packs that the reference pins, each as what the registry says that the digest is of.

@@ -16,6 +16,9 @@ const SILENCE: Duration = Duration::from_secs(10);
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// The longest answer of an eval endpoint, in bytes, as the agent has it (docs/agent.md).
+const MAX_ANSWER: usize = 16 << 20;
+
 /// How long the host may sleep before it looks for a stop.
 pub(crate) const TICK: Duration = Duration::from_millis(50);
 
@@ -239,8 +242,11 @@ impl Guest {
         let mut answer = Vec::new();
         self.answer(id, limit, &mut |part| {
             answer.extend_from_slice(part);
-            if answer.len() > 64 << 20 {
-                return Err(Error::new(Failure::General, "the answer has more than 64 MiB"));
+            if answer.len() > MAX_ANSWER {
+                let message = format!("the answer has more than {} MiB", MAX_ANSWER >> 20);
+                return Err(
+                    Error::new(Failure::General, message).hint("write it to a file and `forkd cp` that")
+                );
             }
             Ok(())
         })?;

@@ -3,6 +3,7 @@
 use crate::digest::block_sums::BlockSums;
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
+use crate::pack::stream::zstd_frames::most_compressed;
 use forkd_format::manifest::RootfsSidecar;
 use forkd_format::zstd_frame::MAX_WINDOW_LOG;
 use forkd_format::{Digest, Hasher};
@@ -56,6 +57,7 @@ pub(crate) fn decode(
     each: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
 ) -> Result<()> {
     let failed = |e: std::io::Error| sidecar_error(name, e);
+    let input = Bounded { input, left: most_compressed(size), name: name.to_owned() };
     let mut decoder = zstd::stream::read::Decoder::new(input).map_err(failed)?;
     decoder.window_log_max(MAX_WINDOW_LOG).map_err(failed)?;
     let mut buffer = vec![0; 1 << 20];
@@ -82,6 +84,24 @@ pub(crate) fn decode(
         return Err(Error::new(Kind::Integrity, message));
     }
     Ok(())
+}
+
+/// Compressed bytes, no more than content of a declared size may take: a frame may be skipped for ever.
+struct Bounded {
+    input: Box<dyn Read + Send>,
+    left: u64,
+    name: String,
+}
+
+impl Read for Bounded {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.input.read(buffer)?;
+        self.left = self.left.checked_sub(read as u64).ok_or_else(|| {
+            let message = format!("{}: far more compressed bytes than what is declared can take", self.name);
+            std::io::Error::other(Error::new(Kind::Integrity, message))
+        })?;
+        Ok(read)
+    }
 }
 
 /// A decoder says in words of its own that its input is damaged; everything else is the disk's or the network's.

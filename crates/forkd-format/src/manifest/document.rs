@@ -48,6 +48,13 @@ impl Manifest {
         inside + self.rootfs.as_ref().map_or(0, |rootfs| rootfs.size)
     }
 
+    /// The most bytes that the tar stream of its files may have: each with a header, an extended header before it, and padding.
+    #[must_use]
+    pub fn most_streamed(&self) -> u64 {
+        const PER_FILE: u64 = 4 * 512;
+        self.files().fold(0, |sum: u64, (_, file)| sum.saturating_add(file.size).saturating_add(PER_FILE))
+    }
+
     /// The name of a file's tar entry.
     #[must_use]
     pub fn entry_name(&self, link: &Link, file: &FileEntry) -> String {

@@ -126,6 +126,10 @@ impl<R: Read> PackStream<R> {
                         starts_frame: false,
                     };
                     let manifest = manifest.clone();
+                    // A paged pack says in its index how long it is; that is checked by whoever reads it.
+                    if !manifest.format().is_paged() {
+                        source.expect(manifest.most_streamed());
+                    }
                     return Ok(Self {
                         source,
                         reader,

@@ -3,6 +3,7 @@
 use crate::env::Cancel;
 use crate::error::{Error, Result};
 use crate::pipeline::buffers::{Buffer, Buffers};
+use forkd_format::manifest::MAX_MANIFEST;
 use forkd_format::zstd_frame::{FrameHeader, FrameScanner, MAX_WINDOW_LOG};
 use forkd_format::{FormatError, PIECE_SIZE};
 use std::io::Read;
@@ -17,6 +18,15 @@ pub(crate) const COMPRESSED_LEN: usize = RAW_LEN + RAW_LEN / 128 + (64 << 10);
 
 /// Bytes that skippable frames of one stream may take.
 const MAX_SKIPPED: u64 = 256 << 20;
+
+/// Compressed bytes that a stream may have beyond those of its content: a sixteenth of that, for frames and blocks that are small, and this,
+/// for what holds no content at all.
+const MAX_OVERHEAD: u64 = 16 << 20;
+
+/// The most compressed bytes that content of so many bytes may take. No encoder writes more; what has no end does.
+pub(crate) fn most_compressed(content: u64) -> u64 {
+    content.saturating_add(content / 16).saturating_add(MAX_OVERHEAD)
+}
 
 /// Decoded pieces in memory beside a stream's own window.
 const SPARING: usize = 6;
@@ -67,12 +77,21 @@ pub(crate) struct FrameSource<R> {
     skipped: u64,
     /// Bytes that were read from the input.
     taken: u64,
+    /// How many there may be.
+    most: u64,
 }
 
 impl<R: Read> FrameSource<R> {
     pub(crate) fn new(input: R, name: &str) -> Self {
         let buffer = vec![0; 256 << 10].into_boxed_slice();
-        Self { input, name: name.to_owned(), buffer, start: 0, end: 0, streaming: None, skipped: 0, taken: 0 }
+        let most = most_compressed(MAX_MANIFEST);
+        let name = name.to_owned();
+        Self { input, name, buffer, start: 0, end: 0, streaming: None, skipped: 0, taken: 0, most }
+    }
+
+    /// Lets as many bytes come as content of so many bytes may take; before, it is those of a manifest.
+    pub(crate) fn expect(&mut self, content: u64) {
+        self.most = most_compressed(content.saturating_add(MAX_MANIFEST));
     }
 
     /// Whether the next chunk goes on with a frame that is decoded as a stream.
@@ -208,6 +227,11 @@ impl<R: Read> FrameSource<R> {
                 Ok(n) => {
                     self.end += n;
                     self.taken += n as u64;
+                    if self.taken > self.most {
+                        let message =
+                            format!("more than {} compressed bytes for what is declared", self.most);
+                        return Err(self.malformed(FormatError::Frame(message)));
+                    }
                 }
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(read_error(&self.name, e)),

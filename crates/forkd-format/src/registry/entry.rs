@@ -1,0 +1,98 @@
+//! What a registry says of packages, versions and packs.
+
+use crate::digest::Digest;
+use crate::manifest::Base;
+use serde::de::{Deserializer, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use std::fmt;
+
+/// What is listed for one `owner/name`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedPackage {
+    /// `owner/name`.
+    pub name: String,
+    /// In its publisher's words, shown to people.
+    pub description: Option<String>,
+    /// Names of its versions, in order; `latest` is always there.
+    pub versions: Vec<String>,
+}
+
+/// What a version's name stands for: the pack that every host reads, and others of the same snapshot.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Version {
+    /// Where the pack lies; may be relative to the registry's own URL.
+    pub url: String,
+    /// Of the pack file as it is downloaded.
+    pub sha256: Digest,
+    /// Size of the pack file, in bytes.
+    pub size_bytes: u64,
+    /// Memory that a guest of it takes, in MiB; for people.
+    #[serde(default)]
+    pub memory_mib: Option<u64>,
+    /// The container image behind the rootfs.
+    #[serde(default)]
+    pub base_image: Option<String>,
+    /// Its version 3 packs, at most 16. What this forkd does not understand is passed over, as an older host passes over all.
+    #[serde(default, rename = "artifacts", deserialize_with = "artifacts")]
+    pub paged: Vec<Artifact>,
+}
+
+/// A version 3 pack of a snapshot, beside the one that every host reads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Artifact {
+    /// The version of the pack's format; other numbers than 3 are passed over.
+    pub format: u32,
+    /// Where the pack lies; may be relative to the registry's own URL.
+    pub url: String,
+    /// SHA-256 of the pack's manifest, which names its index and so all of it.
+    pub manifest_sha256: Digest,
+    /// Size of the pack file, in bytes.
+    pub size_bytes: u64,
+    /// Bytes before the first frame: what a pull asks for first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_bytes: Option<u64>,
+    /// Files that it refers to and does not hold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bases: Vec<Base>,
+}
+
+/// Artifacts of one version that are looked at.
+pub(crate) const MAX_ARTIFACTS: usize = 16;
+
+fn artifacts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Artifact>, D::Error> {
+    struct Artifacts;
+
+    impl<'de> Visitor<'de> for Artifacts {
+        type Value = Vec<Artifact>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an array of artifacts")
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(Vec::new())
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+            let mut known = Vec::new();
+            while let Some(text) = seq.next_element::<&RawValue>()? {
+                let artifact = serde_json::from_str(text.get()).ok();
+                let artifact = artifact.filter(|artifact: &Artifact| artifact.format == 3);
+                known.extend(artifact.filter(|_| known.len() < MAX_ARTIFACTS));
+            }
+            Ok(known)
+        }
+    }
+
+    deserializer.deserialize_any(Artifacts)
+}
+
+/// Why a reference has no artifact here.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// The package is not listed; similar names.
+    Package(Vec<String>),
+    /// The package has other versions only; their names.
+    Version(Vec<String>),
+}

@@ -1,0 +1,8 @@
+//! `registry.json`: the list behind `owner/name` (`docs/format/registry.md`). It is a stranger's and may be large: what is not asked for is
+//! passed over as it is read, and never kept.
+
+pub(crate) mod entry;
+pub(crate) mod read;
+
+pub use entry::{Artifact, ListedPackage, Missing, Version};
+pub use read::{MAX_REGISTRY, check, list, look_up};

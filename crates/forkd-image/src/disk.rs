@@ -145,6 +145,9 @@ fn finish(tree: &Tree, mut blocks: Blocks, size: Option<u64>, reserved: u32) -> 
             Body::File(size, extents) => Content::Extents(*size, extents),
             Body::Link(target) => Content::Link(target),
             Body::Fifo => Content::Nothing,
+            Body::CharDevice(major, minor) | Body::BlockDevice(major, minor) => {
+                Content::Device(*major, *minor)
+            }
         };
         let links = match &node.body {
             Body::Folder(entries) => {

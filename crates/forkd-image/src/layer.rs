@@ -14,6 +14,9 @@ const WHITEOUT_META: &[u8] = b".wh..wh.";
 const MAX_PATH: usize = 4096;
 const MAX_NAME: usize = 255;
 const CHUNK: usize = 1 << 20;
+/// What the kernel has bits for.
+const MAX_MAJOR: u32 = (1 << 12) - 1;
+const MAX_MINOR: u32 = (1 << 20) - 1;
 
 /// Applies layers to a tree, and writes the bytes of files as they come.
 pub(crate) struct Applying<'a> {
@@ -114,10 +117,17 @@ impl<'a> Applying<'a> {
                     return Err(Error::new(Kind::Usage, message).hint("give it a larger disk (--size-mib)"));
                 }
                 self.left -= header.size;
-                let extents = self.contents(&mut |buffer| tar.read(buffer))?;
+                let extents = self.contents(tar)?;
                 Body::File(header.size, extents)
             }
-            Type::Other(b'3' | b'4') => return Ok(Err("devices are refused".into())),
+            Type::CharDevice(major, minor) | Type::BlockDevice(major, minor)
+                if major > MAX_MAJOR || minor > MAX_MINOR =>
+            {
+                return Ok(Err(format!("a device {major}:{minor}, which no kernel has")));
+            }
+            // They are the guest's business.
+            Type::CharDevice(major, minor) => Body::CharDevice(major, minor),
+            Type::BlockDevice(major, minor) => Body::BlockDevice(major, minor),
             Type::Other(letter) => {
                 return Ok(Err(format!("entries of type '{}' are refused", letter.escape_ascii())));
             }
@@ -132,19 +142,21 @@ impl<'a> Applying<'a> {
         let Some((last, parents)) = names.split_last() else { return Err(refuse("it names no file".into())) };
         let parent = self.tree.walk(parents, true).map_err(refuse)?.unwrap_or(ROOT);
         let mut rest = contents;
-        let extents = self.contents(&mut |buffer| Ok(rest.read(buffer).unwrap_or(0)))?;
+        let extents = self.contents(&mut rest)?;
         let body = Body::File(contents.len() as u64, extents);
         let node = Node { meta: Meta { mode, ..Meta::default() }, body, links: 1 };
         self.tree.put(parent, last, node, self.blocks)?.map_err(refuse)
     }
 
-    /// Writes what `read` gives to blocks; zero blocks are left out.
-    fn contents(&mut self, read: &mut dyn FnMut(&mut [u8]) -> Result<usize>) -> Result<Vec<Extent>> {
+    /// Writes a file's bytes to blocks; zero blocks are left out, and holes passed over.
+    fn contents(&mut self, input: &mut dyn FileBytes) -> Result<Vec<Extent>> {
         let mut extents: Vec<Extent> = Vec::new();
         let mut logical = 0u32;
         loop {
             self.env.cancel.check()?;
-            let len = fill(&mut self.buffer, read)?;
+            logical += u32::try_from(input.skip_hole(BLOCK as u64) / BLOCK as u64)
+                .map_err(|_| Error::new(Kind::Integrity, "a file that is larger than a disk can be"))?;
+            let len = fill(&mut self.buffer, input)?;
             if len == 0 {
                 return Ok(extents);
             }
@@ -186,10 +198,39 @@ impl<'a> Applying<'a> {
     }
 }
 
-fn fill(buffer: &mut [u8], read: &mut dyn FnMut(&mut [u8]) -> Result<usize>) -> Result<usize> {
+/// The bytes of a file.
+trait FileBytes {
+    /// As many as there are and fit; none at the end.
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize>;
+
+    /// Passes over as much of a hole as is here, in whole units; says how many bytes.
+    fn skip_hole(&mut self, unit: u64) -> u64;
+}
+
+impl FileBytes for Tar<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        Tar::read(self, buffer)
+    }
+
+    fn skip_hole(&mut self, unit: u64) -> u64 {
+        Tar::skip_hole(self, unit)
+    }
+}
+
+impl FileBytes for &[u8] {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        Ok(Read::read(self, buffer).unwrap_or(0))
+    }
+
+    fn skip_hole(&mut self, _unit: u64) -> u64 {
+        0
+    }
+}
+
+fn fill(buffer: &mut [u8], input: &mut dyn FileBytes) -> Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
-        match read(&mut buffer[filled..])? {
+        match input.read(&mut buffer[filled..])? {
             0 => break,
             len => filled += len,
         }
@@ -197,13 +238,10 @@ fn fill(buffer: &mut [u8], read: &mut dyn FnMut(&mut [u8]) -> Result<usize>) -> 
     Ok(filled)
 }
 
-/// The names of a path inside an image.
+/// The names of a path inside an image, whose root is `/`.
 fn split(path: &[u8]) -> std::result::Result<Vec<&[u8]>, String> {
     if path.len() > MAX_PATH {
         return Err(format!("its path has {} bytes; at most {MAX_PATH}", path.len()));
-    }
-    if path.first() == Some(&b'/') {
-        return Err("its path is absolute".into());
     }
     if path.contains(&0) {
         return Err("its path has a zero byte".into());

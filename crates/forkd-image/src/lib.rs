@@ -19,6 +19,7 @@ mod registry;
 mod registry_auth;
 mod shown;
 mod source;
+mod sparse_map;
 mod stream;
 mod tar;
 mod tarball;

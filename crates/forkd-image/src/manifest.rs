@@ -1,6 +1,6 @@
 //! Manifests and indexes, OCI's and Docker's.
 
-use crate::platform::Platform;
+use crate::platform::{GUEST_LEVEL, Platform};
 use crate::shown::shown;
 use forkd_core::{Error, Kind, Result};
 use forkd_format::Digest;
@@ -182,15 +182,17 @@ converted by `skopeo copy --format v2s2`"
     }
 }
 
-/// Chooses the image for a platform from an index: an exact one before one that says nothing.
+/// Chooses the image for a platform from an index: an exact one, else the best that guests can run, before one that says nothing.
 pub(crate) fn choose<'a>(list: &'a [Descriptor], platform: &Platform, what: &str) -> Result<&'a Descriptor> {
     let fitting = |d: &&Descriptor| d.platform.as_ref().is_some_and(|p| platform.accepts(p));
-    let exact = list.iter().filter(fitting).find(|d| d.platform.as_ref() == Some(platform));
+    let level = |d: &&Descriptor| d.platform.as_ref().map_or(0, Platform::level);
+    // Of two that are equal, the first.
+    let best = list.iter().filter(fitting).rev().max_by_key(level);
     let silent = || {
         let mut silent = list.iter().filter(|d| d.platform.is_none());
         silent.next().filter(|_| silent.next().is_none())
     };
-    exact.or_else(|| list.iter().find(fitting)).or_else(silent).ok_or_else(|| {
+    best.or_else(silent).ok_or_else(|| {
         let mut there: Vec<String> = list
             .iter()
             .filter_map(|d| d.platform.as_ref())
@@ -200,7 +202,13 @@ pub(crate) fn choose<'a>(list: &'a [Descriptor], platform: &Platform, what: &str
             .collect();
         there.dedup();
         let there = if there.is_empty() { "none at all".to_owned() } else { there.join(", ") };
-        Error::new(Kind::Incompatible, format!("{what} has no image for {platform}; there are: {there}"))
+        let beyond = list.iter().filter_map(|d| d.platform.as_ref()).any(|p| p.level() > GUEST_LEVEL);
+        let why = if beyond {
+            format!(" (guests have a processor of level v{GUEST_LEVEL}, which cannot run v3 or v4)")
+        } else {
+            String::new()
+        };
+        Error::new(Kind::Incompatible, format!("{what} has no image for {platform}{why}; there are: {there}"))
     })
 }
 

@@ -14,6 +14,9 @@ pub struct Platform {
     pub variant: Option<String>,
 }
 
+/// The level of x86-64 that guests have: they are shown a Nehalem (docs/engine.md).
+pub(crate) const GUEST_LEVEL: u32 = 2;
+
 impl Default for Platform {
     fn default() -> Self {
         Self::new("linux", "amd64", None)
@@ -33,12 +36,26 @@ impl Platform {
         Self { os: os.into(), architecture: architecture.into(), variant: variant.map(str::to_owned) }
     }
 
-    /// Whether what is made for `other` is wanted here: without a variant, any will do.
+    /// Whether what is made for `other` is wanted here: without a variant, any will do that guests can run.
     #[must_use]
     pub fn accepts(&self, other: &Self) -> bool {
         self.os == other.os
             && self.architecture == other.architecture
-            && (self.variant.is_none() || self.variant == other.variant)
+            && match self.variant {
+                None => other.level() <= GUEST_LEVEL,
+                Some(_) => self.variant == other.variant,
+            }
+    }
+
+    /// The level of x86-64 that it needs (psABI): 1 where it does not say; 0 for other processors.
+    pub(crate) fn level(&self) -> u32 {
+        match (self.architecture.as_str(), self.variant.as_deref()) {
+            ("amd64", Some(variant)) => {
+                variant.strip_prefix('v').and_then(|level| level.parse().ok()).unwrap_or(u32::MAX)
+            }
+            ("amd64", None) => 1,
+            _ => 0,
+        }
     }
 }
 
@@ -87,5 +104,9 @@ mod tests {
         let arm: Platform = "linux/arm".parse().unwrap();
         let v7: Platform = "linux/arm/v7".parse().unwrap();
         assert!(arm.accepts(&v7) && !v7.accepts(&arm) && !arm.accepts(&Platform::default()));
+        let amd = |variant| Platform::new("linux", "amd64", variant);
+        let plain = Platform::default();
+        assert!(plain.accepts(&amd(Some("v1"))) && plain.accepts(&amd(Some("v2"))) && plain.accepts(&plain));
+        assert!(!plain.accepts(&amd(Some("v3"))) && !plain.accepts(&amd(Some("v4"))));
     }
 }

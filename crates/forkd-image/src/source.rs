@@ -218,7 +218,7 @@ fn in_layout(layout: &Layout, tag: Option<&str>, name: &str, platform: &Platform
         Ok((layout.read(d, MAX_MANIFEST)?, d.digest, content_type))
     };
     let chosen = match list.as_slice() {
-        [only] => only,
+        [only] if only.platform.as_ref().is_none_or(|own| platform.accepts(own)) => only,
         list => choose(list, platform, name)?,
     };
     let (digest, manifest) = descend(read(chosen)?, platform, name, read)?;

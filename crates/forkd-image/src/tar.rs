@@ -1,5 +1,6 @@
 //! Reading the tar stream of a layer: POSIX.1-2001 (pax), ustar and GNU's long names. What it says of sizes is never trusted with memory.
 
+use crate::sparse_map::{MAX_EXTENTS, PaxSparse, SparseMap, Stretch, add_entries};
 use forkd_core::{Error, Kind, Result};
 use forkd_format::tar_rules::{PaxRecords, checksum_holds, number};
 use std::collections::BTreeMap;
@@ -21,6 +22,9 @@ pub(crate) enum Type {
     Link,
     Folder,
     Fifo,
+    /// With its major and minor number.
+    CharDevice(u32, u32),
+    BlockDevice(u32, u32),
     /// Whatever else, by its letter.
     Other(u8),
 }
@@ -44,7 +48,10 @@ pub(crate) struct Tar<'a> {
     input: &'a mut dyn Read,
     /// Of the present entry, padding included.
     left: u64,
+    /// Of the present entry's bytes as they are stored.
     body: u64,
+    /// Of a sparse entry: where its bytes belong.
+    map: SparseMap,
     name: String,
     /// Bytes that are no file's and may still come.
     pub(crate) overhead: u64,
@@ -60,13 +67,13 @@ struct Extended {
     gid: Option<u64>,
     mtime: Option<(i64, u32)>,
     xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
-    sparse: bool,
+    sparse: PaxSparse,
 }
 
 impl<'a> Tar<'a> {
     /// `name` is the layer's, for messages.
     pub(crate) fn new(input: &'a mut dyn Read, name: &str, overhead: u64) -> Self {
-        Self { input, left: 0, body: 0, name: name.to_owned(), overhead }
+        Self { input, left: 0, body: 0, map: SparseMap::default(), name: name.to_owned(), overhead }
     }
 
     fn spend(&mut self, bytes: u64) -> Result<()> {
@@ -107,8 +114,30 @@ impl<'a> Tar<'a> {
         Ok(true)
     }
 
-    /// Reads of the present entry's bytes as many as there are and fit.
+    /// Reads of the present entry's bytes as many as there are and fit; holes are zeros.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        match self.map.next(buffer.len()) {
+            Stretch::Data(len) => {
+                let read = self.read_stored(&mut buffer[..len])?;
+                self.map.pass(read as u64);
+                Ok(read)
+            }
+            Stretch::Hole(len) => {
+                buffer[..len].fill(0);
+                self.map.pass(len as u64);
+                Ok(len)
+            }
+        }
+    }
+
+    /// Passes over as much of a hole as is here, in whole units; says how many bytes.
+    pub(crate) fn skip_hole(&mut self, unit: u64) -> u64 {
+        let hole = self.map.hole() / unit * unit;
+        self.map.pass(hole);
+        hole
+    }
+
+    fn read_stored(&mut self, buffer: &mut [u8]) -> Result<usize> {
         let len = self.body.min(buffer.len() as u64) as usize;
         if len > 0 && !self.fill(&mut buffer[..len])? {
             return Err(self.wrong("it ends in the middle"));
@@ -148,8 +177,10 @@ impl<'a> Tar<'a> {
             if !checksum_holds(header) {
                 return Err(self.wrong("it is no tar stream: a header's checksum is wrong"));
             }
-            let odd = |_| self.wrong("a tar header holds something that is no number");
-            let declared = header.entry_size().map_err(odd)?;
+            let odd = || self.wrong("a tar header holds something that is no number");
+            let field = |bytes: &[u8]| header_number(bytes).ok_or_else(odd);
+            let old = header.as_old();
+            let declared = u64::try_from(field(&old.size)?).map_err(|_| odd())?;
             let letter = header.entry_type().as_byte();
             match letter {
                 b'x' | b'L' | b'K' | b'g' => {
@@ -163,14 +194,16 @@ impl<'a> Tar<'a> {
                     }
                     continue;
                 }
-                b'S' => return Err(self.wrong("a sparse file in GNU's form is not supported")),
-                _ if extended.sparse => {
-                    return Err(self.wrong("a sparse file in GNU's form is not supported"));
-                }
                 _ => {}
             }
+            let device = || -> Result<(u32, u32)> {
+                let number = |bytes: &[u8]| u32::try_from(field(bytes)?).map_err(|_| odd());
+                Ok((number(&record[329..337])?, number(&record[337..345])?))
+            };
             let kind = match letter {
-                0 | b'0' | b'7' => Type::File,
+                0 | b'0' | b'7' | b'S' => Type::File,
+                b'3' => device().map(|(major, minor)| Type::CharDevice(major, minor))?,
+                b'4' => device().map(|(major, minor)| Type::BlockDevice(major, minor))?,
                 b'1' => Type::HardLink,
                 b'2' => Type::Link,
                 b'5' => Type::Folder,
@@ -178,33 +211,96 @@ impl<'a> Tar<'a> {
                 other => Type::Other(other),
             };
             // Only files have bytes, whatever a header says.
-            let size = if kind == Type::File { extended.size.unwrap_or(declared) } else { 0 };
-            let owner = |long: Option<u64>, short: std::io::Result<u64>| {
-                let number = long.map_or_else(|| short.map_err(odd), Ok)?;
+            let stored = if kind == Type::File { extended.size.unwrap_or(declared) } else { 0 };
+            let owner = |long: Option<u64>, short: &[u8]| {
+                let number = long.map_or_else(|| field(short), |long| Ok(i128::from(long)))?;
                 u32::try_from(number).map_err(|_| self.wrong("an owner's number has more than 32 bits"))
             };
             let path = extended.path.unwrap_or_else(|| header.path_bytes().into_owned());
+            let path = extended.sparse.name.take().unwrap_or(path);
             let link = extended.link.or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned));
             let found = Header {
                 path,
                 link: link.unwrap_or_default(),
                 kind,
-                size,
-                mode: header.mode().map_err(odd)? & 0o7777,
-                uid: owner(extended.uid, header.uid())?,
-                gid: owner(extended.gid, header.gid())?,
+                size: stored,
+                mode: (field(&old.mode)? & 0o7777) as u32,
+                uid: owner(extended.uid, &old.uid)?,
+                gid: owner(extended.gid, &old.gid)?,
                 mtime: match extended.mtime {
                     Some(mtime) => mtime,
-                    None => (header.mtime().map_err(odd)?.try_into().unwrap_or(i64::MAX), 0),
+                    None => (field(&old.mtime)?.clamp(i64::MIN.into(), i64::MAX.into()) as i64, 0),
                 },
                 xattrs: extended.xattrs.into_iter().collect(),
             };
-            self.body = size;
-            self.left = size
+            self.body = stored;
+            self.left = stored
                 .checked_next_multiple_of(RECORD as u64)
                 .ok_or_else(|| self.wrong("a size is too large"))?;
-            return Ok(Some(found));
+            let gnu = (letter == b'S').then_some(&record);
+            let size = self.open_map(stored, gnu, extended.sparse)?;
+            return Ok(Some(Header { size, ..found }));
         }
+    }
+
+    /// Where the bytes of the entry that was just read belong; gives the size of the file.
+    fn open_map(&mut self, stored: u64, gnu: Option<&[u8; RECORD]>, pax: PaxSparse) -> Result<u64> {
+        let mut entries = Vec::new();
+        let size = if let Some(record) = gnu {
+            let gnu = tar::Header::from_byte_slice(record).as_gnu();
+            let gnu = gnu.ok_or_else(|| self.wrong("a sparse file, but not in GNU's form"))?;
+            let odd = || self.wrong("a sparse map holds something that is no number");
+            add_entries(&gnu.sparse, &mut entries).ok_or_else(odd)?;
+            let mut more = gnu.is_extended();
+            while more {
+                let mut block = tar::GnuExtSparseHeader::new();
+                if !self.fill(block.as_mut_bytes())? {
+                    return Err(self.wrong("it ends in the middle"));
+                }
+                self.spend(RECORD as u64)?;
+                let odd = || self.wrong("a sparse map holds something that is no number");
+                let known = entries.len();
+                add_entries(block.sparse(), &mut entries).ok_or_else(odd)?;
+                more = block.is_extended() && entries.len() > known && entries.len() <= MAX_EXTENTS;
+            }
+            gnu.real_size().map_err(|_| self.wrong("a sparse file's size is no number"))?
+        } else if pax.is_sparse {
+            let size = pax.size.ok_or_else(|| self.wrong("a sparse file that does not say its size"))?;
+            entries = if pax.in_body { self.body_map()? } else { pax.entries };
+            size
+        } else {
+            self.map = SparseMap::whole(stored);
+            return Ok(stored);
+        };
+        let wrong = || self.wrong("a sparse map that does not fit its file, or is too long");
+        self.map = SparseMap::new(&entries, size, self.body).ok_or_else(wrong)?;
+        Ok(size)
+    }
+
+    /// The map that stands before the bytes (GNU's form 1.0): lines with a number each, filled up to a record.
+    fn body_map(&mut self) -> Result<Vec<(u64, u64)>> {
+        let wrong = |tar: &Self| tar.wrong("a sparse map holds something that is no number");
+        let (mut text, mut at) = (Vec::new(), 0);
+        let mut next = |tar: &mut Self| -> Result<u64> {
+            loop {
+                if let Some(len) = text[at..].iter().position(|byte: &u8| *byte == b'\n') {
+                    let found = number(&text[at..at + len]).ok_or_else(|| wrong(tar))?;
+                    at += len + 1;
+                    return Ok(found);
+                }
+                let mut record = [0; RECORD];
+                tar.spend(RECORD as u64)?;
+                if text.len() - at > RECORD || tar.read_stored(&mut record)? < RECORD {
+                    return Err(wrong(tar));
+                }
+                text.extend_from_slice(&record);
+            }
+        };
+        let count = next(self)?;
+        if count > MAX_EXTENTS as u64 {
+            return Err(self.wrong("a sparse map that is too long"));
+        }
+        (0..count).map(|_| Ok((next(self)?, next(self)?))).collect()
     }
 
     /// What follows the end of the archive.
@@ -229,7 +325,7 @@ impl<'a> Tar<'a> {
         self.spend(size)?;
         let mut bytes = vec![0; size as usize];
         (self.body, self.left) = (size, size.next_multiple_of(RECORD as u64));
-        let read = self.read(&mut bytes)?;
+        let read = self.read_stored(&mut bytes)?;
         bytes.truncate(read);
         Ok(bytes)
     }
@@ -245,7 +341,9 @@ impl<'a> Tar<'a> {
                 b"uid" => into.uid = Some(number(value).ok_or_else(wrong)?),
                 b"gid" => into.gid = Some(number(value).ok_or_else(wrong)?),
                 b"mtime" => into.mtime = Some(time(value).ok_or_else(wrong)?),
-                _ if key.starts_with(b"GNU.sparse.") => into.sparse = true,
+                _ if key.starts_with(b"GNU.sparse.") => {
+                    into.sparse.set(&key[b"GNU.sparse.".len()..], value).ok_or_else(wrong)?;
+                }
                 _ => {
                     if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
                         into.xattrs.insert(name.to_vec(), value.to_vec());
@@ -259,6 +357,18 @@ impl<'a> Tar<'a> {
 
 fn until_zero(bytes: &[u8]) -> Vec<u8> {
     bytes.split(|byte| *byte == 0).next().unwrap_or_default().to_vec()
+}
+
+/// A number of a header: octal digits between spaces and zeros, none of which make 0; or, where the first bit is set, two's complement.
+fn header_number(field: &[u8]) -> Option<i128> {
+    let (first, rest) = field.split_first()?;
+    if first & 0x80 != 0 {
+        let sign = if first & 0x40 != 0 { -1 } else { i128::from(first & 0x3f) };
+        return Some(rest.iter().take(12).fold(sign, |number, byte| number << 8 | i128::from(*byte)));
+    }
+    let text = std::str::from_utf8(field).ok()?.trim_matches(['\0', ' ']);
+    let text = text.split(['\0', ' ']).next().unwrap_or_default();
+    if text.is_empty() { Some(0) } else { i128::from_str_radix(text, 8).ok().filter(|number| *number >= 0) }
 }
 
 /// Seconds with a fraction, perhaps negative, as pax writes times.
@@ -278,7 +388,23 @@ fn time(text: &[u8]) -> Option<(i64, u32)> {
 
 #[cfg(test)]
 mod tests {
-    use super::time;
+    use super::{header_number, time};
+
+    #[test]
+    fn numbers_of_headers_are_octal_blank_or_binary() {
+        for (field, expected) in [
+            (&b"0000644\0"[..], Some(0o644)),
+            (b"   644 \0", Some(0o644)),
+            (b"\0\0\0\0", Some(0)),
+            (b"        ", Some(0)),
+            (b"\x80\0\0\0\0\0\x01\0", Some(256)),
+            (b"\xff\xff\xff\xff\xff\xff\xff\xfe", Some(-2)),
+            (b"64x", None),
+            (b"-1", None),
+        ] {
+            assert_eq!(header_number(field), expected, "{field:?}");
+        }
+    }
 
     #[test]
     fn times_have_fractions_and_may_be_negative() {

@@ -18,6 +18,8 @@ pub(crate) const S_IFDIR: u32 = 0o040_000;
 pub(crate) const S_IFREG: u32 = 0o100_000;
 pub(crate) const S_IFLNK: u32 = 0o120_000;
 pub(crate) const S_IFIFO: u32 = 0o010_000;
+const S_IFCHR: u32 = 0o020_000;
+const S_IFBLK: u32 = 0o060_000;
 
 /// What a file is apart from its name and its bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -43,6 +45,9 @@ pub(crate) enum Body {
     File(u64, Vec<Extent>),
     Link(Box<[u8]>),
     Fifo,
+    /// With its major and minor number.
+    CharDevice(u32, u32),
+    BlockDevice(u32, u32),
 }
 
 /// A name in a folder.
@@ -69,6 +74,8 @@ impl Node {
             Body::File(..) => S_IFREG,
             Body::Link(_) => S_IFLNK,
             Body::Fifo => S_IFIFO,
+            Body::CharDevice(..) => S_IFCHR,
+            Body::BlockDevice(..) => S_IFBLK,
         };
         // The kernel gives every link all permissions, whatever an archive says.
         let permissions = if kind == S_IFLNK { 0o777 } else { self.meta.mode & 0o7777 };
@@ -80,7 +87,7 @@ impl Node {
         let body = match &self.body {
             Body::Link(target) => target.len(),
             Body::File(_, extents) => size_of_val(extents.as_slice()),
-            Body::Folder(_) | Body::Fifo => 0,
+            Body::Folder(_) | Body::Fifo | Body::CharDevice(..) | Body::BlockDevice(..) => 0,
         };
         body + self.meta.xattrs.iter().map(|(name, value)| name.len() + value.len() + 48).sum::<usize>()
     }

@@ -352,12 +352,9 @@ fn layers_are_read_in_each_compression_and_must_be_what_they_should() {
 
 #[test]
 fn hostile_layers_are_refused() {
-    let device = |kind| {
-        Layer::new().raw("dev", kind, "", b"", |header| {
-            header.set_device_major(1).unwrap();
-            header.set_device_minor(3).unwrap();
-        })
-    };
+    let device = Layer::new().raw("dev", EntryType::Char, "", b"", |header| {
+        header.set_device_major(1 << 20).unwrap();
+    });
     let huge = |size: u64| {
         let mut layer =
             Layer::new().raw("x", EntryType::Regular, "", b"", |header| header.set_size(size)).bytes();
@@ -367,15 +364,12 @@ fn hostile_layers_are_refused() {
     let cases = [
         (Layer::new().file("../x", b"").bytes(), "leads out"),
         (Layer::new().file("a/../../x", b"").bytes(), "leads out"),
-        (Layer::new().file("/etc/x", b"").bytes(), "absolute"),
         (Layer::new().hard("x", "../../etc/passwd").bytes(), "leads out"),
-        (Layer::new().hard("x", "/etc/passwd").bytes(), "absolute"),
         (Layer::new().hard("x", "none").bytes(), "not there"),
         (Layer::new().dir("d").hard("x", "d").bytes(), "folder"),
         (Layer::new().link("a", "b").link("b", "a").file("a/x", b"").bytes(), "too many links"),
         (Layer::new().file("f", b"").file("f/x", b"").bytes(), "no folder"),
-        (device(EntryType::Char).bytes(), "devices"),
-        (device(EntryType::Block).bytes(), "devices"),
+        (device.bytes(), "a device 1048576:0"),
         (Layer::new().raw("x", EntryType::new(b'Z'), "", b"", |_| ()).bytes(), "type 'Z'"),
         (Layer::new().pax(&[("path", &[b'a'; 256])]).file("x", b"").bytes(), "256 bytes"),
         (

@@ -2,7 +2,7 @@
 
 use super::mount::mount_at;
 use super::paths::AGENT;
-use super::{console, serve};
+use super::{console, root_files, serve};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount, mount_move};
 use std::fs::{self, File};
@@ -82,9 +82,8 @@ fn switch_root() -> Result<(), String> {
     }
     mount_point(new, "tmp", 0o1777)?;
     let run = mount_point(new, "run", 0o755)?;
-    mount("tmpfs", &run, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, c"mode=0755")
-        .map_err(|e| format!("cannot mount tmpfs on /run: {}", text(e)))?;
-    let copied = install(&new.join(AGENT.trim_start_matches('/')));
+    root_files::mount_run(&run)?;
+    let copied = install(&run.join(AGENT.trim_start_matches("/run/")));
     copied.map_err(|e| format!("cannot copy the agent to {AGENT}: {e}"))?;
     // The initramfs is memory.
     if let Ok(root) = fs::symlink_metadata("/") {
@@ -112,9 +111,9 @@ fn wait_for_disk() -> Result<(), String> {
 }
 
 fn mount_point(root: &Path, name: &str, mode: u32) -> Result<PathBuf, String> {
-    let path = root.join(name);
+    let path = root_files::inside(root, name);
     if !path.is_dir() {
-        fs::create_dir(&path)
+        fs::create_dir_all(&path)
             .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(mode)))
             .map_err(|e| format!("cannot make /{name} on {DISK}: {e}"))?;
     }

@@ -85,6 +85,10 @@ pub(super) fn begin(
     let folder = [&exec.cwd, &image.folder].into_iter().find(|folder| !folder.is_empty());
     let folder = folder.map_or("/", String::as_str);
     command.current_dir(folder);
+    if exec.cwd.is_empty() && !Path::new(folder).is_dir() {
+        // As containers' engines do with a WORKDIR that no layer holds.
+        let _ = std::fs::create_dir_all(folder);
+    }
     if !Path::new(folder).is_dir() {
         return refuse(format!("{folder}: no such folder"), NOT_RUN);
     }

@@ -3,7 +3,7 @@
 use super::children::{Children, Wake};
 use super::image::{User, environment, image};
 use super::sys::{self, PageCachePin};
-use super::{applet, console};
+use super::{applet, console, root_files};
 use forkd_agent::message::{Identity, WakeReport};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
@@ -20,8 +20,11 @@ use std::time::{Duration, Instant};
 
 const HOOK: &str = "/etc/forkd/forked";
 /// Files in memory, and what they stand for.
-const NAMES: [(&str, &str); 2] =
-    [("/run/forkd/hostname", "/etc/hostname"), ("/run/forkd/machine-id", "/etc/machine-id")];
+const NAMES: [(&str, &str); 3] = [
+    ("/run/forkd/hostname", "/etc/hostname"),
+    ("/run/forkd/machine-id", "/etc/machine-id"),
+    ("/run/forkd/hosts", "/etc/hosts"),
+];
 /// An expression for the eval endpoint: a hook that starts no program.
 const HOOK_EVAL: &str = "/etc/forkd/forked.eval";
 const HOOK_LIMIT: Duration = Duration::from_secs(10);
@@ -134,7 +137,7 @@ fn set_hostname(name: &str) -> Result<(), String> {
     }
     rustix::system::sethostname(name.as_bytes())
         .map_err(|e| format!("cannot set the host name: {}", io::Error::from(e)))?;
-    write_setting("/etc/hostname", name)
+    write_setting("/etc/hostname", name).and(root_files::name_host(name))
 }
 
 fn set_machine_id(id: &str) -> Result<(), String> {

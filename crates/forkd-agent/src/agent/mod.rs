@@ -16,6 +16,7 @@ mod json;
 mod mount;
 mod paths;
 mod port;
+mod root_files;
 mod send_queue;
 mod serve;
 #[allow(unsafe_code, reason = "system calls that have no safe wrapper")]

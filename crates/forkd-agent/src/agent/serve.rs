@@ -2,7 +2,7 @@
 
 use super::children::Children;
 use super::mount::mount_at;
-use super::{console, image, port, sys};
+use super::{console, image, port, root_files, sys};
 use rustix::mount::MountFlags;
 use std::collections::BTreeSet;
 use std::fs;
@@ -53,6 +53,7 @@ fn set_up(children: &Children) {
     let _ = fs::create_dir_all("/run/forkd");
     let _ = fs::set_permissions("/run/forkd", fs::Permissions::from_mode(0o1777));
     image::image();
+    root_files::set_up();
     if !Path::new("/tmp").exists() && fs::create_dir("/tmp").is_ok() {
         let _ = fs::set_permissions("/tmp", fs::Permissions::from_mode(0o1777));
     }

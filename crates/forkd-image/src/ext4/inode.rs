@@ -25,6 +25,8 @@ pub(crate) enum Content<'a> {
     Extents(u64, &'a [Extent]),
     /// A symbolic link to there.
     Link(&'a [u8]),
+    /// A device, by its major and minor number.
+    Device(u32, u32),
     Nothing,
 }
 
@@ -50,6 +52,14 @@ impl Inode<'_> {
         let (mut used, mut flags, mut size) = (0u32, 0, 0);
         match &self.content {
             Content::Nothing => {}
+            Content::Device(major, minor) => {
+                // The kernel's old encoding where the numbers fit into it, else the new one in the second word.
+                if *major < 256 && *minor < 256 {
+                    put32(&mut out, 40, major << 8 | minor);
+                } else {
+                    put32(&mut out, 44, minor & 0xff | major << 8 | (minor & !0xff) << 12);
+                }
+            }
             Content::Link(target) if target.len() < 60 => {
                 size = target.len() as u64;
                 out[40..40 + target.len()].copy_from_slice(target);
@@ -97,6 +107,8 @@ impl Inode<'_> {
         put32(&mut out, 108, (size >> 32) as u32);
         put32(&mut out, 32, flags);
         let (seconds, nanoseconds) = self.mtime;
+        // 34 bits, from 1901 to 2446.
+        let seconds = seconds.clamp(i64::from(i32::MIN), 0x3_7fff_ffff);
         let low = seconds as i32;
         let epoch = ((seconds - i64::from(low)) >> 32) as u32 & 3;
         // Access, change, modification and creation, and what does not fit into their 32 bits.

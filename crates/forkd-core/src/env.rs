@@ -1,3 +1,5 @@
+//! What every operation is given: how far it is told, how it is stopped, how many threads it has.
+
 use crate::error::{Error, Result};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

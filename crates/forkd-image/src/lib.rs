@@ -22,6 +22,7 @@ mod source;
 mod sparse_map;
 mod stream;
 mod tar;
+mod tar_numbers;
 mod tarball;
 mod tree;
 

@@ -1,4 +1,4 @@
-//! One file a command.
+//! One file a command, and what several of them take or tell.
 
 pub(crate) mod bake;
 pub(crate) mod cp;

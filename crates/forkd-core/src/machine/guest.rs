@@ -1,7 +1,7 @@
 //! A conversation with the agent inside a guest (docs/agent.md).
 
 use crate::env::Cancel;
-use crate::error::{Error, Kind as Failure, Result};
+use crate::error::{Error, Kind, Result};
 use forkd_agent::fields::Malformed;
 use forkd_agent::message::{Hello, INPUT_WINDOW, Identity, MessageKind, PROTOCOL, Put, WakeReport};
 use forkd_agent::wire::{self, Decoder, MAX_PAYLOAD, Packet};
@@ -40,18 +40,18 @@ pub struct Guest {
 }
 
 pub(crate) fn broken(e: &std::io::Error) -> Error {
-    Error::new(Failure::General, format!("the guest's agent does not answer: {e}"))
+    Error::new(Kind::General, format!("the guest's agent does not answer: {e}"))
 }
 
 pub(crate) fn malformed(_: Malformed) -> Error {
-    Error::new(Failure::General, "the guest's agent sent a malformed answer")
+    Error::new(Kind::General, "the guest's agent sent a malformed answer")
 }
 
 impl Guest {
     /// Greets the agent behind a connected port. `Ok(None)`: it did not answer in time.
     ///
     /// # Errors
-    /// [`Failure::Incompatible`] where it speaks another protocol.
+    /// [`Kind::Incompatible`] where it speaks another protocol.
     pub fn greet(stream: UnixStream, limit: Duration, cancel: &Cancel) -> Result<Option<Self>> {
         stream.set_read_timeout(Some(TICK)).map_err(|e| broken(&e))?;
         let hello = Hello { protocol: 0, uptime_ns: 0, kernel: String::new() };
@@ -86,7 +86,7 @@ impl Guest {
                 "the guest's agent speaks protocol {}; this forkd speaks {PROTOCOL}",
                 guest.hello.protocol
             );
-            return Err(Error::new(Failure::Incompatible, message));
+            return Err(Error::new(Kind::Incompatible, message));
         }
         Ok(Some(guest))
     }
@@ -104,7 +104,7 @@ impl Guest {
                 "{} bytes are too many for one message to the guest; at most {MAX_PAYLOAD}",
                 payload.len()
             );
-            return Err(Error::new(Failure::Usage, message));
+            return Err(Error::new(Kind::Usage, message));
         }
         self.next_id = self.next_id.wrapping_add(1);
         self.write(self.next_id, kind, payload)?;
@@ -137,7 +137,7 @@ impl Guest {
         let (heard, asked) = self.heard;
         if heard.elapsed() > SILENCE + PATIENCE && asked {
             let silence = heard.elapsed().as_secs();
-            return Err(Error::new(Failure::General, format!("the guest has not answered for {silence} s")));
+            return Err(Error::new(Kind::General, format!("the guest has not answered for {silence} s")));
         }
         if heard.elapsed() > SILENCE && !asked {
             self.heard.1 = true;
@@ -181,7 +181,7 @@ impl Guest {
                     "the guest's agent does not answer within {} s",
                     limit.unwrap_or_default().as_secs()
                 );
-                return Err(Error::new(Failure::General, message));
+                return Err(Error::new(Kind::General, message));
             };
             match MessageKind::from_u8(packet.kind) {
                 _ if packet.id != id => {}
@@ -244,13 +244,11 @@ impl Guest {
             answer.extend_from_slice(part);
             if answer.len() > MAX_ANSWER {
                 let message = format!("the answer has more than {} MiB", MAX_ANSWER >> 20);
-                return Err(
-                    Error::new(Failure::General, message).hint("write it to a file and `forkd cp` that")
-                );
+                return Err(Error::new(Kind::General, message).hint("write it to a file and `forkd cp` that"));
             }
             Ok(())
         })?;
-        String::from_utf8(answer).map_err(|_| Error::new(Failure::General, "the answer is not UTF-8"))
+        String::from_utf8(answer).map_err(|_| Error::new(Kind::General, "the answer is not UTF-8"))
     }
 
     /// Reads a file; gives its permission bits.
@@ -306,5 +304,5 @@ pub(crate) fn count(packet: &Packet) -> Result<u32> {
 }
 
 pub(crate) fn refusal(packet: &Packet) -> Error {
-    Error::new(Failure::General, format!("in the guest: {}", String::from_utf8_lossy(&packet.payload)))
+    Error::new(Kind::General, format!("in the guest: {}", String::from_utf8_lossy(&packet.payload)))
 }

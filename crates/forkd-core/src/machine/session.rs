@@ -1,3 +1,5 @@
+//! A conversation with a machine that runs: greeted, seeded, woken, laid to rest, and what is told when it fails.
+
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::machine::engine::Vm;

@@ -1,3 +1,5 @@
+//! Commands that a guest's shell runs.
+
 use crate::error::{Error, Kind, Result};
 use crate::machine::guest::Guest;
 use crate::machine::program::{Stream, Streams};

@@ -1,3 +1,5 @@
+//! The one fork before anyone sees a tag.
+
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::machine::engine::{Engine, Files, Limits};

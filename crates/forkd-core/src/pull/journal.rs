@@ -1,3 +1,5 @@
+//! Which frames of an unfinished pull are in their places, across runs.
+
 use crate::error::{Error, Result};
 use crate::pull::context::JOURNAL;
 use crate::store::workdir::WorkDir;

@@ -58,7 +58,7 @@ fn pull_once(context: &PullContext<'_>) -> Result<PullReport> {
     PullPlan::new(context, name, offers)?.execute()
 }
 
-/// Says what [`pull`] would do: the plan that it would carry out. Nothing is changed.
+/// Says what [`pull`] would do: the plan that it would carry out. Nothing in the store is changed.
 ///
 /// # Errors
 /// As [`pull`].

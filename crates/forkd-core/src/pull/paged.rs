@@ -122,13 +122,12 @@ impl FrameFetch<'_> {
         let bytes: u64 = ranges.iter().map(|stretch| stretch.bytes.end - stretch.bytes.start).sum();
         progress.start("pulling", Some(bytes));
         let queue = Mutex::new(VecDeque::from(ranges));
-        let wanted = landed;
         let feeders: Vec<Feeder<'_>> = match stream {
             Some(mut stream) => {
-                vec![Box::new(move |feed: &Feed<'_, '_>| self.feed_all(&mut stream, wanted, feed))]
+                vec![Box::new(move |feed: &Feed<'_, '_>| self.feed_all(&mut stream, landed, feed))]
             }
             None => (0..self.connections(&queue))
-                .map(|_| Box::new(|feed: &Feed<'_, '_>| self.feed(&queue, wanted, feed)) as Feeder<'_>)
+                .map(|_| Box::new(|feed: &Feed<'_, '_>| self.feed(&queue, landed, feed)) as Feeder<'_>)
                 .collect(),
         };
         let outcome = files.assemble(&self.location.to_string(), bases, landed.to_vec(), feeders);

@@ -147,7 +147,7 @@ impl<'a> PullPlan<'a> {
     pub(crate) fn execute(self) -> Result<PullReport> {
         let Self { context, name, step } = self;
         let mut ranked = match step {
-            Step::Nothing(id, report) => return Ok(nothing_moved(&context, Some(id), report)),
+            Step::Nothing(id, report) => return Ok(report_of(&context, Some(id), report)),
             Step::Fetch(ranked) => ranked,
         };
         loop {
@@ -171,11 +171,7 @@ fn find_here(context: &PullContext<'_>, ids: &[PackId]) -> Result<Option<(Comput
     Ok(found.and_then(|(id, chain)| Some((id, UnpackReport::kept(&chain)?))))
 }
 
-fn nothing_moved(
-    context: &PullContext<'_>,
-    verified: Option<ComputedId>,
-    unpack: UnpackReport,
-) -> PullReport {
+fn report_of(context: &PullContext<'_>, verified: Option<ComputedId>, unpack: UnpackReport) -> PullReport {
     PullReport {
         downloaded: context.traffic.bytes(),
         resumed: 0,
@@ -222,7 +218,7 @@ impl<'a> OfferFetch<'a, '_> {
         let resumed = kept.as_ref().map_or(0, |kept| kept.len);
         let known_stream = self.offer.claim.is_paged() == Some(false);
         let found = match kept {
-            Some(kept) if kept.len > 0 || known_stream => self.resume(kept).map(|found| (found, None)),
+            Some(kept) if kept.len > 0 || known_stream => self.open_stream(kept).map(|found| (found, None)),
             kept => self.open(kept),
         };
         let (found, here) = match found {
@@ -234,7 +230,7 @@ impl<'a> OfferFetch<'a, '_> {
                 settle_option(download, Ok(()))?;
                 let changed = || Error::Changed { location: location.to_string() };
                 let (id, report) = here.ok_or_else(changed)?;
-                Ok(nothing_moved(context, Some(id), report))
+                Ok(report_of(context, Some(id), report))
             }
             PackProbe::Stream(stream, validator, _) => {
                 self.take_stream(StreamFetch { stream, validator, download, resumed })
@@ -246,9 +242,9 @@ impl<'a> OfferFetch<'a, '_> {
         }
     }
 
-    /// Goes on with a stream pack, or with what was taken for one.
-    fn resume(&self, kept: PartialPack) -> Result<PackProbe<'a>> {
-        let (stream, copy) = stream::resume(self.context, self.offer, kept)?;
+    /// Opens a stream pack, or what is taken for one, behind what is here of it, if anything.
+    fn open_stream(&self, kept: PartialPack) -> Result<PackProbe<'a>> {
+        let (stream, copy) = stream::open(self.context, self.offer, kept)?;
         if stream.manifest().format().is_paged() {
             // Its beginning was kept before its format was known; what is gone on with there is its frames.
             drop(stream);
@@ -289,7 +285,7 @@ impl<'a> OfferFetch<'a, '_> {
             resumed: pulled.resumed,
             reused: pulled.reused,
             format: Some(PackFormat::Paged),
-            ..nothing_moved(self.context, verified, pulled.unpack)
+            ..report_of(self.context, verified, pulled.unpack)
         })
     }
 
@@ -307,7 +303,7 @@ impl<'a> OfferFetch<'a, '_> {
             }
             None => None,
         };
-        Ok(PullReport { resumed, format: Some(format), ..nothing_moved(self.context, verified, unpack) })
+        Ok(PullReport { resumed, format: Some(format), ..report_of(self.context, verified, unpack) })
     }
 }
 

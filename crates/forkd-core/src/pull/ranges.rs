@@ -1,3 +1,5 @@
+//! Which frames must come, and in which requests.
+
 use crate::pack::paged::header::PagedHeader;
 use crate::store::by_content::{LocalBlocks, LocalFile};
 use forkd_format::Tag;
@@ -12,9 +14,7 @@ pub(crate) const LONGEST: u64 = 8 << 20;
 
 /// Which frames of a pack must be fetched.
 pub(crate) struct FrameNeeds {
-    /// Frames by their place in the pack: whether they are to be fetched.
-    pub(crate) fetch: Vec<bool>,
-    /// Bytes of them in the pack.
+    /// Their bytes in the pack.
     pub(crate) fetch_bytes: u64,
     /// Content that the store seems to have, by the tag that has it, in bytes.
     pub(crate) reused: BTreeMap<Tag, u64>,
@@ -22,18 +22,14 @@ pub(crate) struct FrameNeeds {
 
 /// Looks frames up in the store, by checksums that prove nothing yet.
 pub(crate) fn needs(header: &PagedHeader, files: &[LocalFile], blocks: &LocalBlocks) -> FrameNeeds {
-    let mut needs = FrameNeeds { fetch: Vec::new(), fetch_bytes: 0, reused: BTreeMap::new() };
+    let mut needs = FrameNeeds { fetch_bytes: 0, reused: BTreeMap::new() };
     for (file, number, frame) in header.index.stored() {
         let len = frame_len(header.index.files[file].size, number) as u64;
         match blocks.places(frame.sum).first() {
             Some((local, _)) => {
                 *needs.reused.entry(files[*local].tag.clone()).or_default() += len;
-                needs.fetch.push(false);
             }
-            None => {
-                needs.fetch_bytes += u64::from(frame.len);
-                needs.fetch.push(true);
-            }
+            None => needs.fetch_bytes += u64::from(frame.len),
         }
     }
     needs

@@ -59,15 +59,15 @@ impl PartialPack {
     }
 }
 
-/// A stream pack that is gone on with: what is left of it, and of which copy it is.
-pub(crate) type ResumedStream<'a> = (PackStream<CheckedBody<'a>>, Validator);
+/// A stream pack, from where it was opened on, and of which copy it is.
+pub(crate) type OpenStream<'a> = (PackStream<CheckedBody<'a>>, Validator);
 
-/// Opens a stream pack, going on behind what is here of it.
-pub(crate) fn resume<'a>(
+/// Opens a stream pack behind what is here of it, if anything.
+pub(crate) fn open<'a>(
     context: &PullContext<'a>,
     offer: &Offer,
     mut kept: PartialPack,
-) -> Result<ResumedStream<'a>> {
+) -> Result<OpenStream<'a>> {
     let (location, name) = (&offer.location, offer.location.to_string());
     let expected = Expected { sha256: offer.claim.file(), size: offer.size };
     // Without a digest or a validator nothing would show that the rest is of another copy.

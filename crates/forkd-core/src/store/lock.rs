@@ -1,3 +1,5 @@
+//! Locks on tags and on names, waited for no longer than the user has patience.
+
 use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::store::root::Store;

@@ -1,3 +1,5 @@
+//! `forkd.json`: what forkd knew of a snapshot's files when it put them there.
+
 use crate::digest::block_sums::BlockSums;
 use crate::digest::file_root::TreeBuilder;
 use crate::error::{Error, Kind, Result};

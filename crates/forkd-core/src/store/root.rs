@@ -1,3 +1,5 @@
+//! The store of one user: its folders, its tags, its chains.
+
 use crate::error::{Error, Kind, Result};
 use crate::store::record::Record;
 use crate::store::stored::{StoredSnapshot, describe, parent_of};

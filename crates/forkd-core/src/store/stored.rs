@@ -1,3 +1,5 @@
+//! A snapshot as it lies in the store, and whether it is as it was put there.
+
 use crate::error::{Error, Kind, Result};
 use crate::store::record::{HashedFile, Record, RecordedFile, modified_ns};
 use crate::store::small_file::read_small;

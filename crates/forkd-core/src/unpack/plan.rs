@@ -1,3 +1,5 @@
+//! What becomes of each link of a pack: under which tag, and whether it is here.
+
 use crate::cache::folder::Cache;
 use crate::error::{Error, Kind, Result};
 use crate::store::root::Store;

@@ -25,7 +25,7 @@ pub(crate) trait FrameTarget: Sync {
 
 /// Frames on their way into files.
 pub(crate) struct Assembly<'a> {
-    head: &'a PagedHeader,
+    header: &'a PagedHeader,
     name: &'a str,
     /// Bases, then the pack's own files.
     sources: &'a [PageSource],
@@ -66,7 +66,7 @@ pub(crate) type Feeder<'f> = Box<dyn FnOnce(&Feed<'_, '_>) -> Result<()> + Send 
 impl<'a> Assembly<'a> {
     /// `done` are the frames that are in the files already, or not wanted.
     pub(crate) fn new(
-        head: &'a PagedHeader,
+        header: &'a PagedHeader,
         name: &'a str,
         sources: &'a [PageSource],
         target: &'a dyn FrameTarget,
@@ -80,7 +80,7 @@ impl<'a> Assembly<'a> {
             running: 0,
             failure: None,
         };
-        Self { head, name, sources, target, state: Mutex::new(state), wake: Condvar::new() }
+        Self { header, name, sources, target, state: Mutex::new(state), wake: Condvar::new() }
     }
 
     /// Runs feeders until they have brought all that is missing.
@@ -176,8 +176,8 @@ impl<'a> Assembly<'a> {
         scratch: &mut DecodeBuffers,
         pages: &mut Pages,
     ) -> Result<()> {
-        let (file, number) = self.head.place(id);
-        let (stored, len) = (self.head.stored(id), self.len(id));
+        let (file, number) = self.header.place(id);
+        let (stored, len) = (self.header.stored(id), self.len(id));
         let body = parse_data_frame(&frame.bytes).map_err(|e| self.explain(id, Error::malformed("")(e)))?;
         decode(body, (&frame.plan, frame.plan_len), stored, len, self.sources, scratch, pages)
             .map_err(|e| self.explain(id, self.blame(&frame.plan, e)))?;
@@ -190,13 +190,13 @@ impl<'a> Assembly<'a> {
 
     /// Bytes of its file that a frame covers.
     fn len(&self, id: usize) -> usize {
-        let (file, number) = self.head.place(id);
-        frame_len(self.head.index.files[file].size, number)
+        let (file, number) = self.header.place(id);
+        frame_len(self.header.index.files[file].size, number)
     }
 
     /// A frame that refers to a base may be right, and the base not what it was when it was recorded.
     fn blame(&self, plan: &Plan, error: Error) -> Error {
-        let bases = &self.head.manifest.bases;
+        let bases = &self.header.manifest.bases;
         match (error, plan.references().find_map(|(run, _)| bases.get(run.source))) {
             (Error::Malformed { file, source: FormatError::Frame(why) }, Some(base)) => {
                 let why = format!(
@@ -216,20 +216,20 @@ impl<'a> Assembly<'a> {
     /// Says which bytes of which file a refused frame would have been.
     fn explain(&self, id: usize, error: Error) -> Error {
         let Error::Malformed { source, .. } = error else { return error };
-        let (file, number) = self.head.place(id);
+        let (file, number) = self.header.place(id);
         let begin = number as u64 * FRAME_SIZE as u64;
         let end = begin + self.len(id) as u64;
-        let member = self.head.member(file);
+        let member = self.header.member(file);
         Error::Malformed { file: format!("{}: {member}, bytes {begin}..{end}", self.name), source }
     }
 
     /// Reads the plan of a frame that has come, and what it needs. A frame refers to earlier ones only, so that the first that is
     /// missing never waits.
     fn admit(&self, id: usize, bytes: Vec<u8>, feeder: usize) -> Result<PendingFrame> {
-        let (file, number) = self.head.place(id);
+        let (file, number) = self.header.place(id);
         let len = self.len(id);
         let body = parse_data_frame(&bytes).map_err(Error::malformed("frame"))?;
-        let own = self.sources.len() - self.head.index.files.len();
+        let own = self.sources.len() - self.header.index.files.len();
         let pages = |source: usize| {
             let known = self.sources.get(source)?.pages();
             match source.checked_sub(own) {
@@ -244,7 +244,7 @@ impl<'a> Assembly<'a> {
             let Some(source) = run.source.checked_sub(own) else { continue };
             let (from, to) =
                 (run.page / FRAME_PAGES as u64, (run.page + run.count as u64 - 1) / FRAME_PAGES as u64);
-            needs.extend((from..=to).filter_map(|number| self.head.id(source, number as usize)));
+            needs.extend((from..=to).filter_map(|number| self.header.id(source, number as usize)));
         }
         needs.sort_unstable();
         needs.dedup();

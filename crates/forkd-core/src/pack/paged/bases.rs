@@ -1,3 +1,5 @@
+//! Files that frames refer to, found and opened.
+
 use crate::cache::folder::Cache;
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};

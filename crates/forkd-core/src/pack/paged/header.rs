@@ -63,9 +63,9 @@ impl PagedHeader {
             return Err(wrong("something that is not zero follows it".into()));
         }
         let index = Index::parse(bytes, &files).map_err(malformed)?;
-        let head_len = at + SKIPPABLE_HEADER as u64 + room;
-        if index.header_len != head_len {
-            return Err(wrong(format!("the first frame is at {head_len}; it says {}", index.header_len)));
+        let header_len = at + SKIPPABLE_HEADER as u64 + room;
+        if index.header_len != header_len {
+            return Err(wrong(format!("the first frame is at {header_len}; it says {}", index.header_len)));
         }
         let mut first = Vec::with_capacity(files.len());
         let mut places = Vec::new();
@@ -78,7 +78,7 @@ impl PagedHeader {
         Ok((Self { manifest, id, index, first, places, stored }, rest))
     }
 
-    /// StoredSnapshot frames.
+    /// How many frames are stored.
     pub(crate) fn frames(&self) -> usize {
         self.places.len()
     }

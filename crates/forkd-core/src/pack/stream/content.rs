@@ -12,7 +12,7 @@ static ZEROS: [u8; RAW_LEN] = [0; RAW_LEN];
 pub(crate) trait Sink: Sync {
     /// A declared file begins.
     fn start(&self, file: FileId) -> Result<()>;
-    /// PartBytes of it, in file order. Stretches that are known to be zero are left out.
+    /// Its bytes, in file order. Stretches that are known to be zero are left out.
     fn write(&self, file: FileId, offset: u64, bytes: &[u8]) -> Result<()>;
     /// All its bytes were written; the sums are those of [`crate::digest::block_sums`].
     fn written(&self, file: FileId, blocks: String);
@@ -42,7 +42,7 @@ pub(crate) struct FilePart {
     pub(crate) bytes: PartBytes,
 }
 
-/// PartBytes of a file, in file order.
+/// Bytes of a file, in its order.
 pub(crate) enum PartBytes {
     Zeros(u64),
     Of(Arc<FrameContent>, Range<usize>),

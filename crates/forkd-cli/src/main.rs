@@ -82,7 +82,7 @@ fn main() -> ExitCode {
         let _ = signal_hook::flag::register(signal, cancel.flag());
     }
     let json = cli.json || cli.format.contains(&Format::Json);
-    let output = Printer::new(if json { Format::Json } else { Format::Text }, cli.quiet);
+    let output = Printer::new(if json { Format::Json } else { Format::Text }, cli.quiet, &cancel);
     let jobs =
         cli.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
     let mut context = context::Context::new(&output, &cancel, jobs, run_line);
@@ -98,6 +98,8 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) if output.failed() => ExitCode::FAILURE,
         Ok(()) => ExitCode::from(output.exit()),
+        // As a program of this host that a pipe's end stops: SIGPIPE.
+        Err(_) if output.is_reader_gone() => ExitCode::from(141),
         Err(error) => {
             let failure = failure(&error);
             output.error(&failure);
@@ -162,7 +164,7 @@ fn refuse(error: &clap::Error) -> ExitCode {
         None => (text.clone(), None),
     };
     let failure = Failure { text, kind: Kind::Usage.name(), message, hint, exit_code: 2 };
-    Printer::new(if json { Format::Json } else { Format::Text }, false).error(&failure);
+    Printer::new(if json { Format::Json } else { Format::Text }, false, &Cancel::default()).error(&failure);
     ExitCode::from(failure.exit_code)
 }
 

@@ -4,7 +4,7 @@ use crate::config;
 use crate::output::{Printer, mib, printable, seconds};
 use forkd_app::{Event, Narrator, Speaker};
 use forkd_core::machine::Stream;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 
 impl Narrator for Printer {
     fn tell(&self, event: &Event<'_>) {
@@ -28,7 +28,12 @@ impl Narrator for Printer {
             Speaker::Guest => ("  | ".to_owned(), Stream::Err),
             Speaker::Host => (String::new(), Stream::Err),
         };
-        let _ = pass_on(stream, &[prefix.as_bytes(), line, b"\n"].concat());
+        if let Err(error) = pass_on(stream, &[prefix.as_bytes(), line, b"\n"].concat())
+            && error.kind() == ErrorKind::BrokenPipe
+            && stream == Stream::Out
+        {
+            self.reader_has_gone();
+        }
     }
 }
 

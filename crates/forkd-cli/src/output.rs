@@ -1,5 +1,6 @@
 //! What the user sees on standard output, and how numbers look.
 
+use forkd_core::Cancel;
 use forkd_format::PackFormat;
 use serde::Serialize;
 use serde_json::json;
@@ -57,17 +58,33 @@ pub(crate) struct Printer {
     closed: AtomicBool,
     failed: AtomicBool,
     exit: AtomicU8,
+    /// Stops what a program in a guest prints for a reader who has gone.
+    cancel: Cancel,
+    reader_gone: AtomicBool,
 }
 
 impl Printer {
-    pub(crate) fn new(format: Format, quiet: bool) -> Self {
+    pub(crate) fn new(format: Format, quiet: bool, cancel: &Cancel) -> Self {
         Self {
             format,
             quiet,
             closed: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             exit: AtomicU8::new(0),
+            cancel: cancel.clone(),
+            reader_gone: AtomicBool::new(false),
         }
+    }
+
+    /// Whoever read a program's output has had enough: the program ends, as it would on this host.
+    pub(crate) fn reader_has_gone(&self) {
+        self.reader_gone.store(true, Ordering::Relaxed);
+        self.cancel.cancel();
+    }
+
+    /// Whether that is why something was interrupted.
+    pub(crate) fn is_reader_gone(&self) -> bool {
+        self.reader_gone.load(Ordering::Relaxed)
     }
 
     /// Whoever read us may have enough; the work goes on without telling.

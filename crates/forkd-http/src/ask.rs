@@ -7,7 +7,7 @@ use crate::transport::{HttpRequest, Transport};
 use forkd_core::hub::{Location, Request, Validator};
 use forkd_core::{Error, Kind, Result};
 use reqwest::header::{
-    ACCEPT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue,
+    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue,
     IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE,
 };
 use reqwest::{Response, StatusCode};
@@ -79,6 +79,14 @@ impl Transport {
             asking.headers.insert(name, value);
         }
         let response = self.send(&asking, location, stop).await?;
+        if let Some(encoding) = encoding(response.headers()).filter(|_| response.status().is_success())
+            && !(request.is_small && is_gzip(encoding) && response.status() == StatusCode::OK)
+        {
+            let encoding: String = encoding.chars().take(40).collect();
+            let found = format!("it compressed once more (Content-Encoding: {})", encoding.escape_debug());
+            let hint = "have it stored without that, as it is";
+            return Err(unexpected(location, "the bytes as they lie there", &found).hint(hint).into());
+        }
         let ranged = is_ranged(request);
         match response.status() {
             StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION => Ok(Reply::Whole(response)),
@@ -141,6 +149,15 @@ fn conditions(request: &Request) -> Vec<(HeaderName, String)> {
         headers.extend(known.last_modified.iter().map(|date| (IF_MODIFIED_SINCE, date.clone())));
     }
     headers
+}
+
+/// How a body is encoded that was asked for as it is.
+pub(crate) fn encoding(headers: &HeaderMap) -> Option<&str> {
+    text(headers, &CONTENT_ENCODING).filter(|encoding| !encoding.eq_ignore_ascii_case("identity"))
+}
+
+fn is_gzip(encoding: &str) -> bool {
+    ["gzip", "x-gzip"].iter().any(|name| encoding.eq_ignore_ascii_case(name))
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {

@@ -1,7 +1,7 @@
 //! The client: the rest of forkd reads and writes with threads, so a small runtime does the network's part and hands bytes over a
 //! bounded channel.
 
-use crate::ask::{Opened, Reply, beyond, validator};
+use crate::ask::{Opened, Reply, beyond, encoding, validator};
 use crate::body::{BodyPump, BodyReader, channel};
 use crate::failure::{Try, late, network, stalled};
 use crate::options::HttpOptions;
@@ -170,6 +170,20 @@ impl HttpClient {
                 let opened =
                     BodyStart { location, start: request.start, until, size: span.size, deadline, cancel };
                 Ok(Answer::Part(self.download(response, opened, tries)))
+            }
+            // Only small texts come to here encoded, and by gzip.
+            Reply::Whole(response) if encoding(response.headers()).is_some() => {
+                let opened = BodyStart {
+                    location,
+                    start: 0,
+                    until: None,
+                    size: response.content_length(),
+                    deadline,
+                    cancel,
+                };
+                let download = self.download(response, opened, tries);
+                let body = Box::new(flate2::read::MultiGzDecoder::new(download.body));
+                Ok(Answer::Whole(Download { size: None, body, ..download }))
             }
             Reply::Whole(response) => {
                 let size = response.content_length();

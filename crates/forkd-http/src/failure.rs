@@ -51,8 +51,17 @@ pub(crate) fn network(what: &dyn Display, error: &reqwest::Error) -> Error {
     let mut words = Vec::new();
     let mut cause: Option<&dyn std::error::Error> = std::error::Error::source(error);
     while let Some(error) = cause {
+        if let Some(tls) = as_tls(error) {
+            return untrusted(what, tls);
+        }
         words.push(error.to_string());
         cause = error.source();
+    }
+    let unsupported = words.iter().any(|word| word.contains("unsupported scheme"));
+    if unsupported {
+        let message = format!("{what}: a proxy that is not spoken to ({})", words.join(": "));
+        return Error::new(Kind::General, message)
+            .hint("name an http: or https: proxy in HTTP_PROXY and HTTPS_PROXY");
     }
     let kind = if error.is_builder() || error.is_redirect() { Kind::General } else { Kind::Transient };
     // The last cause may repeat what a server sent.
@@ -67,6 +76,40 @@ pub(crate) fn network(what: &dyn Display, error: &reqwest::Error) -> Error {
     };
     Error::new(kind, format!("{what}: {how} ({reason})")).hint("try again")
 }
+
+/// TLS's own error, which I/O errors hold, one in the other.
+fn as_tls<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e rustls::Error> {
+    let mut error = error;
+    while let Some(io) = error.downcast_ref::<std::io::Error>() {
+        error = io.get_ref()?;
+    }
+    error.downcast_ref()
+}
+
+/// A server that TLS does not let us speak to: another try would not change that.
+fn untrusted(what: &dyn Display, error: &rustls::Error) -> Error {
+    use rustls::CertificateError as Certificate;
+    let (why, hint) = match error {
+        rustls::Error::InvalidCertificate(certificate) => match certificate {
+            Certificate::Expired | Certificate::ExpiredContext { .. } => {
+                ("the server's certificate has expired", "see whether this host's clock is right")
+            }
+            Certificate::NotValidYet | Certificate::NotValidYetContext { .. } => {
+                ("the server's certificate is not valid yet", "see whether this host's clock is right")
+            }
+            Certificate::NotValidForName | Certificate::NotValidForNameContext { .. } => {
+                ("the server's certificate is for another name", "check the URL")
+            }
+            _ => ("the server's certificate is not trusted", TRUST),
+        },
+        rustls::Error::InvalidMessage(_) => ("the server does not speak TLS", "use http: if that is meant"),
+        _ => ("TLS failed", TRUST),
+    };
+    let reason: String = error.to_string().chars().take(MAX_REASON).collect();
+    Error::new(Kind::General, format!("{what}: {why} ({reason})")).hint(hint)
+}
+
+const TRUST: &str = "name a file with the certificate of its authority in SSL_CERT_FILE to trust that";
 
 pub(crate) fn stalled(what: &dyn Display, after: Duration) -> Error {
     Error::new(Kind::Transient, format!("{what}: no byte in {} s", after.as_secs_f32())).hint("try again")

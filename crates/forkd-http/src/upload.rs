@@ -93,11 +93,11 @@ impl HttpClient {
         sent: &Arc<UploadState>,
         stop: &Stop,
     ) -> Result<Response> {
-        let mut tries = Tries::new(&self.transport.options);
+        let (mut tries, mut pace) = (Tries::new(&self.transport.options), Pace::Full);
         loop {
             tries.begin();
             sent.bytes.store(0, Ordering::Relaxed);
-            let body = body(file, Arc::clone(sent), self.transport.limit.clone(), stop.clone())?;
+            let body = body(file, Arc::clone(sent), self.transport.limit.clone(), (pace, stop.clone()))?;
             let request = self.transport.client.put(target.clone()).header(CONTENT_LENGTH, size).body(body);
             let failed = match send(request, location, &self.transport.options, sent, stop).await {
                 Ok(response) => match refusal(location, &response) {
@@ -105,7 +105,10 @@ impl HttpClient {
                     Some(_) if leads_on(target, &response) => return Ok(response),
                     Some(failed) => failed,
                 },
-                Err(error) => Failure::from(error),
+                Err(error) => {
+                    pace = Pace::Careful;
+                    Failure::from(error)
+                }
             };
             stop.sleep(tries.another(failed)?).await?;
         }
@@ -117,12 +120,36 @@ fn leads_on(target: &Url, response: &Response) -> bool {
     !matches!(redirect::next(target, &Method::PUT, response.status(), response.headers()), Ok(None))
 }
 
-fn body(file: &Path, sent: Arc<UploadState>, limiter: Option<Arc<RateLimit>>, stop: Stop) -> Result<Body> {
+/// How the bytes of an upload are sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    Full,
+    /// The connection broke before: the server may have refused and hung up, and what it said is lost where bytes are still on their
+    /// way to it. So it is given time to say that before the first bytes and between them.
+    Careful,
+}
+
+/// Of a careful upload: how many pieces are followed by a pause.
+const CAREFUL_PIECES: u32 = 12;
+const CAREFUL_PIECE: usize = 32 << 10;
+const CAREFUL_PAUSE: Duration = Duration::from_millis(150);
+
+fn body(
+    file: &Path,
+    sent: Arc<UploadState>,
+    limiter: Option<Arc<RateLimit>>,
+    (pace, stop): (Pace, Stop),
+) -> Result<Body> {
     let input = File::open(file).map_err(Error::io("open", file))?;
     let most = limiter.as_ref().map_or(CHUNK, |limiter| limiter.piece().min(CHUNK));
-    let state = (input, sent, limiter, stop);
+    let pauses = if pace == Pace::Careful { CAREFUL_PIECES } else { 0 };
+    let state = (input, sent, limiter, stop, pauses);
     let chunks =
-        futures_util::stream::try_unfold(state, move |(mut input, sent, limiter, stop)| async move {
+        futures_util::stream::try_unfold(state, move |(mut input, sent, limiter, stop, pauses)| async move {
+            let most = if pauses > 0 { most.min(CAREFUL_PIECE) } else { most };
+            if pauses > 0 {
+                stop.sleep(CAREFUL_PAUSE).await.map_err(std::io::Error::other)?;
+            }
             let mut chunk = vec![0; most];
             let read = input.read(&mut chunk)?;
             if read == 0 {
@@ -135,7 +162,7 @@ fn body(file: &Path, sent: Arc<UploadState>, limiter: Option<Arc<RateLimit>>, st
                 sent.held.store(false, Ordering::Relaxed);
             }
             sent.bytes.fetch_add(read as u64, Ordering::Relaxed);
-            Ok(Some((chunk, (input, sent, limiter, stop))))
+            Ok(Some((chunk, (input, sent, limiter, stop, pauses.saturating_sub(1)))))
         });
     Ok(Body::wrap_stream(chunks))
 }

@@ -11,7 +11,9 @@ fn header(name: &str, kind: tar::EntryType, size: u64) -> Vec<u8> {
     header.set_entry_type(kind);
     header.set_size(size);
     header.set_mode(0o644);
-    (header.set_uid(0), header.set_gid(0), header.set_mtime(0));
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
     header.set_cksum();
     header.as_bytes().to_vec()
 }

@@ -44,7 +44,11 @@ fn header(name: &[u8], kind: u8, change: impl Fn(&mut tar::Header)) -> Vec<u8> {
     let mut header = tar::Header::new_gnu();
     header.as_old_mut().name[..name.len()].copy_from_slice(name);
     header.as_old_mut().linkflag = [kind];
-    (header.set_size(0), header.set_mode(0o640), header.set_uid(0), header.set_gid(0), header.set_mtime(5));
+    header.set_size(0);
+    header.set_mode(0o640);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(5);
     change(&mut header);
     header.set_cksum();
     header.as_bytes().to_vec()

@@ -112,11 +112,12 @@ fn converse(
     let mut output = |stream, bytes: &[u8]| {
         let stream = if json { Stream::Err } else { stream };
         match pass_on(stream, bytes) {
-            // Whoever read us has had enough; the program goes on.
-            Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
-                Err(Error::new(Kind::General, format!("cannot print: {e}")))
+            Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => {
+                context.output.reader_has_gone();
+                Ok(())
             }
-            _ => Ok(()),
+            Err(e) => Err(Error::new(Kind::General, format!("cannot print: {e}"))),
+            Ok(()) => Ok(()),
         }
     };
     guest.exec(exec, &mut Streams { input, output: &mut output, controls: Some(&controls) })

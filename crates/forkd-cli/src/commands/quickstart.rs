@@ -44,7 +44,7 @@ const NEEDED: [(&str, &str); 3] =
 
 pub(crate) fn run(args: &QuickstartArgs, context: &Context<'_>) -> Result<()> {
     // One document only: that of the last step.
-    let quiet = Printer::new(Format::Text, true);
+    let quiet = Printer::new(Format::Text, true, context.env().cancel);
     let silent = context.printing_to(&quiet);
     let telling = if context.output.is_json() { &silent } else { context };
     let say = |words: &[&str], context: &Context<'_>| {

@@ -1,7 +1,7 @@
 //! The beginning of a pack on a server: its manifest and, of a paged one, its index.
 
 use crate::digest::checked_reader::{CheckedBody, Expected};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::hub::offer::Offer;
 use crate::hub::remote::{Answer, Download, Location, Request, Validator};
 use crate::pack::computed_id::ComputedId;
@@ -65,7 +65,17 @@ pub(crate) fn probe<'a>(
     let body: Box<dyn Read + Send + 'a> = if ranged {
         let (context, location, whole) = (context.clone(), location.clone(), Arc::clone(&whole));
         let validator = validator.clone();
-        Box::new(RangeReader { context, location, validator, size, whole, at: 0, next: first, part: body })
+        Box::new(RangeReader {
+            context,
+            location,
+            validator,
+            size,
+            whole,
+            at: 0,
+            next: first,
+            part_end: Some(first),
+            part: body,
+        })
     } else {
         body
     };
@@ -105,9 +115,21 @@ struct RangeReader<'a> {
     size: Option<u64>,
     whole: Arc<AtomicBool>,
     at: u64,
-    /// Where the present part ends.
+    /// How long the next part is, at most.
     next: u64,
+    /// Where the present part ends, if it is as long as was asked for; `None` where all that is left was.
+    part_end: Option<u64>,
     part: Box<dyn Read + Send>,
+}
+
+impl RangeReader<'_> {
+    /// Whether the present part was the last. A server that does not say how long the object is gives less than was asked for there.
+    fn is_at_end(&self) -> bool {
+        match self.size {
+            Some(size) => self.at >= size,
+            None => self.part_end.is_none_or(|end| self.at < end),
+        }
+    }
 }
 
 impl Read for RangeReader<'_> {
@@ -115,7 +137,7 @@ impl Read for RangeReader<'_> {
         loop {
             let read = self.part.read(buffer)?;
             self.at += read as u64;
-            if read > 0 || buffer.is_empty() || self.size.is_none_or(|size| self.at >= size) {
+            if read > 0 || buffer.is_empty() || self.is_at_end() {
                 return Ok(read);
             }
             let end = if self.whole.load(Ordering::Relaxed) {
@@ -126,8 +148,14 @@ impl Read for RangeReader<'_> {
             };
             let only_of = Some(self.validator.clone());
             let request = Request { start: self.at, end, only_of, ..Request::default() };
+            self.part_end = end;
             let answer = self.context.remote.request(&self.location, &request, self.context.env.cancel);
-            match answer.map_err(std::io::Error::other)? {
+            let answer = match answer {
+                // Nothing is behind what came: what it is made of tells whether that was all.
+                Err(error) if self.size.is_none() && error.kind() == Kind::Integrity => return Ok(0),
+                answer => answer.map_err(std::io::Error::other)?,
+            };
+            match answer {
                 Answer::Part(download) => self.part = download.body,
                 _ => {
                     let location = self.location.to_string();

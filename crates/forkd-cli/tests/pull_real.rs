@@ -19,9 +19,11 @@ fn main() -> ExitCode {
             .with_ignored_flag(!ready)
     };
     let (nginx, mounts) = (nginx().is_some(), Room::new(1).is_some());
+    let openssl = Command::new("openssl").arg("version").output().is_ok_and(|output| output.status.success());
     let trials = vec![
         trial("nginx_gives_ranges_and_goes_on_after_a_kill", nginx_goes_on, nginx),
         trial("nginx_is_asked_once_for_what_is_here", nginx_is_asked_once, nginx),
+        trial("a_certificate_is_told_and_not_tried_again", a_certificate, openssl),
         trial("a_full_disk_is_told_and_gone_on_from", a_full_disk, mounts),
         trial("a_read_only_store_is_told", a_read_only_store, mounts),
         trial("too_few_files_are_told", too_few_files, true),
@@ -273,4 +275,56 @@ fn too_few_files() {
     shop.check(&user, "py");
     user.run(&["gc"]);
     assert!(!user.path("data/forkd/partial").exists() && !user.path("data/forkd/staging").exists());
+}
+
+/// A web server with TLS; it ends with this value.
+struct TlsServer(Child);
+
+impl Drop for TlsServer {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn a_certificate() {
+    let user = User::new();
+    let openssl = |args: &[&str]| {
+        let mut command = Command::new("openssl");
+        command.args(args).current_dir(user.dir.path()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    };
+    let request =
+        ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "key", "-out", "cert", "-days", "3"];
+    let name = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"];
+    assert!(openssl(&[&request[..], &name].concat()).status().unwrap().success());
+    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port().to_string();
+    let address = format!("127.0.0.1:{port}");
+    let serve = ["s_server", "-quiet", "-accept", &address, "-cert", "cert", "-key", "key", "-WWW"];
+    let mut server = TlsServer(openssl(&serve).stdin(Stdio::piped()).spawn().unwrap());
+    until(&mut server.0, || TcpStream::connect(&address).is_ok());
+    let pull = |url: &str, certificates: Option<&str>| {
+        let mut command = user.command(&["pull", url]);
+        command.env("FORKD_BACKOFF_MS", "20").envs(certificates.map(|file| ("SSL_CERT_FILE", file)));
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, error) = pull(&format!("https://localhost:{port}/p"), None);
+    assert_eq!(code, Some(1), "{error}");
+    assert!(error.contains("certificate is not trusted") && error.contains("SSL_CERT_FILE"), "{error}");
+    assert!(!error.contains("try again"), "{error}");
+    let (code, error) = pull(&format!("https://localhost:{port}/p"), Some("/nothing.pem"));
+    assert_eq!(code, Some(2), "{error}");
+    assert!(error.contains("SSL_CERT_FILE names /nothing.pem"), "{error}");
+    // Something else than TLS.
+    let plain = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = plain.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in plain.incoming() {
+            let _ = std::io::Write::write_all(&mut stream.unwrap(), b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        }
+    });
+    let (code, error) = pull(&format!("https://localhost:{port}/p"), None);
+    assert_eq!(code, Some(1), "{error}");
+    assert!(error.contains("does not speak TLS"), "{error}");
 }

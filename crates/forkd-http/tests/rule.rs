@@ -258,3 +258,53 @@ fn a_wish_to_stop_is_heard_while_bytes_flow() {
     assert_eq!(error.kind(), Kind::Interrupted);
     assert!(seen < 8 << 20, "{seen}");
 }
+
+#[test]
+fn what_is_compressed_once_more_is_decoded_or_told() {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(b"{\"a\": 1}").unwrap();
+    let gzip = encoder.finish().unwrap();
+    let server = Server::start(move |_, stream| {
+        let head =
+            format!("HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: {}\r\n\r\n", gzip.len());
+        let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&gzip));
+    });
+    let url = server.url("/registry.json");
+    assert_eq!(read(&client(), &url, &small()).unwrap(), b"{\"a\": 1}");
+    let error = client().request(&Location::parse(&url).unwrap(), &Request::default(), &Cancel::default());
+    let error = error.unwrap_err();
+    assert_eq!(error.kind(), Kind::General);
+    assert!(error.to_string().contains("Content-Encoding: gzip"), "{error}");
+}
+
+#[test]
+fn a_refusal_that_comes_before_the_end_of_an_upload_is_heard() {
+    let file = {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(&vec![7; 24 << 20]).unwrap();
+        file
+    };
+    for (status, reads) in [("403 Forbidden", 0), ("413 Content Too Large", 100_000)] {
+        for _ in 0..6 {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let uploads = Arc::new(Mutex::new(0));
+            let counted = Arc::clone(&uploads);
+            std::thread::spawn(move || {
+                for stream in listener.incoming() {
+                    let mut stream = stream.unwrap();
+                    *counted.lock().unwrap() += 1;
+                    let mut reader = BufReader::new(stream.try_clone().unwrap());
+                    let mut head = String::new();
+                    while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head).unwrap_or(0) > 0 {}
+                    let _ = reader.read_exact(&mut vec![0; reads]);
+                    say(&mut stream, status, "", "");
+                }
+            });
+            let location = Location::parse(&format!("http://127.0.0.1:{port}/x")).unwrap();
+            let error = client().put(&location, file.path(), &Silent, &Cancel::default()).unwrap_err();
+            assert!(error.to_string().contains(&status[..3]), "{error}");
+            assert!(*uploads.lock().unwrap() <= 2, "sent {} times", uploads.lock().unwrap());
+        }
+    }
+}

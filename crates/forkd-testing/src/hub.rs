@@ -73,6 +73,7 @@ struct HubState {
 /// | `/endless/…` | zeros behind the end, and no length is declared |
 /// | `/lying/DELTA/…` | the declared length is too large by DELTA |
 /// | `/noranges/…` | a Range header is ignored |
+/// | `/unknown-total/…` | ranges come without the size of the whole |
 /// | `/misranged/…` | the range that is declared begins a byte later than the one that was asked for |
 /// | `/noetag/…` | neither ETag nor Last-Modified |
 /// | `/changing/…` | another ETag each time |

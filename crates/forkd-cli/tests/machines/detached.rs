@@ -10,6 +10,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("files_are_copied_in_and_out", files_are_copied_in_and_out),
     ("programs_get_input_and_terminals", programs_get_input_and_terminals),
     ("dead_children_are_cleared_away", dead_children_are_cleared_away),
+    ("a_program_ends_with_its_reader", a_program_ends_with_its_reader),
 ];
 
 fn detached_children_are_spoken_to_and_ended() {
@@ -158,4 +159,30 @@ fn dead_children_are_cleared_away() {
         user.ok(&["kill", "--all"]);
         nothing_is_left(&user);
     }
+}
+
+fn a_program_ends_with_its_reader() {
+    let user = user_with_demo();
+    user.ok(&["fork", "--tag", "demo", "--detach"]);
+    let id = &user.ids()[0];
+    for args in [&["exec", id, "--", "yes"][..], &["fork", "--tag", "demo", "--", "yes"]] {
+        let mut child = user.command(args).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut first = [0; 1];
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut first).unwrap();
+        drop(child.stdout.take());
+        let begun = std::time::Instant::now();
+        let status = loop {
+            match child.try_wait().unwrap() {
+                Some(status) => break status,
+                None => assert!(begun.elapsed() < Duration::from_secs(20), "{args:?} runs on"),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        assert_eq!(status.code(), Some(141), "{args:?}");
+    }
+    // The program is gone too.
+    let running = user.run(&["exec", id, "--", "sh", "-c", "cat /proc/[0-9]*/comm"]).out;
+    assert!(running.contains("cat\n") && !running.contains("yes\n"), "{running}");
+    user.ok(&["kill", id]);
+    nothing_is_left(&user);
 }

@@ -14,6 +14,7 @@ pub(crate) const AS_ROOT: &[(&str, fn())] = &[("the_whole_tree_is_the_images", t
 pub(crate) const TESTS: &[(&str, fn())] = &[
     ("programs_run_as_the_image_says", programs_run_as_the_image_says),
     ("what_is_here_is_not_fetched_again", what_is_here_is_not_fetched_again),
+    ("a_guest_is_what_a_container_would_be", a_guest_is_what_a_container_would_be),
 ];
 
 /// Whether what these tests need is here.
@@ -108,7 +109,13 @@ for name in small bare; do
     umoci raw add-layer --image layout:$name $name.tar
     umoci config --image layout:$name --os linux --architecture amd64
 done
-umoci config --image layout:bare --tag arm --architecture arm64";
+umoci config --image layout:bare --tag arm --architecture arm64
+mkdir -p server/run/postgresql server/var
+ln -s /run server/var/run
+chmod 3777 server/run/postgresql
+tar --owner=999 --group=999 --transform 's,^server/run,/run,;s,^server/var,/var,' -P -cf server.tar server/run/postgresql server/var/run
+umoci config --image layout:small --tag server --config.workingdir /srv/app/data
+umoci raw add-layer --image layout:server server.tar";
 
 static SHARED: Mutex<Option<Arc<Shared>>> = Mutex::new(None);
 
@@ -291,5 +298,29 @@ fn what_is_here_is_not_fetched_again() {
         user.run(&["fork", "--tag", "two", "--", "cat", "/run/warm"]).out.lines().next(),
         Some("#| warm")
     );
+    nothing_is_left(&user);
+}
+
+/// Folders below /run, a working folder that no layer holds, names that resolve, open files, low ports.
+fn a_guest_is_what_a_container_would_be() {
+    let (shared, user) = (shared(), user());
+    let seen = from_image(&user, &shared.layout("server"), "server", &[]);
+    assert_eq!(seen.0, 0, "{}", seen.1);
+    let id = detached(&user, "server");
+    let sh = |who: &str, script: &str| exec(&user, &["-u", who, &id], &["/bin/sh", "-c", script]);
+    let busybox = |who: &str, script: &str| sh(who, &format!("b() {{ /bin/busybox \"$@\"; }}; {script}"));
+    assert_eq!(busybox("root", "b stat -c '%a %u' /var/run/postgresql /run/lock"), "3777 999\n1777 0");
+    assert_eq!(sh("root", "pwd"), "/srv/app/data");
+    assert_eq!(sh("app", "ulimit -n; ulimit -Hn"), "1048576\n1048576");
+    let name = busybox("root", "b hostname");
+    assert!(busybox("root", "b cat /etc/hosts").contains(&format!("127.0.1.1\t{name}\t")));
+    // A low port for a user who is not root.
+    let served = "b nc -l -p 80 -e /bin/busybox echo served & b sleep 1; b nc -w 3 localhost 80 </dev/null";
+    assert_eq!(busybox("app", served), "served");
+    // A sibling has another name, and only that.
+    let other = detached(&user, "server");
+    let hosts = exec(&user, &[&other], &["/bin/sh", "-c", "/bin/busybox cat /etc/hosts"]);
+    assert!(!hosts.contains(&name) && hosts.matches("127.0.1.1").count() == 1, "{hosts}");
+    user.ok(&["kill", &id, &other]);
     nothing_is_left(&user);
 }

@@ -35,6 +35,8 @@ pub(super) struct Faults {
     pub(super) endless: bool,
     pub(super) no_ranges: bool,
     pub(super) misranged: bool,
+    /// Ranges are given, and not how long the whole is.
+    pub(super) unknown_total: bool,
     pub(super) no_validators: bool,
     /// Makes the ETag another one.
     pub(super) edition: Option<u64>,
@@ -121,6 +123,10 @@ pub(super) fn route(memory: &Memory, uri: &Uri) -> Routed {
             }
             "noranges" => {
                 faults.no_ranges = true;
+                tail
+            }
+            "unknown-total" => {
+                faults.unknown_total = true;
                 tail
             }
             "misranged" => {

@@ -85,6 +85,7 @@ pub(super) fn get(path: &Path, headers: &HeaderMap, faults: &Faults, sent: Arc<A
                 return (StatusCode::RANGE_NOT_SATISFIABLE, [(CONTENT_RANGE, size)]).into_response();
             }
             let first = start + u64::from(faults.misranged);
+            let size = if faults.unknown_total { "*".to_owned() } else { size.to_string() };
             response = response
                 .status(StatusCode::PARTIAL_CONTENT)
                 .header(CONTENT_RANGE, format!("bytes {first}-{}/{size}", end - 1));

@@ -128,3 +128,18 @@ fn a_registrys_password_stays_with_its_host() {
     let record = std::fs::read_to_string(user.snapshot("py", "forkd.json")).unwrap();
     assert!(!record.contains("secret"), "{record}");
 }
+
+#[test]
+fn a_server_that_gives_ranges_and_no_total_serves() {
+    let shop = shop();
+    for (pack, tag) in PACKS {
+        let user = User::in_memory();
+        let digest = forkd_testing::sha256(&shop.user.path("hub").join(pack));
+        let url = shop.hub.url(&format!("unknown-total/{pack}"));
+        // With and without a digest that says when all is here.
+        let url = if pack.ends_with("1.zst") { format!("{url}#sha256={digest}") } else { url };
+        let seen = user.run(&["pull", &url]);
+        assert_eq!(seen.code, 0, "{pack}: {}", seen.err);
+        shop.check(&user, tag);
+    }
+}

@@ -66,7 +66,14 @@ pub(crate) fn cache_dir() -> Result<PathBuf> {
 pub(crate) fn hub(flag: Option<&str>) -> Result<Location> {
     let named =
         flag.map(str::to_owned).or_else(|| env::var("FORKD_HUB_URL").ok().filter(|text| !text.is_empty()));
-    Location::parse(named.as_deref().unwrap_or(DEFAULT_HUB))
+    let named = named.as_deref().unwrap_or(DEFAULT_HUB);
+    let path = Path::new(named);
+    if !named.contains("://") && !named.starts_with("file:") && (path.is_absolute() || path.exists()) {
+        let path = std::path::absolute(path).map_err(Error::io("open", path))?;
+        return Location::of_file(&path);
+    }
+    let from = if flag.is_some() { "--hub" } else { "FORKD_HUB_URL" };
+    Location::parse(named).map_err(|error| error.within(from))
 }
 
 /// The time that goes into packs: `SOURCE_DATE_EPOCH` where set, else now. RFC 3339, UTC, whole seconds.

@@ -157,7 +157,7 @@ fn refuse(error: &clap::Error) -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).take_while(|word| word != "--").collect();
     let json = words.iter().any(|word| word == "--json" || word == "--format=json")
         || words.windows(2).any(|pair| pair[0] == "--format" && pair[1] == "json");
-    let text = error.render().to_string();
+    let text = without_queries(&error.render().to_string());
     let text = text.strip_prefix("error: ").unwrap_or(&text).trim_end().to_owned();
     let (message, hint) = match text.split_once("\n\n") {
         Some((message, hint)) => (message.to_owned(), Some(hint.to_owned())),
@@ -166,6 +166,19 @@ fn refuse(error: &clap::Error) -> ExitCode {
     let failure = Failure { text, kind: Kind::Usage.name(), message, hint, exit_code: 2 };
     Printer::new(if json { Format::Json } else { Format::Text }, false, &Cancel::default()).error(&failure);
     ExitCode::from(failure.exit_code)
+}
+
+/// URLs without what may be a secret.
+fn without_queries(text: &str) -> String {
+    let mut words = text.split_inclusive(|c: char| c.is_whitespace() || c == '\'');
+    let cut = |word: &str| match (word.find("://"), word.find('?')) {
+        (Some(scheme), Some(query)) if scheme < query => {
+            let end = word.find(|c: char| c.is_whitespace() || c == '\'').unwrap_or(word.len());
+            format!("{}?…{}", &word[..query], &word[end..])
+        }
+        _ => word.to_owned(),
+    };
+    words.by_ref().map(cut).collect()
 }
 
 fn failure(error: &anyhow::Error) -> Failure<'static> {

@@ -4,7 +4,7 @@ use crate::config;
 use crate::output::{Printer, mib, printable, seconds};
 use forkd_app::{Event, Narrator, Speaker};
 use forkd_core::machine::Stream;
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 
 impl Narrator for Printer {
     fn tell(&self, event: &Event<'_>) {
@@ -28,7 +28,14 @@ impl Narrator for Printer {
             Speaker::Guest => ("  | ".to_owned(), Stream::Err),
             Speaker::Host => (String::new(), Stream::Err),
         };
-        if let Err(error) = pass_on(stream, &[prefix.as_bytes(), line, b"\n"].concat())
+        // A guest's line neither steers a terminal nor passes for one of ours.
+        let terminal = match stream {
+            Stream::Out => std::io::stdout().is_terminal(),
+            Stream::Err => std::io::stderr().is_terminal(),
+        };
+        let line =
+            if terminal { printable(&String::from_utf8_lossy(line)).into_bytes() } else { line.to_vec() };
+        if let Err(error) = pass_on(stream, &[prefix.as_bytes(), &line, b"\n"].concat())
             && error.kind() == ErrorKind::BrokenPipe
             && stream == Stream::Out
         {
@@ -62,7 +69,9 @@ fn line(event: &Event<'_>) -> String {
         Event::BakeBegun { tag, memory, accel } => {
             format!("==> baking snapshot '{tag}' ({} of memory, {})", mib(*memory), accel.name())
         }
-        Event::TestPassed { number, test, time } => format!("✓ test {number} in {}: {test}", seconds(*time)),
+        Event::TestPassed { number, test, time } => {
+            format!("✓ test {number} in {}: {}", seconds(*time), printable(test))
+        }
         Event::BakeDone(summary) => format!(
             "✓ snapshot '{}' at {}/ in {} (boot {}, warm {}, trial fork {:.2}s)",
             summary.bake.tag,

@@ -1,5 +1,5 @@
 use crate::env::Env;
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::pack::paged::header::{PagedHeader, read_exact};
 use crate::pack::stream::read::PackStream;
 use crate::store::record::Provenance;
@@ -243,7 +243,14 @@ pub fn inspect_tag(store: &Store, tag: &Tag) -> crate::error::Result<Inspection>
         let mut paths = vec![(SNAPSHOT_JSON, stored.dir.join(SNAPSHOT_JSON))];
         paths.extend(stored.bodies());
         let files = paths.into_iter().map(|(name, path)| {
-            let metadata = path.metadata().map_err(Error::io("read", &path))?;
+            let metadata = path.metadata().map_err(|e| match e.kind() {
+                std::io::ErrorKind::NotFound => {
+                    let message = format!("{} is missing", path.display());
+                    Error::new(Kind::Integrity, message)
+                        .hint(format!("`forkd rmi {}`, then pull or bake it again", stored.tag))
+                }
+                _ => Error::io("read", &path)(e),
+            })?;
             let recorded = stored.record.as_ref().and_then(|record| record.file(name));
             Ok(FileFacts {
                 path: name.to_owned(),

@@ -110,7 +110,7 @@ fn in_package(dir: &Path) -> Option<Kernel> {
 fn fetch(cache: &Path, progress: &dyn Progress) -> Result<Kernel> {
     progress.note(&format!("fetching a kernel: Debian's package {PACKAGE}"));
     let kernels = cache.join("kernels");
-    fs::create_dir_all(&kernels).map_err(Error::io("create", &kernels))?;
+    forkd_sys::create_private_dirs(&kernels).map_err(Error::io("create", &kernels))?;
     let work = tempfile::Builder::new()
         .prefix(".fetch-")
         .tempdir_in(&kernels)

@@ -73,7 +73,7 @@ impl Qemu {
         let refusal = self.try_kvm(kernel, initrd, runtime, env)?;
         let note = ProbeNote { boot_id, program, refusal };
         if let Ok(text) = serde_json::to_vec(&note) {
-            let _ = fs::create_dir_all(cache).and_then(|()| fs::write(&path, text));
+            let _ = forkd_sys::create_private_dirs(cache).and_then(|()| fs::write(&path, text));
         }
         Ok(note.refusal.map_or(Ok(()), Err))
     }

@@ -145,7 +145,7 @@ fn pick<'a>(list: &'a [Image], wanted: Option<&ArchiveImage>, what: &str) -> Res
 
 fn gunzip(file: &File, name: &str, cache: &Cache, env: Env<'_>) -> Result<File> {
     let root = cache.root();
-    fs::create_dir_all(root).map_err(Error::io("create", root))?;
+    forkd_sys::create_private_dirs(root).map_err(Error::io("create", root))?;
     let mut output = tempfile::tempfile_in(root).map_err(Error::io("create a file in", root))?;
     let input = std::io::BufReader::with_capacity(256 << 10, file);
     let mut decoder = flate2::bufread::MultiGzDecoder::new(input);

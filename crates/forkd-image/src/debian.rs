@@ -48,11 +48,18 @@ impl Debian {
             return Err(incompatible("Debian packages need a host with apt (Debian, Ubuntu)")
                 .hint("use an image instead, as in `forkd from-image debian:stable-slim`"));
         };
-        let dirs = path.map(std::env::split_paths).into_iter().flatten();
-        let program = dirs.map(|dir| dir.join(PROGRAM)).find(|program| program.is_file());
+        let find = |name: &str| {
+            let mut dirs = path.map(std::env::split_paths).into_iter().flatten();
+            dirs.find_map(|dir| Some(dir.join(name)).filter(|program| program.is_file()))
+        };
+        let program = find(PROGRAM);
         let program = program.ok_or_else(|| {
             incompatible("mmdebstrap is not installed (Debian: apt-get install mmdebstrap uidmap)")
         })?;
+        // Who is not root needs a range of users of their own, which these hand out.
+        if forkd_sys::user_id() != 0 && find("newuidmap").is_none() {
+            return Err(incompatible("newuidmap is not installed").hint("apt-get install uidmap"));
+        }
         let sources = sources(&id, &release)?;
         let apt = run(Command::new("apt-config").args(["dump", "Acquire"]))?;
         let kept = ["Acquire::http::", "Acquire::https::", "Acquire::Retries", "Acquire::Check-"];

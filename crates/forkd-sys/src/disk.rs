@@ -1,7 +1,7 @@
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -65,7 +65,7 @@ impl DiskIo {
             return Ok(());
         }
         self.ask(Call::MakeDir, path)?;
-        fs::create_dir_all(path)
+        create_private_dirs(path)
     }
 
     /// Makes a folder that must not exist.
@@ -193,6 +193,14 @@ impl DiskIo {
         self.ask(Call::Remove, path)?;
         fs::remove_dir_all(path)
     }
+}
+
+/// Makes a folder and those above it that are missing, for this user alone: guests' memory is nobody else's business.
+///
+/// # Errors
+/// What the system says.
+pub fn create_private_dirs(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 #[cfg(test)]

@@ -49,6 +49,13 @@ pub(crate) fn run(args: &CpArgs, context: &Context<'_>) -> Result<()> {
     Ok(())
 }
 
+/// The mask of this process; it can only be read by setting it.
+fn umask() -> u32 {
+    let mask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    rustix::process::umask(mask);
+    mask.bits()
+}
+
 fn put(machines: &Machines, context: &Context<'_>, from: &Path, id: &str, path: &str) -> Result<u64> {
     let metadata = from.metadata().map_err(Error::io("open", from))?;
     if metadata.is_dir() {
@@ -97,9 +104,9 @@ fn get(machines: &Machines, context: &Context<'_>, id: &str, path: &str, to: &Pa
         bytes += part.len() as u64;
         temp.write_all(part).map_err(Error::io("write", &to))
     })?;
-    // A guest's set-user-id bits are not for this host.
+    // A guest's set-user-id bits are not for this host, nor what the user's mask keeps from others.
     temp.as_file()
-        .set_permissions(fs::Permissions::from_mode(mode & 0o777))
+        .set_permissions(fs::Permissions::from_mode(mode & 0o777 & !umask()))
         .map_err(Error::io("write", &to))?;
     temp.persist(&to).map_err(|e| Error::io("create", &to)(e.error))?;
     Ok(bytes)

@@ -1,8 +1,10 @@
 use crate::config;
 use crate::context::Context;
+use crate::output::printable;
 use anyhow::Result;
 use forkd_app::{Machines, eval};
 use serde::Serialize;
+use std::io::IsTerminal;
 use std::time::Duration;
 
 /// Ask a child's eval endpoint: a warm program that answers without being started
@@ -32,7 +34,10 @@ pub(crate) fn run(args: &EvalArgs, context: &Context<'_>) -> Result<()> {
     let answer = eval(&mut machines.talk(&child, context.env())?, &args.expression, limit);
     let answer = answer.map_err(|e| Machines::explain(&child, e))?;
     if !answer.is_empty() {
-        context.output.answer(&answer);
+        // As it is for a program that reads it; a terminal is not steered by a guest.
+        let shown =
+            |line: &str| if std::io::stdout().is_terminal() { printable(line) } else { line.to_owned() };
+        context.output.answer(&answer.split('\n').map(shown).collect::<Vec<_>>().join("\n"));
     }
     context.output.json(&EvalAnswer { id: &args.id, answer });
     Ok(())

@@ -39,7 +39,7 @@ pub(crate) struct ExecArgs {
     #[arg(long, value_name = "SECS", value_parser = clap::value_parser!(u32).range(1..))]
     timeout_secs: Option<u32>,
     /// The program and its arguments
-    #[arg(last = true, required = true, value_name = "CMD")]
+    #[arg(trailing_var_arg = true, required = true, value_name = "CMD")]
     command: Vec<String>,
 }
 

@@ -18,7 +18,11 @@ struct ImagesAnswer<'a> {
 
 pub(crate) fn run(_args: &ImagesArgs, context: &Context<'_>) -> Result<()> {
     let images = forkd_core::images(&config::store()?)?;
-    context.output.answer(&table(&images, SystemTime::now()));
+    if context.output.is_quiet() {
+        images.iter().for_each(|image| context.output.answer(image.tag.as_str()));
+    } else {
+        context.output.answer(&table(&images, SystemTime::now()));
+    }
     context.output.json(&ImagesAnswer { snapshots: &images });
     Ok(())
 }

@@ -20,7 +20,7 @@ pub(crate) struct LsArgs {
 pub(crate) fn run(args: &LsArgs, context: &Context<'_>) -> Result<()> {
     let machines = Machines::running(&config::runtime_dir());
     let children = machines.runtime.children(&machines.engine)?;
-    if args.ids {
+    if args.ids || context.output.is_quiet() {
         children.iter().for_each(|child| context.output.answer(&child.id));
     } else if children.is_empty() {
         context.output.line("no children are running; forkd fork --tag <TAG> --detach");
@@ -44,6 +44,7 @@ pub(crate) fn run(args: &LsArgs, context: &Context<'_>) -> Result<()> {
         tag: &child.tag,
         pid: child.pid,
         created: child.created,
+        created_at: jiff::Timestamp::from_second(child.created as i64).ok().map(|time| time.to_string()),
         network: child.network,
         memory_bytes: memory(child),
     });
@@ -62,6 +63,7 @@ struct LsChild<'a> {
     tag: &'a Tag,
     pid: u32,
     created: u64,
+    created_at: Option<String>,
     network: bool,
     memory_bytes: Option<u64>,
 }

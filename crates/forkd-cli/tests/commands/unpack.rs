@@ -104,11 +104,18 @@ fn refusals_name_file_and_rule_and_exit_with_6() {
     let user = User::new();
     assert!(user.fails(3, &["unpack", "none.zst"]).contains("none.zst"));
     assert!(user.fails(2, &["unpack", "."]).contains("not a regular file"));
-    std::fs::write(user.path("text"), "not a pack").unwrap();
-    assert_eq!(
-        user.fails(6, &["unpack", "text"]),
-        "forkd: text: zstd frame: magic number #x#f#e; expected #xfd#fb#\n"
-    );
+    for (bytes, words) in [
+        (&b"not a pack"[..], "something else; expected what `forkd pack` writes"),
+        (b"\x1f\x8b\x08\0", "compressed by gzip; an image that `docker save` made is for `forkd from-image"),
+        (b"PK\x03\x04", "a zip archive; unzip it"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+        (b"<!DOCTYPE html><html>", "a web page; check the URL"),
+        (b" {\"schema_version\": 1}", "JSON; a registry is for --hub"),
+    ] {
+        std::fs::write(user.path("other"), bytes).unwrap();
+        let error = user.fails(6, &["unpack", "other"]);
+        assert!(error.starts_with(&format!("forkd: other: no pack (zstd): it is {words}")), "{error}");
+    }
     let mut bad = entries("t", 1);
     bad[3].bytes[6000] ^= 1;
     std::fs::write(user.path("bad"), zst(&tar_of(&bad))).unwrap();
@@ -300,4 +307,38 @@ fn exit_code_of_a_taken_lock() {
             "forkd: snapshot 't' is in use by process # (forkd fork --tag t); try again when that has ended\n"
         )
     );
+}
+
+#[test]
+fn a_chain_takes_nobodys_place() {
+    let (a, b) = (User::new(), User::new());
+    three_links(&a);
+    let out = a.path("chain.pack");
+    a.ok(&["pack", "--tag", "top", "--out", "chain.pack"]);
+    // Somebody's own, under the name of a parent in the pack.
+    b.with("base", 9);
+    let before = tree(&b.store());
+    for args in [&["unpack", out.to_str().unwrap()][..], &["unpack", out.to_str().unwrap(), "--force"]] {
+        assert!(b.fails(1, args).contains("'base'"), "{args:?}");
+        assert_eq!(tree(&b.store()), before);
+    }
+    b.ok(&["tag", "base", "mine"]);
+    b.ok(&["rmi", "base"]);
+    b.ok(&["unpack", out.to_str().unwrap()]);
+    // What was unpacked and is damaged is mended, parents too.
+    std::fs::write(b.snapshot("base", "memory.bin"), "damaged").unwrap();
+    b.ok(&["unpack", out.to_str().unwrap(), "--force"]);
+    b.ok(&["verify", "top"]);
+}
+
+#[test]
+fn what_is_unpacked_is_private_and_a_near_name_is_told() {
+    use std::os::unix::fs::PermissionsExt;
+    let (a, b) = (User::new(), User::new());
+    a.with("python", 1).ok(&["pack", "--tag", "python", "--out", "p"]);
+    b.ok(&["unpack", a.path("p").to_str().unwrap()]);
+    let mode = std::fs::metadata(b.path("data/forkd")).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode, 0o700);
+    let error = b.fails(3, &["fork", "--tag", "pyhton"]);
+    assert!(error.contains("did you mean 'python'?"), "{error}");
 }

@@ -48,7 +48,7 @@ impl AnswerCache<'_> {
         let answer = CachedAnswer { validator: validator.clone(), body: body.to_owned(), digest };
         let save = || -> Option<()> {
             let dir = path.parent()?;
-            std::fs::create_dir_all(dir).ok()?;
+            forkd_sys::create_private_dirs(dir).ok()?;
             let mut temp = tempfile::Builder::new().prefix(".answer-").tempfile_in(dir).ok()?;
             temp.write_all(&serde_json::to_vec(&answer).ok()?).ok()?;
             temp.persist(&path).ok()?;

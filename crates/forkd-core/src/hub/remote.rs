@@ -31,6 +31,15 @@ impl Location {
         }
     }
 
+    /// Of a file of this host, by its absolute path.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] for a path that is not absolute.
+    pub fn of_file(path: &Path) -> Result<Self> {
+        let wrong = |()| Error::new(Kind::Usage, format!("{} is no absolute path", path.display()));
+        Url::from_file_path(path).map(Self).map_err(wrong)
+    }
+
     /// The URL itself, for the transport only.
     #[must_use]
     pub fn url(&self) -> &Url {

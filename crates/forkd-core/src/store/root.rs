@@ -19,6 +19,24 @@ pub struct Store {
     holder: String,
 }
 
+/// Whether one tag may be another misspelt: a part of it, or one letter or two away.
+fn is_similar(one: &Tag, other: &Tag) -> bool {
+    let (one, other) = (one.as_str(), other.as_str());
+    if one.len() >= 3 && (other.contains(one) || one.contains(other)) {
+        return true;
+    }
+    // Levenshtein's distance, a row at a time.
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (i, a) in one.bytes().enumerate() {
+        let mut before = std::mem::replace(&mut row[0], i + 1);
+        for (j, b) in other.bytes().enumerate() {
+            let here = (before + usize::from(a != b)).min(row[j] + 1).min(row[j + 1] + 1);
+            before = std::mem::replace(&mut row[j + 1], here);
+        }
+    }
+    one.len().max(other.len()) > 3 && row[other.len()] <= 2
+}
+
 impl Store {
     /// The store under a folder, which need not exist yet. `holder` names this process to those who wait for its locks.
     #[must_use]
@@ -105,7 +123,13 @@ impl Store {
         let dir = self.dir(tag);
         if !self.contains(tag) {
             let message = format!("no snapshot '{tag}' in {}", self.snapshots().display());
-            return Err(Error::new(Kind::NotFound, message).hint("see `forkd images`"));
+            let similar =
+                self.tags().ok().and_then(|tags| tags.into_iter().find(|other| is_similar(tag, other)));
+            let hint = match similar {
+                Some(similar) => format!("did you mean '{similar}'? See `forkd images`"),
+                None => "see `forkd images`".to_owned(),
+            };
+            return Err(Error::new(Kind::NotFound, message).hint(hint));
         }
         let snapshot = describe(&dir)?;
         Ok(StoredSnapshot { tag: tag.clone(), record: Record::load(&dir)?, dir, snapshot })

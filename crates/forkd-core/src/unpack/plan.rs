@@ -4,7 +4,7 @@ use crate::cache::folder::Cache;
 use crate::error::{Error, Kind, Result};
 use crate::store::root::Store;
 use crate::store::stored::{StoredSnapshot, parent_of};
-use forkd_format::manifest::{Link, ROOTFS, RootfsSidecar, SNAPSHOT_JSON};
+use forkd_format::manifest::{FileEntry, Link, ROOTFS, RootfsSidecar, SNAPSHOT_JSON};
 use forkd_format::{Digest, Manifest, PackFormat, Snapshot, Tag};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -125,6 +125,7 @@ impl UnpackPlan {
         options: &UnpackOptions,
     ) -> Result<Self> {
         let mut outcomes = Vec::new();
+        let head = tags.last();
         for (link, tag) in manifest.links.iter().zip(tags) {
             if !store.contains(tag) {
                 outcomes.push(Outcome::Created);
@@ -136,7 +137,20 @@ impl UnpackPlan {
             };
             outcomes.push(match difference {
                 None => Outcome::Kept,
-                Some(_) if options.force => Outcome::Replaced,
+                Some(_) if options.force && (Some(tag) == head || is_same(store, tag, link)) => {
+                    Outcome::Replaced
+                }
+                // Whoever makes packs chooses their links' names: one that was not asked for takes nobody's place.
+                Some(how) if options.force => {
+                    let message = format!(
+                        "'{tag}', a parent in this pack, is already at {} with other bytes: {how}",
+                        store.dir(tag).display()
+                    );
+                    let hint = format!(
+                        "--force replaces only the head; `forkd rmi {tag}`, or `forkd tag` it anew first"
+                    );
+                    return Err(Error::new(Kind::General, message).hint(hint));
+                }
                 Some(how) => {
                     let dir = store.dir(tag);
                     let message = format!(
@@ -195,6 +209,20 @@ impl UnpackPlan {
             unpacked_size: manifest.unpacked_size(),
         }
     }
+}
+
+/// Whether a snapshot was a link with these digests when it was put there, whatever became of its bytes since.
+fn is_same(store: &Store, tag: &Tag, link: &Link) -> bool {
+    let record = store.load(tag).ok().and_then(|stored| stored.record);
+    let recorded = |file: &FileEntry| {
+        let packed = record.as_ref().and_then(|record| record.packed_snapshot_json);
+        if file.path == SNAPSHOT_JSON {
+            packed
+        } else {
+            record.as_ref()?.file(&file.path).map(|file| file.sha256)
+        }
+    };
+    link.files.iter().all(|file| recorded(file) == Some(file.sha256))
 }
 
 /// The tags that the links of a pack get in the store.

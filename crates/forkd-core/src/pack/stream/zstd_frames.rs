@@ -1,7 +1,7 @@
 //! Cuts a zstd stream into frames for parallel decoding, and decodes what cannot be cut as it goes.
 
 use crate::env::Cancel;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::pipeline::buffers::{Buffer, Buffers};
 use forkd_format::manifest::MAX_MANIFEST;
 use forkd_format::zstd_frame::{FrameHeader, FrameScanner, MAX_WINDOW_LOG};
@@ -120,7 +120,12 @@ impl<R: Read> FrameSource<R> {
             if self.start == self.end {
                 return Ok(None);
             }
-            match FrameHeader::parse(self.unread()).map_err(|e| self.malformed(e))? {
+            let header = FrameHeader::parse(self.unread());
+            if header.is_err() && self.taken == self.end as u64 && self.start == 0 {
+                // Nothing was read of it yet: it is something else.
+                return Err(no_pack(&self.name, self.unread()));
+            }
+            match header.map_err(|e| self.malformed(e))? {
                 None => return Err(self.cut_off()),
                 Some(FrameHeader::Skippable(len)) => self.skip(len)?,
                 Some(FrameHeader::Data { content_size: Some(content), len, checksum })
@@ -251,6 +256,33 @@ impl<R: Read> FrameSource<R> {
     fn cut_off(&self) -> Error {
         self.malformed(FormatError::Frame("the file ends inside a frame: it was cut off".into()))
     }
+}
+
+/// What a file is that is no pack, and which command takes it.
+fn no_pack(name: &str, bytes: &[u8]) -> Error {
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(512)]).trim_start().to_ascii_lowercase();
+    let is_tar = bytes.len() > 262 && bytes[257..].starts_with(b"ustar");
+    let (what, hint) = match bytes {
+        [0x1f, 0x8b, ..] => (
+            "compressed by gzip",
+            "an image that `docker save` made is for `forkd from-image docker-archive:FILE`",
+        ),
+        [b'P', b'K', 3 | 5, ..] => ("a zip archive", "unzip it, and name the pack that is in it"),
+        [0xfd, b'7', b'z', b'X', b'Z', ..] => ("compressed by xz", "a pack is compressed by zstd"),
+        _ if is_tar => (
+            "a tar archive that is not compressed",
+            "an image that `docker save` made is for `forkd from-image docker-archive:FILE`",
+        ),
+        _ if text.starts_with("version https://git-lfs") => {
+            ("a Git LFS pointer, not the file that it stands for", "`git lfs pull` it")
+        }
+        _ if text.starts_with("<!doctype html") || text.starts_with("<html") => {
+            ("a web page", "check the URL: a server may answer with a page where a file is missing")
+        }
+        _ if text.starts_with('{') => ("JSON", "a registry is for --hub, with the name of a package"),
+        _ => ("something else", "expected what `forkd pack` writes"),
+    };
+    Error::new(Kind::Integrity, format!("{name}: no pack (zstd): it is {what}")).hint(hint)
 }
 
 /// An error of a stream whose reader may have wrapped one of ours.

@@ -28,6 +28,9 @@ pub(crate) fn most_compressed(content: u64) -> u64 {
     content.saturating_add(content / 16).saturating_add(MAX_OVERHEAD)
 }
 
+/// Begins every zstd frame that holds data (RFC 8878, 3.1.1).
+const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+
 /// Decoded pieces in memory beside a stream's own window.
 const SPARING: usize = 6;
 
@@ -121,7 +124,8 @@ impl<R: Read> FrameSource<R> {
                 return Ok(None);
             }
             let header = FrameHeader::parse(self.unread());
-            if header.is_err() && self.taken == self.end as u64 && self.start == 0 {
+            let is_first = self.taken == self.end as u64 && self.start == 0;
+            if header.is_err() && is_first && !self.unread().starts_with(&MAGIC) {
                 // Nothing was read of it yet: it is something else.
                 return Err(no_pack(&self.name, self.unread()));
             }

@@ -4,7 +4,7 @@
 mod common;
 
 use common::{Home, env, options};
-use forkd_core::{Kind, Outcome, UnpackOptions};
+use forkd_core::{Dependents, Kind, Outcome, UnpackOptions};
 use forkd_testing::{Fixture, chain, fixture, sha256, tree};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -124,8 +124,16 @@ fn what_is_here_is_kept_and_what_differs_needs_force() {
     assert_eq!(b.tree(), before);
     // The untouched store of another host, without records, is compared by its bytes.
     assert!(a.unpack(&three).unwrap().nothing_new());
-    let replaced = forkd_core::unpack_file(&other.store, &other.file(&three), &force, env()).unwrap();
-    assert_eq!(outcomes(&replaced), [Outcome::Replaced, Outcome::Created, Outcome::Created]);
+    // Somebody's own snapshot that is named as a parent in the pack is nobody's to replace.
+    let taken = forkd_core::unpack_file(&other.store, &other.file(&three), &force, env()).unwrap_err();
+    assert!(taken.to_string().contains("'k0', a parent in this pack"), "{taken}");
+    forkd_core::remove(&other.store, &["k0".parse().unwrap()], Dependents::Refuse, env()).unwrap();
+    let made = forkd_core::unpack_file(&other.store, &other.file(&three), &force, env()).unwrap();
+    assert_eq!(outcomes(&made), [Outcome::Created; 3]);
+    // A damaged parent is mended.
+    std::fs::write(other.store.dir(&"k0".parse().unwrap()).join("memory.bin"), vec![1; 50_000]).unwrap();
+    let mended = forkd_core::unpack_file(&other.store, &other.file(&three), &force, env()).unwrap();
+    assert_eq!(outcomes(&mended), [Outcome::Replaced, Outcome::Kept, Outcome::Kept]);
     assert_eq!(forkd_core::verify_tag(&other.store, &"k2".parse().unwrap(), env()).unwrap().damage, []);
 }
 

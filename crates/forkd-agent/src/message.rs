@@ -44,6 +44,9 @@ pub enum MessageKind {
     Taken = 69,
 }
 
+/// The longest answer of an eval endpoint, in bytes (docs/agent.md).
+pub const MAX_ANSWER: usize = 16 << 20;
+
 /// How many bytes of input may be on their way.
 pub const INPUT_WINDOW: usize = 256 << 10;
 

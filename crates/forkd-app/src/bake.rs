@@ -4,10 +4,11 @@ use crate::app::App;
 use crate::bake_summary::{BakeSummary, RecipeTestReport};
 use crate::baker::{Baker, MachineRequest};
 use crate::guest_eval::eval;
+use crate::lines::KeptOutput;
 use crate::narrator::Event;
 use crate::recipe::RecipeFolder;
 use crate::root_disk::{DiskBase, DiskPlan};
-use forkd_core::machine::{BakeOptions, Exec, Guest, Machine, Network, Stream, Streams};
+use forkd_core::machine::{BakeOptions, Exec, Guest, Machine, Network, Streams};
 use forkd_core::{Error, Kind, Result};
 use forkd_format::Tag;
 use forkd_format::recipe::{self, RecipeTest};
@@ -18,8 +19,6 @@ use std::time::{Duration, Instant};
 
 /// How long a recipe's test may take.
 const TEST_LIMIT: Duration = Duration::from_secs(600);
-/// What is kept of each stream of a recipe's test, in bytes.
-const TEST_OUTPUT: usize = 1 << 20;
 
 /// A root disk to bake.
 #[derive(Debug, Clone)]
@@ -242,15 +241,13 @@ fn ask(test: &RecipeTest, guest: &mut Guest, user: &str) -> Result<String> {
         limit_ms: TEST_LIMIT.as_millis() as u64,
         ..Exec::default()
     };
-    let mut said = [Vec::new(), Vec::new()];
+    let mut said = KeptOutput::default();
     let mut output = |stream, bytes: &[u8]| {
-        let said = &mut said[usize::from(stream == Stream::Err)];
-        let room = TEST_OUTPUT.saturating_sub(said.len());
-        said.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        said.push(stream, bytes);
         Ok(())
     };
     let exit = guest.exec(&exec, &mut Streams { input: None, output: &mut output, controls: None })?;
-    let [out, err] = said.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    let [out, err] = said.texts();
     if exit.code != 0 {
         let last = err.lines().chain(out.lines()).rfind(|line| !line.trim().is_empty()).unwrap_or("nothing");
         let message = format!("exit code {} of {command}; it said: {last}", exit.code);

@@ -2,7 +2,7 @@
 
 use crate::app::App;
 use crate::guest_eval::eval;
-use crate::lines::Lines;
+use crate::lines::{KeptOutput, Lines};
 use crate::machines::Machines;
 use crate::narrator::{Event, Speaker};
 use forkd_core::machine::{self, Child, Exec, ForkOptions, Guest, Limits, Stream, Streams};
@@ -11,9 +11,6 @@ use forkd_format::Tag;
 use serde::Serialize;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
-
-/// What is kept of each stream of a child's program, in bytes.
-const MOST_KEPT: usize = 1 << 20;
 
 /// What to fork, and what for.
 #[derive(Debug, Clone)]
@@ -173,12 +170,10 @@ impl App<'_> {
         let speaker = Speaker::Child(report.number);
         let hear = |stream, line: &[u8]| self.narrator.hear(speaker, stream, line);
         let lines = Lines::new(&hear);
-        let mut kept = [Vec::new(), Vec::new()];
+        let mut kept = KeptOutput::default();
         let mut output = |stream: Stream, bytes: &[u8]| {
             if request.keep_output {
-                let kept = &mut kept[usize::from(stream == Stream::Err)];
-                let room = MOST_KEPT.saturating_sub(kept.len());
-                kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
+                kept.push(stream, bytes);
             } else {
                 lines.push(stream, bytes);
             }
@@ -194,7 +189,7 @@ impl App<'_> {
         report.exit_code = Some(exit.shell_code());
         report.timed_out = Some(exit.timed_out);
         if request.keep_output {
-            let [out, err] = kept.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+            let [out, err] = kept.texts();
             (report.stdout, report.stderr) = (Some(out), Some(err));
         }
         Ok(())

@@ -11,14 +11,17 @@ use std::time::Duration;
 /// # Errors
 /// [`Kind::General`] where the guest says that it is wrong, or says nothing that an endpoint may.
 pub fn eval(guest: &mut Guest, expression: &str, limit: Option<Duration>) -> Result<String> {
-    let answer = guest.eval(&Value::from(expression).to_string(), limit)?;
-    match serde_json::from_str(&answer) {
+    read_answer(&guest.eval(&Value::from(expression).to_string(), limit)?)
+}
+
+fn read_answer(answer: &str) -> Result<String> {
+    match serde_json::from_str(answer) {
         Ok(Answer { ok: Some(text), error: None }) => Ok(text),
         Ok(Answer { ok: None, error: Some(text) }) => {
             Err(Error::new(Kind::General, format!("in the guest: {}", beginning(&text))))
         }
         _ => {
-            let beginning = beginning(&answer);
+            let beginning = beginning(answer);
             let message = format!("the eval endpoint's answer is not as docs/agent.md says: {beginning}");
             Err(Error::new(Kind::General, message))
         }
@@ -41,4 +44,20 @@ fn beginning(text: &str) -> String {
         shown.push('…');
     }
     shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_a_value_or_an_error_and_nothing_else() {
+        assert_eq!(read_answer(r#"{"ok":"4","more":[[0,0],{}]}"#).unwrap(), "4");
+        assert_eq!(read_answer(r#"{"error":"no"}"#).unwrap_err().to_string(), "in the guest: no");
+        let junk = format!("[{}0]", "0,".repeat(1 << 20));
+        for wrong in ["", "4", "{}", r#"{"ok":4}"#, r#"{"ok":"a","error":"b"}"#, &junk] {
+            let error = read_answer(wrong).unwrap_err().to_string();
+            assert!(error.contains("not as docs/agent.md says") && error.len() < 5000, "{error}");
+        }
+    }
 }

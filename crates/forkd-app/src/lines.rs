@@ -46,6 +46,26 @@ impl<'a> Lines<'a> {
     }
 }
 
+/// What is kept of each stream of a program, in bytes; the rest is left out.
+const MOST_KEPT: usize = 1 << 20;
+
+/// The beginning of a program's two streams.
+#[derive(Default)]
+pub(crate) struct KeptOutput([Vec<u8>; 2]);
+
+impl KeptOutput {
+    pub(crate) fn push(&mut self, stream: Stream, bytes: &[u8]) {
+        let kept = &mut self.0[usize::from(stream == Stream::Err)];
+        let room = MOST_KEPT.saturating_sub(kept.len());
+        kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+
+    /// Its output and its errors; what is not UTF-8 is replaced.
+    pub(crate) fn texts(self) -> [String; 2] {
+        self.0.map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -65,5 +85,16 @@ mod tests {
         assert_eq!(seen[..2], ["ab", "c"]);
         assert_eq!(seen[2], format!("d{}", "x".repeat(LONGEST_LINE)));
         assert_eq!(seen[3..], ["e"]);
+    }
+
+    #[test]
+    fn output_is_kept_up_to_a_bound() {
+        let mut kept = KeptOutput::default();
+        kept.push(Stream::Err, b"e\xff");
+        for _ in 0..3 {
+            kept.push(Stream::Out, &vec![b'x'; MOST_KEPT / 2 + 1]);
+        }
+        let [out, err] = kept.texts();
+        assert_eq!((out.len(), err.as_str()), (MOST_KEPT, "e\u{fffd}"));
     }
 }

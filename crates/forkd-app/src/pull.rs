@@ -4,7 +4,7 @@ use crate::app::App;
 use forkd_core::hub::{IndexHub, Location};
 use forkd_core::machine::Engine;
 use forkd_core::{
-    Examine, PullOptions, PullPlan, PullReport, PullSummary, PullTarget, Result, UnpackOptions, UnpackReport,
+    Examine, PullOptions, PullReport, PullSummary, PullTarget, Result, UnpackOptions, UnpackReport,
 };
 use forkd_engine::Qemu;
 use forkd_format::{Digest, Reference, Snapshot, Tag};
@@ -76,9 +76,7 @@ impl App<'_> {
     /// As [`forkd_core::plan_pull`].
     pub fn pull_summary(&self, request: &PullRequest) -> Result<PullSummary> {
         self.with_pull(request, |remote, options| {
-            let plan: Result<PullPlan<'_>> =
-                forkd_core::plan_pull(&self.settings.store, remote, options, self.env);
-            plan?.summary()
+            forkd_core::plan_pull(&self.settings.store, remote, options, self.env)?.summary()
         })
     }
 

@@ -183,7 +183,6 @@ impl App<'_> {
         let begun = Instant::now();
         self.narrator.tell(&Event::InstallBegun { packages: packages.len(), release: &debian.release });
         let dir = self.settings.cache_dir()?;
-        std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
         let tar = tempfile::tempfile_in(dir).map_err(Error::io("create a file in", dir))?;
         let hear = |stream, line: &[u8]| self.narrator.hear(Speaker::Host, stream, line);
         let lines = Lines::new(&hear);

@@ -152,11 +152,7 @@ pub(crate) fn http() -> Result<HttpOptions> {
             *field = Duration::from_millis(text.parse().map_err(wrong)?);
         }
     }
-    // Else every certificate would be unknown, and nobody would know why.
-    if let Some(file) = env::var_os("SSL_CERT_FILE").map(PathBuf::from).filter(|file| !file.is_file()) {
-        let message = format!("SSL_CERT_FILE names {}, which is no file", file.display());
-        return Err(Error::new(Kind::Usage, message));
-    }
+    options.certificates = env::var_os("SSL_CERT_FILE").map(PathBuf::from);
     Ok(options)
 }
 

@@ -1,10 +1,10 @@
 use crate::env::Env;
-use crate::error::{Error, Kind};
+use crate::error::{Error, Result};
 use crate::pack::paged::header::{PagedHeader, read_exact};
 use crate::pack::stream::read::PackStream;
 use crate::store::record::Provenance;
 use crate::store::root::Store;
-use crate::store::stored::parent_of;
+use crate::store::stored::{missing_file, parent_of};
 use forkd_format::manifest::{Base, RootfsSidecar, SNAPSHOT_JSON};
 use forkd_format::paged::{Plan, RunKind, frame_len, parse_data_frame};
 use forkd_format::{Digest, Manifest, PAGE_SIZE, PackFormat, Tag};
@@ -113,7 +113,10 @@ pub struct FileFacts {
     pub sha256: Option<Digest>,
 }
 
-fn named_pack<S: Serializer>(source: &Option<Provenance>, serializer: S) -> Result<S::Ok, S::Error> {
+fn named_pack<S: Serializer>(
+    source: &Option<Provenance>,
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
     #[derive(Serialize)]
     struct NamedPack<'a> {
         name: &'a str,
@@ -125,7 +128,10 @@ fn named_pack<S: Serializer>(source: &Option<Provenance>, serializer: S) -> Resu
     named.serialize(serializer)
 }
 
-fn sidecar_file<S: Serializer>(rootfs: &Option<RootfsSidecar>, serializer: S) -> Result<S::Ok, S::Error> {
+fn sidecar_file<S: Serializer>(
+    rootfs: &Option<RootfsSidecar>,
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
     #[derive(Serialize)]
     struct SidecarFile {
         file: String,
@@ -144,7 +150,7 @@ fn sidecar_file<S: Serializer>(rootfs: &Option<RootfsSidecar>, serializer: S) ->
 ///
 /// # Errors
 /// [`crate::error::Kind::NotFound`], [`crate::error::Kind::Integrity`].
-pub fn inspect_file(file: &Path, env: Env<'_>) -> crate::error::Result<Inspection> {
+pub fn inspect_file(file: &Path, env: Env<'_>) -> Result<Inspection> {
     let input = crate::pack::pack_file::open_pack(file)?;
     let size = input.metadata().map_err(Error::io("open", file))?.len();
     let name = file.display().to_string();
@@ -165,7 +171,7 @@ fn paged_facts(
     frames: &mut impl Read,
     name: &str,
     env: Env<'_>,
-) -> crate::error::Result<PagedFacts> {
+) -> Result<PagedFacts> {
     let mut files: Vec<FrameFacts> = Vec::new();
     for (file, table) in header.index.files.iter().enumerate() {
         let stored = table.frames.iter().flatten().count();
@@ -236,7 +242,7 @@ fn of_manifest(manifest: &Manifest, pack_size: Option<u64>) -> Inspection {
 ///
 /// # Errors
 /// [`crate::error::Kind::NotFound`], [`crate::error::Kind::Integrity`].
-pub fn inspect_tag(store: &Store, tag: &Tag) -> crate::error::Result<Inspection> {
+pub fn inspect_tag(store: &Store, tag: &Tag) -> Result<Inspection> {
     let chain = store.chain(tag)?;
     let mut links = Vec::new();
     for stored in &chain {
@@ -244,11 +250,7 @@ pub fn inspect_tag(store: &Store, tag: &Tag) -> crate::error::Result<Inspection>
         paths.extend(stored.bodies());
         let files = paths.into_iter().map(|(name, path)| {
             let metadata = path.metadata().map_err(|e| match e.kind() {
-                std::io::ErrorKind::NotFound => {
-                    let message = format!("{} is missing", path.display());
-                    Error::new(Kind::Integrity, message)
-                        .hint(format!("`forkd rmi {}`, then pull or bake it again", stored.tag))
-                }
+                std::io::ErrorKind::NotFound => missing_file(&stored.tag, &path),
                 _ => Error::io("read", &path)(e),
             })?;
             let recorded = stored.record.as_ref().and_then(|record| record.file(name));
@@ -264,7 +266,7 @@ pub fn inspect_tag(store: &Store, tag: &Tag) -> crate::error::Result<Inspection>
             tag: stored.tag.clone(),
             parent: parent_of(Some(stored))?,
             parent_content_hash: parent.and_then(|parent| parent.content_hash),
-            files: files.collect::<crate::error::Result<_>>()?,
+            files: files.collect::<Result<_>>()?,
         });
     }
     let record = chain.into_iter().last().and_then(|stored| stored.record).unwrap_or_default();

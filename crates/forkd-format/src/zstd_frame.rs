@@ -5,7 +5,8 @@ use crate::error::FormatError;
 /// The largest window that a pack may ask for, as a power of two: 128 MiB.
 pub const MAX_WINDOW_LOG: u32 = 27;
 
-const MAGIC: u32 = 0xFD2F_B528;
+/// Begins every frame that holds data, little-endian (RFC 8878, 3.1.1).
+pub const MAGIC: u32 = 0xFD2F_B528;
 const SKIPPABLE: std::ops::RangeInclusive<u32> = 0x184D_2A50..=0x184D_2A5F;
 const MAX_BLOCK: usize = 128 << 10;
 

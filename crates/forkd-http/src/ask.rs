@@ -24,7 +24,7 @@ pub(crate) enum Reply {
 }
 
 /// An answer, after how many tries, and until when all of a small one must be here.
-pub(crate) struct Opened {
+pub(crate) struct OpenReply {
     pub(crate) reply: Reply,
     pub(crate) tries: Tries,
     pub(crate) deadline: Option<Instant>,
@@ -40,13 +40,18 @@ pub(crate) struct ByteSpan {
 
 impl Transport {
     /// Asks until there is an answer that another try would not change.
-    pub(crate) async fn open(&self, location: &Location, request: &Request, stop: &Stop) -> Result<Opened> {
+    pub(crate) async fn open(
+        &self,
+        location: &Location,
+        request: &Request,
+        stop: &Stop,
+    ) -> Result<OpenReply> {
         let mut tries = Tries::new(&self.options);
         let mut whole = None;
         loop {
             tries.begin();
             let asked = whole.as_ref().unwrap_or(request);
-            let deadline = request.is_small.then(|| Instant::now() + self.options.answer_timeout);
+            let deadline = request.is_small.then(|| self.answer_deadline());
             match self.ask(location, asked, &stop.clone().before(deadline)).await {
                 // A server that knows no If-Range sends a range of whatever copy it has.
                 Ok(Reply::Part(response, _)) if other_than_wanted(request, &response) => {
@@ -54,7 +59,7 @@ impl Transport {
                     whole = Some(Request { unless, is_small: request.is_small, ..Request::default() });
                     tries.progress();
                 }
-                Ok(reply) => return Ok(Opened { reply, tries, deadline }),
+                Ok(reply) => return Ok(OpenReply { reply, tries, deadline }),
                 Err(failed) => {
                     stop.sleep(tries.another(failed)?).await?;
                 }

@@ -1,7 +1,7 @@
 //! The client: the rest of forkd reads and writes with threads, so a small runtime does the network's part and hands bytes over a
 //! bounded channel.
 
-use crate::ask::{Opened, Reply, beyond, encoding, validator};
+use crate::ask::{OpenReply, Reply, beyond, encoding, validator};
 use crate::body::{BodyPump, BodyReader, channel};
 use crate::failure::{Try, late, network, stalled};
 use crate::options::HttpOptions;
@@ -37,8 +37,13 @@ impl HttpClient {
     /// A client with these settings. No connection is made yet.
     ///
     /// # Errors
-    /// [`Kind::General`] where TLS or the proxy settings cannot be set up.
+    /// [`Kind::General`] where TLS or the proxy settings cannot be set up; [`Kind::Usage`] where the file of certificates is not there.
     pub fn new(options: &HttpOptions) -> Result<Self> {
+        // TLS would not say which file, nor why it is looked for.
+        if let Some(file) = options.certificates.as_deref().filter(|file| !file.is_file()) {
+            let message = format!("SSL_CERT_FILE names {}, which is no file", file.display());
+            return Err(Error::new(Kind::Usage, message));
+        }
         let setup = |e: &dyn std::fmt::Display| Error::new(Kind::General, format!("cannot set up HTTP: {e}"));
         let transport = Arc::new(Transport::new(options).map_err(|e| setup(&e))?);
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -67,7 +72,7 @@ impl HttpClient {
     /// Until when all of a small answer must be here that is asked for now.
     #[must_use]
     pub fn answer_deadline(&self) -> Instant {
-        Instant::now() + self.transport.options.answer_timeout
+        self.transport.answer_deadline()
     }
 
     /// Hands a body over piece by piece, until it ends or `sink` wants no more (false). A wish to stop is heard between any two.
@@ -162,7 +167,7 @@ impl HttpClient {
             return Err(Error::new(Kind::Usage, format!("{location}: a range of no bytes was asked for")));
         }
         let opened = self.network.block_on(self.transport.open(location, request, &Stop::by(cancel)))?;
-        let Opened { reply, tries, deadline } = opened;
+        let OpenReply { reply, tries, deadline } = opened;
         match reply {
             Reply::Part(response, span) => {
                 // Without the object's size, the range's end is all that is known of where the bytes end.

@@ -1,3 +1,4 @@
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// How patient to be, and how greedy.
@@ -15,6 +16,8 @@ pub struct HttpOptions {
     pub backoff: Duration,
     /// Bytes per second over all connections, downloads and uploads together; `None` or 0 for no limit.
     pub limit_rate: Option<u64>,
+    /// The file of certificates to trust that `SSL_CERT_FILE` names; TLS reads it itself.
+    pub certificates: Option<PathBuf>,
     /// Whether proxies that the environment names are passed by: for servers on this machine.
     pub direct: bool,
 }
@@ -28,6 +31,7 @@ impl Default for HttpOptions {
             tries: 4,
             backoff: Duration::from_millis(400),
             limit_rate: None,
+            certificates: None,
             direct: false,
         }
     }

@@ -69,6 +69,11 @@ impl Transport {
         Ok(Self { client: builder.build()?, options: options.clone(), limit })
     }
 
+    /// Until when all of a small answer must be here that is asked for now.
+    pub(crate) fn answer_deadline(&self) -> Instant {
+        Instant::now() + self.options.answer_timeout
+    }
+
     /// Sends once, and follows where the answer leads. `what` names the request in messages; no URL is shown.
     pub(crate) async fn send(
         &self,

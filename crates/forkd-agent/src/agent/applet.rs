@@ -2,12 +2,12 @@
 
 use super::json;
 use super::paths::EVAL_SOCKET;
+use forkd_agent::message::MAX_ANSWER;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::time::Duration;
 
-const MAX_ANSWER: u64 = 16 << 20;
 const LIMIT: Duration = Duration::from_secs(600);
 
 pub(super) fn eval(expression: &str) -> ExitCode {
@@ -37,7 +37,7 @@ pub(super) fn ask(expression: &str, limit: Duration) -> Result<String, String> {
         .map_err(failed)?;
     endpoint.write_all(format!("{}\n", json::escape(expression)).as_bytes()).map_err(failed)?;
     let mut line = String::new();
-    BufReader::new(endpoint).take(MAX_ANSWER).read_line(&mut line).map_err(failed)?;
+    BufReader::new(endpoint).take(MAX_ANSWER as u64).read_line(&mut line).map_err(failed)?;
     let fields = json::object(&line).unwrap_or_default();
     let field = |wanted| fields.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone());
     match (field("ok"), field("error")) {

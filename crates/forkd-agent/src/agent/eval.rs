@@ -3,7 +3,7 @@
 use super::job::{PortJob, PortRequest};
 use super::paths::EVAL_SOCKET;
 use super::send_queue::SendQueue;
-use forkd_agent::message::MessageKind;
+use forkd_agent::message::{MAX_ANSWER, MessageKind};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
@@ -13,8 +13,6 @@ use std::time::{Duration, Instant};
 const LIMIT: Duration = Duration::from_secs(600);
 /// How soon to try again where the endpoint has too many callers.
 const RETRY: Duration = Duration::from_millis(5);
-/// The longest answer, in bytes.
-const MAX_ANSWER: usize = 16 << 20;
 
 struct EvalJob {
     id: u32,

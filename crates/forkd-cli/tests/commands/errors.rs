@@ -61,6 +61,9 @@ fn usage_errors_begin_like_all_others() {
             "{error}\n{text}"
         );
     }
+    // What may be a secret in a URL is not repeated.
+    let (text, _) = failed(&user, &["pull", "a/b", "https://host/p?X-Amz-Signature=secret"]);
+    assert!(text.contains("https://host/p?…") && !text.contains("secret"), "{text}");
     let (text, _) = failed(&user, &["nonsense"]);
     assert!(text.contains("--help"), "{text}");
     // A flag behind the dashes is somebody else's.

@@ -15,6 +15,7 @@ fn images_of_an_empty_and_a_full_store() {
     assert_eq!(words, ["base", "#", "MiB", "#", "MiB", "#s", "ago", "no"]);
     assert!(rows[2].ends_with("   no   chain of #, parent base"), "{}", rows[2]);
     assert_eq!(rows[5], "  # snapshots · # MiB total");
+    assert_eq!(user.ok(&["images", "-q"]), "base\nmid\ntop\n");
     let json = user.json(&["images"]);
     assert_eq!(json["snapshots"][2]["tag"], "top");
     assert_eq!(json["snapshots"][2]["chain_links"], 3);

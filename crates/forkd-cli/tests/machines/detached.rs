@@ -24,6 +24,8 @@ fn detached_children_are_spoken_to_and_ended() {
     assert!(list["children"][0]["memory_bytes"].as_u64().unwrap() > 1 << 20);
     user.ok(&["exec", &ids[0], "--", "sh", "-c", "echo mine > /mine"]);
     assert_eq!(user.ok(&["exec", &ids[0][..4], "--", "cat", "/mine"]), "mine\n");
+    // As docker takes it: what follows the program is the program's.
+    assert_eq!(user.ok(&["exec", &ids[0], "sh", "-c", "cat /mine"]), "mine\n");
     assert_eq!(
         user.run(&["exec", &ids[1], "--", "cat", "/mine"]).code,
         1,
@@ -80,6 +82,17 @@ fn files_are_copied_in_and_out() {
     assert!(user.fails(1, &["cp", "in", &format!("{id}:/none/in")]).contains("/none/in"));
     assert!(user.fails(1, &["cp", &format!("{id}:/none"), "none"]).contains("/none"));
     assert!(!user.path("none").exists());
+    // The user's mask holds for what comes out, whatever its mode there.
+    user.ok(&["exec", id, "--", "chmod", "777", "/tmp/in"]);
+    let mut masked = std::process::Command::new("sh");
+    masked.args(["-c", "umask 077; exec \"$0\" cp \"$1\" masked"]);
+    let cp = user.command(&[]);
+    masked.arg(cp.get_program()).arg(format!("{id}:/tmp/in")).current_dir(user.dir.path());
+    masked.envs(cp.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    assert!(masked.status().unwrap().success());
+    let mode =
+        std::os::unix::fs::PermissionsExt::mode(&user.path("masked").metadata().unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o700);
     // A device stays one, and a link a link.
     std::fs::write(user.path("real"), "old").unwrap();
     std::os::unix::fs::symlink("real", user.path("link")).unwrap();

@@ -5,10 +5,10 @@ use crate::cache::folder::Cache;
 use crate::env::{Cancel, Progress};
 use crate::error::{Error, Kind, Result};
 use crate::hub::offer::{Claim, Offer};
-use crate::hub::port::{Hub, HubPackage};
+use crate::hub::port::Hub;
 use crate::hub::release::{Release, ReleasePack};
 use crate::hub::remote::{Location, Remote};
-use forkd_format::registry::{self, Artifact, ListedPackage, MAX_REGISTRY, Missing, Version};
+use forkd_format::registry::{self, Artifact, MAX_REGISTRY, Missing, PackageSummary, Version};
 use forkd_format::registry_text::RegistryText;
 use forkd_format::{Digest, PackFormat, PackId, Reference};
 use std::io::Write;
@@ -101,14 +101,9 @@ impl Hub for IndexHub<'_> {
         }
     }
 
-    fn list(&self, cancel: &Cancel) -> Result<Vec<HubPackage>> {
+    fn list(&self, cancel: &Cancel) -> Result<Vec<PackageSummary>> {
         let text = self.answers.get_text(self.remote, &self.index, MAX_REGISTRY, cancel)?;
-        let listed = registry::list(text.as_bytes()).map_err(Error::malformed(self.index.to_string()))?;
-        let package = |listed: ListedPackage| {
-            let ListedPackage { name, description, versions } = listed;
-            HubPackage { name, description, versions }
-        };
-        Ok(listed.into_iter().map(package).collect())
+        registry::list(text.as_bytes()).map_err(Error::malformed(self.index.to_string()))
     }
 
     fn publish(&self, release: &Release<'_>, progress: &dyn Progress, cancel: &Cancel) -> Result<()> {

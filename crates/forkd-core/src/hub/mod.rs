@@ -9,6 +9,6 @@ pub(crate) mod remote;
 
 pub use index_hub::IndexHub;
 pub use offer::{Claim, Offer};
-pub use port::{Hub, HubPackage};
+pub use port::Hub;
 pub use release::{Release, ReleasePack};
 pub use remote::{Answer, Download, Location, Remote, Request, Validator};

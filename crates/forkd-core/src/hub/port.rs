@@ -5,6 +5,7 @@ use crate::error::Result;
 use crate::hub::offer::Offer;
 use crate::hub::release::Release;
 use forkd_format::Reference;
+use forkd_format::registry::PackageSummary;
 
 /// A place where snapshots are published under names. All errors are those of its transport, and [`crate::Kind::Integrity`] where what it says
 /// is malformed.
@@ -22,7 +23,7 @@ pub trait Hub: Send + Sync {
     ///
     /// # Errors
     /// Where the hub cannot be read.
-    fn list(&self, cancel: &Cancel) -> Result<Vec<HubPackage>>;
+    fn list(&self, cancel: &Cancel) -> Result<Vec<PackageSummary>>;
 
     /// Uploads the packs of a release, then lists them: nobody sees a name whose packs are not there.
     ///
@@ -35,15 +36,4 @@ pub trait Hub: Send + Sync {
     /// # Errors
     /// [`crate::Kind::NotFound`].
     fn delete(&self, reference: &Reference, progress: &dyn Progress, cancel: &Cancel) -> Result<()>;
-}
-
-/// What a hub lists under one name.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct HubPackage {
-    /// `owner/name`.
-    pub name: String,
-    /// For people.
-    pub description: Option<String>,
-    /// Names of its versions.
-    pub versions: Vec<String>,
 }

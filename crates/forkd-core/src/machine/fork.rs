@@ -8,7 +8,7 @@ use crate::machine::run_dir::{DetachedChild, RunDir, Runtime};
 use crate::machine::session::{WAKE_LIMIT, explain, greet, wake, with_console};
 use crate::store::lock::{LockKind, TagLock};
 use crate::store::root::Store;
-use crate::store::stored::StoredSnapshot;
+use crate::store::stored::{StoredSnapshot, missing_file};
 use forkd_format::Tag;
 use forkd_format::manifest::{MEMORY, ROOTFS};
 use std::path::PathBuf;
@@ -129,11 +129,7 @@ pub fn check(engine: &dyn Engine, stored: &StoredSnapshot) -> Result<()> {
         let key = if key == MEMORY { "memory" } else { key.trim_end_matches(".ext4") };
         let found = match stored.open(&path) {
             Ok(file) => file.metadata().map_err(Error::io("read", &path))?.len(),
-            Err(e) if e.kind() == Kind::NotFound => {
-                let message = format!("{} is missing", path.display());
-                return Err(Error::new(Kind::Integrity, message)
-                    .hint(format!("`forkd rmi {}`, then pull or bake it again", stored.tag)));
-            }
+            Err(e) if e.kind() == Kind::NotFound => return Err(missing_file(&stored.tag, &path)),
             Err(e) => return Err(e),
         };
         if let Some((bytes, _)) = stored.snapshot.frozen(key)

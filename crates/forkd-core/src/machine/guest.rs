@@ -3,7 +3,9 @@
 use crate::env::Cancel;
 use crate::error::{Error, Kind, Result};
 use forkd_agent::fields::Malformed;
-use forkd_agent::message::{Hello, INPUT_WINDOW, Identity, MessageKind, PROTOCOL, Put, WakeReport};
+use forkd_agent::message::{
+    Hello, INPUT_WINDOW, Identity, MAX_ANSWER, MessageKind, PROTOCOL, Put, WakeReport,
+};
 use forkd_agent::wire::{self, Decoder, MAX_PAYLOAD, Packet};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -15,9 +17,6 @@ use std::time::{Duration, Instant};
 const SILENCE: Duration = Duration::from_secs(10);
 
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// The longest answer of an eval endpoint, in bytes, as the agent has it (docs/agent.md).
-const MAX_ANSWER: usize = 16 << 20;
 
 /// How long the host may sleep before it looks for a stop.
 pub(crate) const TICK: Duration = Duration::from_millis(50);

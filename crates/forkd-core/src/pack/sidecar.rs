@@ -57,7 +57,7 @@ pub(crate) fn decode(
     each: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
 ) -> Result<()> {
     let failed = |e: std::io::Error| sidecar_error(name, e);
-    let input = Bounded { input, left: most_compressed(size), name: name.to_owned() };
+    let input = BoundedReader { input, left: most_compressed(size), name: name.to_owned() };
     let mut decoder = zstd::stream::read::Decoder::new(input).map_err(failed)?;
     decoder.window_log_max(MAX_WINDOW_LOG).map_err(failed)?;
     let mut buffer = vec![0; 1 << 20];
@@ -87,13 +87,13 @@ pub(crate) fn decode(
 }
 
 /// Compressed bytes, no more than content of a declared size may take: a frame may be skipped for ever.
-struct Bounded {
+struct BoundedReader {
     input: Box<dyn Read + Send>,
     left: u64,
     name: String,
 }
 
-impl Read for Bounded {
+impl Read for BoundedReader {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let read = self.input.read(buffer)?;
         self.left = self.left.checked_sub(read as u64).ok_or_else(|| {
@@ -116,3 +116,32 @@ fn sidecar_error(name: &str, error: std::io::Error) -> Error {
 
 /// Opens a file that lies beside the pack.
 pub(crate) type OpenSidecar<'a> = &'a mut dyn FnMut(&str) -> Result<Box<dyn Read + Send>>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::{Cancel, Silent};
+
+    #[test]
+    fn a_sidecar_that_is_skipped_for_ever_ends() {
+        /// Skippable frames of a MiB, one after another.
+        struct Skipped(u64);
+        impl Read for Skipped {
+            fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+                let frame = [[0x50, 0x2a, 0x4d, 0x18], (1_u32 << 20).to_le_bytes()].concat();
+                for byte in &mut *buffer {
+                    let at = self.0 % (frame.len() as u64 + (1 << 20));
+                    *byte = frame.get(at as usize).copied().unwrap_or(0);
+                    self.0 += 1;
+                }
+                Ok(buffer.len())
+            }
+        }
+        let cancel = Cancel::default();
+        let env = Env { progress: &Silent, cancel: &cancel, jobs: 1 };
+        let input = Box::new(Skipped(0));
+        let error = decode("k.zst", (5, Digest::of(b"12345")), input, env, &mut |_, _| Ok(())).unwrap_err();
+        assert_eq!(error.kind(), Kind::Integrity);
+        assert!(error.to_string().contains("far more compressed bytes"), "{error}");
+    }
+}

@@ -101,6 +101,12 @@ pub(crate) fn check_untouched(stored: &StoredSnapshot) -> Result<()> {
     stored.bodies().iter().try_for_each(|(name, path)| check_file(stored, name, path))
 }
 
+/// What to say of a file that a snapshot lacks.
+pub(crate) fn missing_file(tag: &Tag, path: &Path) -> Error {
+    let message = format!("{} is missing", path.display());
+    Error::new(Kind::Integrity, message).hint(format!("`forkd rmi {tag}`, then pull or bake it again"))
+}
+
 /// The same for one of its files.
 pub(crate) fn check_file(stored: &StoredSnapshot, name: &str, path: &Path) -> Result<()> {
     let metadata = path.metadata().map_err(Error::io("read", path))?;

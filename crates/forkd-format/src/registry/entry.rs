@@ -8,8 +8,8 @@ use serde_json::value::RawValue;
 use std::fmt;
 
 /// What is listed for one `owner/name`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ListedPackage {
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PackageSummary {
     /// `owner/name`.
     pub name: String,
     /// In its publisher's words, shown to people.

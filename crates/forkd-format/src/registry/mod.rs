@@ -4,5 +4,5 @@
 pub(crate) mod entry;
 pub(crate) mod read;
 
-pub use entry::{Artifact, ListedPackage, Missing, Version};
+pub use entry::{Artifact, Missing, PackageSummary, Version};
 pub use read::{MAX_REGISTRY, check, list, look_up};

@@ -2,7 +2,7 @@
 
 use crate::error::{FormatError, shorten};
 use crate::reference::Reference;
-use crate::registry::entry::{ListedPackage, Missing, Version};
+use crate::registry::entry::{Missing, PackageSummary, Version};
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -26,7 +26,7 @@ pub fn look_up(bytes: &[u8], reference: &Reference) -> Result<Result<Version, Mi
 ///
 /// # Errors
 /// [`FormatError::Registry`] where it is not JSON, not schema version 1, or a package lacks `latest`.
-pub fn list(bytes: &[u8]) -> Result<Vec<ListedPackage>, FormatError> {
+pub fn list(bytes: &[u8]) -> Result<Vec<PackageSummary>, FormatError> {
     read_document(bytes, ListSeed)
 }
 
@@ -132,7 +132,7 @@ impl<'de> Visitor<'de> for LookUpSeed<'_> {
 struct ListSeed;
 
 impl<'de> DeserializeSeed<'de> for ListSeed {
-    type Value = Vec<ListedPackage>;
+    type Value = Vec<PackageSummary>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_map(self)
@@ -140,7 +140,7 @@ impl<'de> DeserializeSeed<'de> for ListSeed {
 }
 
 impl<'de> Visitor<'de> for ListSeed {
-    type Value = Vec<ListedPackage>;
+    type Value = Vec<PackageSummary>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("packages")
@@ -151,7 +151,7 @@ impl<'de> Visitor<'de> for ListSeed {
         while let Some(name) = map.next_key::<String>()? {
             let package = map.next_value_seed(PackageSeed { name: &name, wanted: None })?;
             let SeenPackage { description, versions, .. } = package;
-            listed.push(ListedPackage { name, description, versions: versions.into_iter().collect() });
+            listed.push(PackageSummary { name, description, versions: versions.into_iter().collect() });
         }
         listed.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(listed)
@@ -266,7 +266,7 @@ mod tests {
         assert_eq!(missing, Missing::Package(vec!["acme/py".into()]));
         let listed = list(registry.as_bytes()).unwrap();
         let versions = vec!["latest".into(), "v1".into()];
-        assert_eq!(listed, [ListedPackage { name: "acme/py".into(), description: None, versions }]);
+        assert_eq!(listed, [PackageSummary { name: "acme/py".into(), description: None, versions }]);
     }
 
     #[test]

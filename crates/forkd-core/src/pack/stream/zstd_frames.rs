@@ -4,7 +4,7 @@ use crate::env::Cancel;
 use crate::error::{Error, Kind, Result};
 use crate::pipeline::buffers::{Buffer, Buffers};
 use forkd_format::manifest::MAX_MANIFEST;
-use forkd_format::zstd_frame::{FrameHeader, FrameScanner, MAX_WINDOW_LOG};
+use forkd_format::zstd_frame::{FrameHeader, FrameScanner, MAGIC, MAX_WINDOW_LOG};
 use forkd_format::{FormatError, PIECE_SIZE};
 use std::io::Read;
 use std::sync::Arc;
@@ -27,9 +27,6 @@ const MAX_OVERHEAD: u64 = 16 << 20;
 pub(crate) fn most_compressed(content: u64) -> u64 {
     content.saturating_add(content / 16).saturating_add(MAX_OVERHEAD)
 }
-
-/// Begins every zstd frame that holds data (RFC 8878, 3.1.1).
-const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 /// Decoded pieces in memory beside a stream's own window.
 const SPARING: usize = 6;
@@ -125,7 +122,7 @@ impl<R: Read> FrameSource<R> {
             }
             let header = FrameHeader::parse(self.unread());
             let is_first = self.taken == self.end as u64 && self.start == 0;
-            if header.is_err() && is_first && !self.unread().starts_with(&MAGIC) {
+            if header.is_err() && is_first && !self.unread().starts_with(&MAGIC.to_le_bytes()) {
                 // Nothing was read of it yet: it is something else.
                 return Err(no_pack(&self.name, self.unread()));
             }

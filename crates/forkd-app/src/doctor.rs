@@ -5,9 +5,10 @@ use crate::machines::UnnamedFile;
 use crate::settings::Settings;
 use forkd_core::Result;
 use forkd_core::machine::Runtime;
-use forkd_engine::{Kernel, Qemu, initramfs, memory_limits};
+use forkd_engine::{Kernel, Qemu, initramfs, memory_limits, open_kvm};
 use forkd_image::Debian;
 use serde::Serialize;
+use std::path::Path;
 
 /// What was found.
 #[derive(Debug, Clone, Serialize)]
@@ -75,22 +76,32 @@ impl App<'_> {
             Ok(_) => Finding::good("runtime folder", settings.shown(runtime.root())),
             Err(e) => Finding::not("runtime folder", FindingState::Bad, e.to_string(), fix),
         });
-        if let (Some(qemu), Some(kernel), Some(cache)) = (usable, &kernel, &settings.cache_dir) {
-            let initrd = UnnamedFile::create(&initramfs(kernel)?, &settings.temp_dir)?;
-            let probed = qemu.probe_kvm(&kernel.image, &initrd.path, &runtime, cache, self.env)?;
-            let fix = "be in the group that owns /dev/kvm, and switch virtualisation on in the firmware; TCG does without, slower";
-            findings.push(match probed {
-                Ok(()) => Finding::good("KVM", "a guest runs on it"),
-                Err(why) => Finding::not("KVM", FindingState::Missing, why.reason, fix),
-            });
-        }
+        findings.push(match (usable, &kernel, &settings.cache_dir) {
+            (Some(qemu), Some(kernel), Some(cache)) => {
+                let initrd = UnnamedFile::create(&initramfs(kernel)?, &settings.temp_dir)?;
+                kvm(
+                    qemu.probe_kvm(&kernel.image, &initrd.path, &runtime, cache, self.env)?
+                        .map_err(|e| e.reason),
+                    "a guest runs on it",
+                )
+            }
+            _ => kvm(
+                open_kvm().map_err(|e| e.to_string()),
+                "it opens; whether a guest runs is tried once there is a kernel",
+            ),
+        });
         findings.push(store(settings));
+        findings.push(cache(settings));
         let fix = "apt-get update && apt-get install mmdebstrap uidmap; images need neither";
-        findings.push(match Debian::find(settings.search_path.as_deref()) {
+        let debian = Debian::find(settings.search_path.as_deref());
+        findings.push(match debian.and_then(|debian| debian.try_users().map(|()| debian)) {
             Ok(debian) => {
                 Finding::good("Debian packages", format!("recipes can be baked on {}", debian.release))
             }
-            Err(e) => Finding::not("Debian packages", FindingState::Missing, e.to_string(), fix),
+            Err(e) => {
+                let fix = e.guidance().unwrap_or(fix);
+                Finding::not("Debian packages", FindingState::Missing, e.message(), fix)
+            }
         });
         let fix = "systemd-run --user --scope -p Delegate=yes forkd …";
         let none = "no control groups can be made (--memory-limit-mib)";
@@ -101,6 +112,14 @@ impl App<'_> {
         });
         let can_fork = findings.iter().all(|finding| finding.state != FindingState::Bad);
         Ok(DoctorReport { can_fork, findings })
+    }
+}
+
+fn kvm(tried: std::result::Result<(), String>, good: &str) -> Finding {
+    let fix = "be in the group that owns /dev/kvm, and switch virtualisation on in the firmware; TCG does without, slower";
+    match tried {
+        Ok(()) => Finding::good("KVM", good),
+        Err(why) => Finding::not("KVM", FindingState::Missing, why, fix),
     }
 }
 
@@ -128,17 +147,43 @@ fn kernel_finding(settings: &Settings, kernel: Option<&Kernel>) -> Finding {
 
 fn store(settings: &Settings) -> Finding {
     let root = settings.store.root();
-    let existing = root.ancestors().find(|dir| dir.is_dir());
-    let free = existing.and_then(|dir| rustix::fs::statvfs(dir).ok()).map(|fs| fs.f_bavail * fs.f_frsize);
     let place = settings.shown(root);
-    let fix = "free some, or set XDG_DATA_HOME to a folder on a larger disk";
-    match free {
-        Some(free) if free < 1 << 30 => {
-            Finding::not("store", FindingState::Missing, format!("{place}, {} MiB free", free >> 20), fix)
-        }
-        Some(free) => {
-            Finding::good("store", format!("{place}, {:.1} GiB free", free as f64 / f64::from(1 << 30)))
-        }
-        None => Finding::not("store", FindingState::Missing, format!("{place}: no such disk"), fix),
+    let fix = "set XDG_DATA_HOME to a folder of yours";
+    let free = match try_folder(root) {
+        Ok(free) => free,
+        // Forks too take locks there.
+        Err(e) => return Finding::not("store", FindingState::Bad, format!("{place}: {e}"), fix),
+    };
+    if free < 1 << 30 {
+        let fix = "free some, or set XDG_DATA_HOME to a folder on a larger disk";
+        return Finding::not(
+            "store",
+            FindingState::Missing,
+            format!("{place}, {} MiB free", free >> 20),
+            fix,
+        );
     }
+    Finding::good("store", format!("{place}, {:.1} GiB free", free as f64 / f64::from(1 << 30)))
+}
+
+fn cache(settings: &Settings) -> Finding {
+    let fix = "set XDG_CACHE_HOME to a folder of yours; nothing can be baked or fetched from a registry of images without";
+    let tried = settings
+        .cache_dir()
+        .map_err(|e| e.to_string())
+        .and_then(|dir| try_folder(dir).map(|_| dir).map_err(|e| format!("{}: {e}", settings.shown(dir))));
+    match tried {
+        Ok(dir) => Finding::good("cache", settings.shown(dir)),
+        Err(why) => Finding::not("cache", FindingState::Missing, why, fix),
+    }
+}
+
+/// Makes a file where a folder is or would be, and takes it away again; says how many bytes are free there.
+fn try_folder(dir: &Path) -> std::io::Result<u64> {
+    let existing = dir.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/"));
+    let file = existing.join(format!(".forkd-doctor-{}", std::process::id()));
+    std::fs::File::create_new(&file)?;
+    std::fs::remove_file(&file)?;
+    let fs = rustix::fs::statvfs(existing)?;
+    Ok(fs.f_bavail.saturating_mul(fs.f_frsize))
 }

@@ -112,13 +112,16 @@ impl App<'_> {
         forkd_core::unpack_file(&self.settings.store, file, &self.unpack_options(place), self.env)
     }
 
-    /// What a registry says of a name.
+    /// What a registry says of a name, where a pack of that size is in the place that it names.
     ///
     /// # Errors
-    /// [`forkd_core::Kind::NotFound`] with what is there instead; what the transport says.
+    /// [`forkd_core::Kind::NotFound`] with what is there instead; [`forkd_core::Kind::Integrity`] where the pack has another size; what the
+    /// transport says.
     pub fn registry_entry(&self, reference: &Reference, index: &Location) -> Result<EntryReport> {
         let remote = AnyRemote::new(&self.settings.http)?;
-        let (url, version) = IndexHub::new(&remote, index, None).version(reference, self.env.cancel)?;
+        let hub = IndexHub::new(&remote, index, None);
+        let (url, version) = hub.version(reference, self.env.cancel)?;
+        hub.check_version(&url, &version, self.env.cancel)?;
         Ok(EntryReport {
             reference: reference.to_string(),
             url,

@@ -3,6 +3,7 @@
 use forkd_core::Progress;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,19 +14,23 @@ pub(crate) struct Shown {
     quiet: bool,
     bar: Mutex<Option<ProgressBar>>,
     plain: Mutex<Option<Plain>>,
+    /// Bytes that are shown as done and will be told as done once more.
+    resumed: AtomicU64,
 }
 
 struct Plain {
     task: String,
     total: Option<u64>,
     done: u64,
+    /// Of these, what an earlier run did.
+    resumed: u64,
     begun: Instant,
     told: Instant,
 }
 
 impl Shown {
     pub(crate) fn new(quiet: bool) -> Self {
-        Self { quiet, bar: Mutex::default(), plain: Mutex::default() }
+        Self { quiet, bar: Mutex::default(), plain: Mutex::default(), resumed: AtomicU64::new(0) }
     }
 }
 
@@ -34,9 +39,11 @@ impl Progress for Shown {
         if self.quiet {
             return;
         }
+        self.resumed.store(0, Ordering::Relaxed);
         if !std::io::stderr().is_terminal() {
             let now = Instant::now();
-            *lock(&self.plain) = Some(Plain { task: task.into(), total, done: 0, begun: now, told: now });
+            let task = task.into();
+            *lock(&self.plain) = Some(Plain { task, total, done: 0, resumed: 0, begun: now, told: now });
             return;
         }
         let target = ProgressDrawTarget::stderr_with_hz(10);
@@ -56,7 +63,21 @@ impl Progress for Shown {
         *lock(&self.bar) = Some(bar);
     }
 
+    fn resume(&self, bytes: u64) {
+        self.resumed.store(bytes, Ordering::Relaxed);
+        if let Some(bar) = &*lock(&self.bar) {
+            bar.set_position(bytes);
+            bar.reset_eta();
+        }
+        if let Some(plain) = &mut *lock(&self.plain) {
+            (plain.done, plain.resumed) = (bytes, bytes);
+        }
+    }
+
     fn advance(&self, bytes: u64) {
+        let known = self.resumed.load(Ordering::Relaxed).min(bytes);
+        self.resumed.fetch_sub(known, Ordering::Relaxed);
+        let bytes = bytes - known;
         if let Some(bar) = &*lock(&self.bar) {
             bar.inc(bytes);
         }
@@ -66,7 +87,7 @@ impl Progress for Shown {
                 plain.told = Instant::now();
                 let of =
                     plain.total.map(|total| format!(" of {}", crate::output::mib(total))).unwrap_or_default();
-                let rate = plain.done as f64 / plain.begun.elapsed().as_secs_f64();
+                let rate = (plain.done - plain.resumed) as f64 / plain.begun.elapsed().as_secs_f64();
                 let done = crate::output::mib(plain.done);
                 print(&format!("{} {done}{of} ({}/s)", plain.task, crate::output::mib(rate as u64)));
             }

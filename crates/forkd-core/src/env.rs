@@ -50,6 +50,10 @@ impl Cancel {
 pub trait Progress: Send + Sync {
     /// A task begins: what it does, and of how many bytes, where that is known.
     fn start(&self, task: &str, total: Option<u64>);
+    /// So many bytes of the task are here from an earlier run: they will be told as done, and say nothing about its pace.
+    fn resume(&self, bytes: u64) {
+        let _ = bytes;
+    }
     /// So many bytes more are done.
     fn advance(&self, bytes: u64);
     /// The task has ended.

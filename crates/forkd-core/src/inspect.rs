@@ -185,7 +185,10 @@ fn paged_facts(
         let mut bytes = vec![0; frame.len as usize];
         read_exact(frames, &mut bytes, name)?;
         let len = frame_len(header.index.files[file].size, number);
-        let pages = |source: usize| sources.get(source).map(|size| size / PAGE_SIZE as u64);
+        let pages = |source: usize| {
+            let known = sources.get(source)? / PAGE_SIZE as u64;
+            header.pages_before((file, number), source, known)
+        };
         let plan = parse_data_frame(&bytes).and_then(|body| Plan::parse(body, len, pages));
         let (plan, _) = plan.map_err(Error::malformed(format!("{name}: {}", files[file].name)))?;
         let facts = &mut files[file];

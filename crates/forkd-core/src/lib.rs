@@ -28,7 +28,7 @@ pub mod store;
 pub use chain::{ChainInfo, CompactReport, EngineFields, LinkInfo, chain_info, compact};
 pub use env::{Cancel, Env, Progress, Silent};
 pub use error::{Error, Kind, Result};
-pub use images::{SnapshotSummary, images};
+pub use images::{SnapshotList, SnapshotSummary, images};
 pub use inspect::{
     ArtifactFacts, FileFacts, FrameFacts, Inspection, LinkFacts, PagedFacts, inspect_file, inspect_tag,
 };

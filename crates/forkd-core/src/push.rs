@@ -31,7 +31,7 @@ pub struct PushReport {
     pub upload_time: Duration,
 }
 
-/// Packs into a temporary file in `temp` and uploads it. The file is removed however this ends; what a killed push left there is
+/// Packs into a temporary file in `temp` and uploads it, where there is somebody who may take it. The file is removed however this ends; what a killed push left there is
 /// removed by the next. `packed` is told when the pack is made.
 ///
 /// # Errors
@@ -45,6 +45,7 @@ pub fn push(
     env: Env<'_>,
     packed: &mut dyn FnMut(&PackReport),
 ) -> Result<PushReport> {
+    remote.ask_to_put(location, env.cancel)?;
     let suffix = format!("-{}.tar.zst", options.tag);
     let file = WorkFile::create(store.disk(), temp, (PREFIX, &suffix), 0o600)?;
     let pack = pack_into(store, options, file.file(), file.path(), env)?;

@@ -8,8 +8,9 @@ use crate::pack::sidecar::{open_sidecar, read_sidecar};
 use crate::pack::stream::content::Sink;
 use crate::pack::stream::read::PackStream;
 use crate::store::lock::LockKind;
-use crate::store::record::HashedFile;
+use crate::store::record::{HashedFile, Record};
 use crate::store::root::Store;
+use crate::store::staged::write_sealed;
 use crate::store::stored::StoredSnapshot;
 use crate::unpack::plan::UnpackOptions;
 use forkd_format::manifest::SNAPSHOT_JSON;
@@ -57,6 +58,9 @@ pub struct VerifyReport {
     pub damage: Vec<Damage>,
     /// Snapshots that no digest was ever recorded for: only their chain edges could be checked.
     pub unrecorded: Vec<Tag>,
+    /// Files with the right bytes and another time than was recorded, as in a copied store; the new time is recorded now, so that
+    /// forks need not read them again.
+    pub renewed_times: usize,
 }
 
 /// Computes every digest of a snapshot and its ancestors again and holds them against the records and the chain's edges.
@@ -76,7 +80,30 @@ pub fn verify_tag(store: &Store, tag: &Tag, env: Env<'_>) -> Result<VerifyReport
     env.progress.start("verifying", Some(total));
     let report = verify_chain(&chain, env);
     env.progress.finish();
-    report
+    let (mut report, times) = report?;
+    report.renewed_times = times.iter().map(Vec::len).sum();
+    for (stored, times) in chain.iter().zip(times).filter(|(_, times)| !times.is_empty()) {
+        renew_times(store, stored, &times, env)?;
+    }
+    Ok(report)
+}
+
+/// A file of a snapshot, and when it was last written.
+type FileTime<'a> = (&'a str, i64);
+
+/// Records when files were last written whose bytes are as recorded.
+fn renew_times(store: &Store, stored: &StoredSnapshot, times: &[FileTime<'_>], env: Env<'_>) -> Result<()> {
+    let Some(mut record) = stored.record.clone() else { return Ok(()) };
+    for file in &mut record.files {
+        let found = times.iter().find(|(name, _)| *name == file.path);
+        file.mtime_ns = found.map_or(file.mtime_ns, |(_, mtime_ns)| *mtime_ns);
+    }
+    let text = serde_json::to_vec(&record).map_err(|e| Error::new(Kind::General, e.to_string()))?;
+    let (work, disk, target) = (store.stage(env)?, store.disk(), stored.dir.join(Record::NAME));
+    let new = work.path().join(Record::NAME);
+    write_sealed(disk, &new, &text)?;
+    disk.replace(&new, &target).map_err(Error::io("replace", &target))?;
+    disk.sync_dir(&stored.dir).map_err(Error::io("sync", &stored.dir))
 }
 
 /// A file that is to be read again.
@@ -86,7 +113,11 @@ struct Check<'a> {
     path: PathBuf,
 }
 
-fn verify_chain(chain: &[StoredSnapshot], env: Env<'_>) -> Result<VerifyReport> {
+/// What was found and, of each link, the times that are not those that were recorded.
+fn verify_chain<'a>(
+    chain: &'a [StoredSnapshot],
+    env: Env<'_>,
+) -> Result<(VerifyReport, Vec<Vec<FileTime<'a>>>)> {
     let mut checks = Vec::new();
     for (link, stored) in chain.iter().enumerate() {
         let names = stored.record.iter().flat_map(|record| &record.files).map(|file| file.path.as_str());
@@ -103,6 +134,7 @@ fn verify_chain(chain: &[StoredSnapshot], env: Env<'_>) -> Result<VerifyReport> 
     let found = read_all(&checks, env)?;
     let mut report = VerifyReport { links: chain.len(), ..VerifyReport::default() };
     let mut memories: Vec<Option<Digest>> = vec![None; chain.len()];
+    let mut times: Vec<Vec<FileTime<'_>>> = vec![Vec::new(); chain.len()];
     for (check, hashed) in checks.iter().zip(found) {
         let stored = &chain[check.link];
         let hashed = match hashed {
@@ -122,9 +154,14 @@ fn verify_chain(chain: &[StoredSnapshot], env: Env<'_>) -> Result<VerifyReport> 
         if check.name == forkd_format::manifest::MEMORY {
             memories[check.link] = Some(hashed.sha256);
         }
-        if let Some(recorded) = stored.record.as_ref().and_then(|record| record.file(check.name))
-            && (recorded.sha256 != hashed.sha256 || !hashed.is(recorded))
-        {
+        let Some(recorded) = stored.record.as_ref().and_then(|record| record.file(check.name)) else {
+            continue;
+        };
+        if recorded.sha256 == hashed.sha256 && hashed.is(recorded) {
+            if recorded.mtime_ns != hashed.mtime_ns {
+                times[check.link].push((check.name, hashed.mtime_ns));
+            }
+        } else {
             let message = if hashed.is(recorded) {
                 format!(
                     "sha256 is {}; the pack that it came in declares {}, and its frames make what is here",
@@ -142,7 +179,7 @@ fn verify_chain(chain: &[StoredSnapshot], env: Env<'_>) -> Result<VerifyReport> 
     report.unrecorded =
         chain.iter().filter(|stored| stored.record.is_none()).map(|stored| stored.tag.clone()).collect();
     report.damage.extend(broken_edges(chain, &memories)?);
-    Ok(report)
+    Ok((report, times))
 }
 
 fn broken_edges(chain: &[StoredSnapshot], memories: &[Option<Digest>]) -> Result<Vec<Damage>> {

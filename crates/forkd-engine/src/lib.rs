@@ -18,5 +18,6 @@ pub use agent::AGENT;
 pub use cgroup::memory_limits;
 pub use initramfs::initramfs;
 pub use kernel::Kernel;
+pub use platform::open_kvm;
 pub use probe::KvmRefusal;
 pub use qemu::Qemu;

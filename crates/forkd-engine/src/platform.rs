@@ -80,8 +80,11 @@ pub(crate) fn accel(snapshot: &Snapshot) -> Accel {
     if text(snapshot, "engine", "accel") == Some("kvm") { Accel::Kvm } else { Accel::Tcg }
 }
 
-/// Whether this user may use KVM at all.
-pub(crate) fn open_kvm() -> Result<()> {
+/// Sees whether this user may use KVM at all.
+///
+/// # Errors
+/// What the system says of `/dev/kvm`.
+pub fn open_kvm() -> Result<()> {
     let path = Path::new("/dev/kvm");
     File::options().read(true).write(true).open(path).map(drop).map_err(Error::io("open", path))
 }

@@ -27,8 +27,8 @@ pub enum FormatError {
         /// The rule that is broken: what it expects, and what was found.
         message: String,
     },
-    /// A recipe.toml that breaks a rule of `docs/recipes.md`.
-    #[error("recipe.toml: {0}")]
+    /// A recipe.toml that breaks a rule of `docs/recipes.md`. Whoever read the file names it.
+    #[error("{0}")]
     Recipe(String),
     /// A frame that breaks RFC 8878, `docs/format/pack-v3.md` or our limits.
     #[error("zstd frame: {0}")]

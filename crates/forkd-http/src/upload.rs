@@ -10,7 +10,7 @@ use crate::stop::{Stop, WaitEnd, watch};
 use crate::transport::not_followed;
 use forkd_core::hub::Location;
 use forkd_core::{Cancel, Error, Kind, Progress, Result};
-use reqwest::header::CONTENT_LENGTH;
+use reqwest::header::{ALLOW, CONTENT_LENGTH};
 use reqwest::{Body, Method, RequestBuilder, Response};
 use std::fs::File;
 use std::io::Read;
@@ -31,6 +31,32 @@ struct UploadState {
 }
 
 impl HttpClient {
+    /// Asks what may be done with a location (`OPTIONS`), before something is made for it. Only what is certain counts: that nobody
+    /// can be reached there, or that `PUT` is not among the methods that are named. A presigned URL allows nothing but the upload, so
+    /// that a refusal of the question says nothing.
+    ///
+    /// # Errors
+    /// As [`HttpClient::put`].
+    pub fn ask_to_put(&self, location: &Location, cancel: &Cancel) -> Result<()> {
+        let stop = Stop::by(cancel);
+        self.network.block_on(async {
+            let mut tries = Tries::new(&self.transport.options);
+            loop {
+                tries.begin();
+                let request = self.transport.client.request(Method::OPTIONS, location.url().clone());
+                let answer = request.send();
+                match watch(answer, self.transport.options.connect_timeout, &stop).await {
+                    WaitEnd::Value(Ok(response)) => return named_methods(location, &response),
+                    WaitEnd::Value(Err(e)) if e.is_connect() => {
+                        stop.sleep(tries.another(network(location, &e).into())?).await?;
+                    }
+                    WaitEnd::Stopped => return Err(Error::Interrupted),
+                    WaitEnd::Value(Err(_)) | WaitEnd::Stalled | WaitEnd::Late => return Ok(()),
+                }
+            }
+        })
+    }
+
     /// Stores a file under a location; a redirect that keeps the method is followed with the whole file.
     ///
     /// # Errors
@@ -113,6 +139,25 @@ impl HttpClient {
             stop.sleep(tries.another(failed)?).await?;
         }
     }
+}
+
+/// Looks for `PUT` among the methods that an answer names, if it names any (RFC 9110, 10.2.1).
+fn named_methods(location: &Location, response: &Response) -> Result<()> {
+    let named: Vec<&str> = response
+        .headers()
+        .get_all(ALLOW)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .filter(|method| !method.is_empty())
+        .collect();
+    if named.is_empty() || named.contains(&Method::PUT.as_str()) {
+        return Ok(());
+    }
+    let shown: String = named.join(", ").chars().take(80).collect();
+    let message = format!("{location}: the server takes no uploads there (Allow: {})", shown.escape_debug());
+    Err(Error::new(Kind::General, message))
 }
 
 /// Whether an answer is a redirect that is looked at before it counts as a refusal.

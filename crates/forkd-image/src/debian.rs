@@ -68,6 +68,30 @@ impl Debian {
         Ok(Self { program, release, sources, apt })
     }
 
+    /// Makes a namespace of users as a bake will, which only root does without.
+    ///
+    /// # Errors
+    /// [`Kind::Incompatible`] with what the program says.
+    pub fn try_users(&self) -> Result<()> {
+        if forkd_sys::user_id() == 0 {
+            return Ok(());
+        }
+        let tried = Command::new(&self.program)
+            .args(["--unshare-helper", "true"])
+            .stdin(Stdio::null())
+            .output()
+            .map_err(Error::io("run", &self.program))?;
+        if tried.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&tried.stderr).into_owned();
+        let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it says no more");
+        let message = format!("no namespace of users can be made: {}", last.trim());
+        let hint =
+            "give yourself ranges in /etc/subuid and /etc/subgid (usermod --add-subuids, --add-subgids)";
+        Err(Error::new(Kind::Incompatible, message).hint(hint))
+    }
+
     /// Installs packages on the smallest Debian there is; writes it as tar.
     ///
     /// # Errors

@@ -43,13 +43,33 @@ pub(crate) fn request(location: &Location, request: &Request) -> Result<Answer> 
     Ok(if (start, end) == (0, None) { Answer::Whole(download) } else { Answer::Part(download) })
 }
 
+/// Makes the file that [`put`] would make first, which is gone at once.
+pub(crate) fn ask_to_put(location: &Location) -> Result<()> {
+    let path = path(location)?;
+    if path.is_dir() {
+        return Err(Error::new(Kind::Usage, format!("{} is a folder; name a file in it", path.display())));
+    }
+    temporary(&path).map(drop)
+}
+
+/// A file beside the one that will be.
+fn temporary(path: &Path) -> Result<tempfile::NamedTempFile> {
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    let made = tempfile::Builder::new().prefix(".forkd-put-").tempfile_in(dir);
+    made.map_err(|e| match e.kind() {
+        _ if !dir.is_dir() => Error::new(Kind::NotFound, format!("there is no folder {}", dir.display())),
+        // Its own words name a file that nobody gave a name to.
+        kind => Error::io("create a file in", dir)(kind.into()),
+    })
+}
+
 /// Copies beside the target, syncs, then renames: readers see the old file or the whole new one.
 pub(crate) fn put(location: &Location, file: &Path, progress: &dyn Progress, cancel: &Cancel) -> Result<()> {
     let path = path(location)?;
     let failed = || Error::io("write", &path);
     let dir = path.parent().unwrap_or(Path::new("/"));
     let mut input = File::open(file).map_err(Error::io("open", file))?;
-    let mut temp = tempfile::Builder::new().prefix(".forkd-put-").tempfile_in(dir).map_err(failed())?;
+    let mut temp = temporary(&path)?;
     let mut buffer = vec![0; 1 << 20];
     loop {
         cancel.check()?;

@@ -35,6 +35,14 @@ impl Remote for AnyRemote {
         }
     }
 
+    fn ask_to_put(&self, location: &Location, cancel: &Cancel) -> Result<()> {
+        if location.url().scheme() == "file" {
+            folder::ask_to_put(location)
+        } else {
+            self.http.ask_to_put(location, cancel)
+        }
+    }
+
     fn put(&self, location: &Location, file: &Path, progress: &dyn Progress, cancel: &Cancel) -> Result<()> {
         if location.url().scheme() == "file" {
             folder::put(location, file, progress, cancel)

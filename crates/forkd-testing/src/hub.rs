@@ -5,7 +5,7 @@ mod files;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::header::{AUTHORIZATION, IF_RANGE, RANGE};
+use axum::http::header::{ALLOW, AUTHORIZATION, IF_RANGE, RANGE};
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use faults::{Memory, Routed};
@@ -77,6 +77,7 @@ struct HubState {
 /// | `/misranged/…` | the range that is declared begins a byte later than the one that was asked for |
 /// | `/noetag/…` | neither ETag nor Last-Modified |
 /// | `/changing/…` | another ETag each time |
+/// | `/readonly/…` | to `OPTIONS` it says that nothing can be uploaded |
 pub struct TestHub {
     /// Where it listens: 127.0.0.1 and a free port.
     pub address: SocketAddr,
@@ -143,6 +144,12 @@ async fn logged(State(state): State<HubState>, request: Request) -> Response {
 }
 
 async fn answer(state: &HubState, request: Request, sent: Arc<AtomicU64>) -> Response {
+    // Whatever is wrong with a path, the question what may be done there is no part of it.
+    if request.method() == Method::OPTIONS {
+        let allowed =
+            if request.uri().path().starts_with("/readonly/") { "GET, HEAD" } else { "GET, HEAD, PUT" };
+        return (StatusCode::NO_CONTENT, [(ALLOW, allowed)]).into_response();
+    }
     let (faults, rest) = match faults::route(&state.memory, request.uri()) {
         Routed::Answer(response) => return *response,
         Routed::File(faults, rest) => (faults, rest),

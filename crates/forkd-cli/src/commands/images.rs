@@ -1,9 +1,8 @@
 use crate::config;
 use crate::context::Context;
-use crate::output::{age, mib};
+use crate::output::{age, mib, printable};
 use anyhow::Result;
-use forkd_core::SnapshotSummary;
-use serde::Serialize;
+use forkd_core::SnapshotList;
 use std::time::{Duration, SystemTime};
 
 /// List the snapshots in the local store
@@ -11,28 +10,28 @@ use std::time::{Duration, SystemTime};
 #[command(after_help = "Example:\n  forkd images --format json")]
 pub(crate) struct ImagesArgs {}
 
-#[derive(Serialize)]
-struct ImagesAnswer<'a> {
-    snapshots: &'a [SnapshotSummary],
-}
-
 pub(crate) fn run(_args: &ImagesArgs, context: &Context<'_>) -> Result<()> {
-    let images = forkd_core::images(&config::store()?)?;
+    let list = forkd_core::images(&config::store()?)?;
     if context.output.is_quiet() {
-        images.iter().for_each(|image| context.output.answer(image.tag.as_str()));
+        list.snapshots.iter().for_each(|image| context.output.answer(image.tag.as_str()));
     } else {
-        context.output.answer(&table(&images, SystemTime::now()));
+        context.output.answer(&table(&list, SystemTime::now()));
     }
-    context.output.json(&ImagesAnswer { snapshots: &images });
+    context.output.json(&list);
     Ok(())
 }
 
-fn table(images: &[SnapshotSummary], now: SystemTime) -> String {
+fn table(list: &SnapshotList, now: SystemTime) -> String {
+    let images = &list.snapshots;
     if images.is_empty() {
         return "  no snapshots here yet\n  next: forkd pull deeplethe/python-numpy".to_owned();
     }
     let mut lines = vec!["  TAG                SIZE        MEMORY     CREATED  ROOTFS".to_owned()];
     for image in images {
+        if let Some(damage) = &image.damage {
+            lines.push(format!("  {:<14} damaged: {}", image.tag, printable(damage)));
+            continue;
+        }
         let age = age(now.duration_since(image.created).unwrap_or(Duration::ZERO));
         let chain = match (&image.parent, image.depth) {
             (None, _) => String::new(),
@@ -43,15 +42,20 @@ fn table(images: &[SnapshotSummary], now: SystemTime) -> String {
         let rootfs = if image.rootfs { "yes" } else { "no" };
         lines.push(format!("  {:<14} {size:>10}   {memory:>9}    {age:>6}   {rootfs}{chain}", image.tag));
     }
-    let total = mib(images.iter().map(|image| image.disk_size).sum());
+    let total = mib(list.total);
     let plural = if images.len() == 1 { "" } else { "s" };
     lines.push(format!("\n  {} snapshot{plural} · {total} total", images.len()));
+    if let Some(damaged) = images.iter().find(|image| image.damage.is_some()) {
+        let tag = &damaged.tag;
+        lines.push(format!("  next: forkd rmi {tag}, then pull or bake it again"));
+    }
     lines.join("\n")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use forkd_core::SnapshotSummary;
 
     #[test]
     fn the_table_is_that_of_the_specification() {
@@ -66,8 +70,9 @@ mod tests {
             parent: None,
             depth: Some(1),
             description: None,
+            damage: None,
         };
-        let images = [
+        let snapshots = vec![
             image("python-numpy", 221, 512, 72),
             image("playwright-browser", 1062, 2048, 170),
             image("pyagent", 148, 512, 1),
@@ -78,6 +83,7 @@ mod tests {
   pyagent          14.8 MiB   512.0 MiB    1h ago   yes
 
   3 snapshots · 143.1 MiB total";
-        assert_eq!(table(&images, now), expected);
+        let total = snapshots.iter().map(|image| image.disk_size).sum();
+        assert_eq!(table(&SnapshotList { snapshots, total }, now), expected);
     }
 }

@@ -114,6 +114,12 @@ pub(crate) fn run(args: &PackArgs, context: &Context<'_>) -> Result<()> {
         1 => format!("{what} in {}", seconds(report.time)),
         links => format!("{what}  ({links} chain links)"),
     });
+    let chain = settings.store.chain(tag)?;
+    let disks = chain.iter().filter(|link| link.rootfs().is_some()).count();
+    if disks > 1 && context.pack_format.is_none_or(|format| !format.is_paged()) {
+        let what = format!("each of {disks} links carries its whole disk, for hosts of 0.5.x");
+        context.env().progress.note(&format!("{what}; `--format 3` stores what links share once"));
+    }
     for base in report.bases.iter().filter(|base| !base.is_unused()) {
         context.output.line(&format!("  refers to {}", refers_to(base)));
     }

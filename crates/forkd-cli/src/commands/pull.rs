@@ -79,7 +79,12 @@ fn tell_plan(plan: &PullSummary, context: &Context<'_>) -> Result<()> {
         let from = plan.location.as_ref().map(ToString::to_string).unwrap_or_default();
         let bytes = plan.fetch_bytes.map_or_else(|| "all that there is".to_owned(), mib);
         context.output.answer(&format!("would fetch {bytes} from {from}"));
-        for (tag, bytes) in &plan.reused {
+        if plan.no_ranges {
+            context
+                .output
+                .answer("the server gives no ranges: all of the pack comes, whatever of it is here");
+        }
+        for (tag, bytes) in plan.reused.iter().filter(|_| !plan.no_ranges) {
             context.output.answer(&format!("would take {} from '{tag}'", mib(*bytes)));
         }
     }

@@ -2,7 +2,7 @@ use crate::config;
 use crate::context::Context;
 use crate::output::{Format, Printer};
 use anyhow::Result;
-use forkd_core::{Error, Kind};
+use forkd_core::{Error, Kind, Store};
 use forkd_format::{Hasher, Tag};
 use serde_json::json;
 use std::io::{IsTerminal, Read, Write};
@@ -52,7 +52,9 @@ pub(crate) fn run(args: &QuickstartArgs, context: &Context<'_>) -> Result<()> {
         (context.run_line)(words, context)
     };
     let tag: Tag = TAG.parse()?;
-    if config::store()?.contains(&tag) {
+    let store = config::store()?;
+    if store.contains(&tag) {
+        require_ours(&store, &tag)?;
         telling
             .output
             .line(&format!("'{TAG}' is here from before; `forkd rmi {TAG}` to see all of it again"));
@@ -84,6 +86,19 @@ pub(crate) fn run(args: &QuickstartArgs, context: &Context<'_>) -> Result<()> {
         "\nEach child is a virtual machine of its own, from one boot and one import.\n  next: forkd fork --tag {TAG} --detach; forkd ls"
     ));
     Ok(())
+}
+
+/// Whoever else has made a snapshot of that name keeps it, and does not see it forked for another.
+fn require_ours(store: &Store, tag: &Tag) -> Result<()> {
+    let record = store.load(tag).ok().and_then(|stored| stored.record);
+    if record.and_then(|record| record.source).is_some_and(|source| source.name == NAME) {
+        return Ok(());
+    }
+    let message = format!(
+        "'{tag}' is here, and is not what quickstart pulls: it may be somebody's, or an interrupted run's"
+    );
+    let hint = format!("`forkd rmi {tag}`; to keep it, `forkd tag {tag} <OTHER>` first");
+    Err(Error::new(Kind::General, message).hint(hint).into())
 }
 
 /// Sees that what is needed is there; installs it where the user says so.

@@ -40,6 +40,10 @@ pub(crate) fn run(args: &VerifyArgs, context: &Context<'_>) -> Result<()> {
             .output
             .line(&format!("! no digests were ever recorded for '{tag}': nothing to hold its files against"));
     }
+    if report.renewed_times > 0 {
+        let what = format!("✓ {} files have new times, and the right bytes", report.renewed_times);
+        context.output.line(&format!("{what}: recorded, so that forks need not read them again"));
+    }
     context.output.json(&VerifyAnswer { ok: report.damage.is_empty(), report: &report });
     match report.damage.len() {
         0 => {

@@ -40,6 +40,11 @@ fn a_registry_may_be_a_path() {
         format!(r#"{{"schema_version": 1, "packages": {{"a/b": {{"versions": {{"latest": {version}}}}}}}}}"#);
     std::fs::write(user.path("registry.json"), registry).unwrap();
     let absolute = user.path("registry.json").display().to_string();
+    assert!(user.fails(3, &["inspect", "a/b", "--hub", "registry.json"]).contains("/p.zst"));
+    std::fs::write(user.path("p.zst"), "a longer pack").unwrap();
+    let other = user.fails(6, &["inspect", "a/b", "--hub", "registry.json"]);
+    assert!(other.contains("offers # bytes; the registry declares #"), "{other}");
+    std::fs::write(user.path("p.zst"), "pack").unwrap();
     for hub in ["registry.json", &absolute] {
         assert!(user.ok(&["inspect", "a/b", "--hub", hub]).contains("/p.zst"), "{hub}");
     }

@@ -10,6 +10,7 @@ mod inspect;
 mod pack;
 mod pull;
 mod push;
+mod quickstart;
 mod rmi;
 mod snapshot_compact;
 mod snapshot_info;

@@ -50,6 +50,28 @@ fn push_prints_its_steps_and_never_the_signature() {
 }
 
 #[test]
+fn push_asks_before_it_packs() {
+    let user = User::new();
+    std::fs::create_dir(user.path("hub")).unwrap();
+    let hub = TestHub::start(&user.path("hub"));
+    user.with("py", 1);
+    let at = |name: &str| format!("file://{}", user.path(name).display());
+    for (url, code, words) in [
+        (hub.url("readonly/py.zst"), 1, "the server takes no uploads there (Allow: GET, HEAD)"),
+        ("http://127.0.0.1:1/py.zst".to_owned(), 5, "cannot connect"),
+        (at("none/py.zst"), 3, "there is no folder ~/none"),
+        (at("hub"), 2, "~/hub is a folder; name a file in it"),
+        ("file:///proc/py.zst".to_owned(), 3, "cannot create a file in /proc: "),
+    ] {
+        let seen = user.run(&["push", "--tag", "py", &url]);
+        assert_eq!(seen.code, code, "{}", seen.err);
+        assert!(seen.err.contains(&user.plain(words)), "{}", seen.err);
+        assert!(!seen.out.contains("packed"), "{}", seen.out);
+    }
+    assert_eq!(names(&user.path("hub"), ""), 0);
+}
+
+#[test]
 fn an_interrupted_push_removes_its_pack() {
     for signal in ["-INT", "-TERM"] {
         let user = User::new();
@@ -63,7 +85,7 @@ fn an_interrupted_push_removes_its_pack() {
             .spawn()
             .unwrap();
         let begun = Instant::now();
-        while hub.requests().is_empty() {
+        while !hub.requests().iter().any(|asked| asked.method == "PUT") {
             assert!(begun.elapsed() < Duration::from_secs(20), "no request came");
             std::thread::sleep(Duration::from_millis(10));
         }

@@ -9,7 +9,8 @@ const MEMORY: u64 = 1 << 20;
 fn info_shows_each_link() {
     let user = User::new();
     frozen_chain(&user.store(), "py", 3, MEMORY);
-    user.ok(&["pack", "--tag", "py2", "--out", "p"]);
+    let (_, noted) = user.ok_noted(&["pack", "--tag", "py2", "--out", "p"]);
+    assert!(noted.contains("each of # links carries its whole disk"), "{noted}");
     user.ok(&["rmi", "py0", "--cascade"]);
     user.ok(&["unpack", "p"]);
     assert_eq!(

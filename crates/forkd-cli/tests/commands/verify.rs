@@ -43,3 +43,33 @@ fn verify_checks_chain_edges() {
     assert_eq!(seen.code, 6);
     assert!(seen.out.contains("mid/snapshot.json: parent_content_hash is "), "{}", seen.out);
 }
+
+#[test]
+fn a_copied_store_is_believed_again_once_it_was_verified() {
+    let user = User::new();
+    user.with("t", 1).ok(&["pack", "--tag", "t", "--out", "p"]);
+    user.ok(&["unpack", "p", "--tag", "own"]);
+    let recorded = || std::fs::read_to_string(user.snapshot("own", "forkd.json")).unwrap();
+    let before = recorded();
+    let touch = |name: &str| {
+        let file = std::fs::File::open(user.snapshot("own", name)).unwrap();
+        file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    };
+    touch("memory.bin");
+    touch("vmstate");
+    let out = user.ok(&["verify", "own"]);
+    assert!(out.starts_with("✓ # files have new times, and the right bytes: recorded, "), "{out}");
+    assert_ne!(recorded(), before);
+    assert_eq!(user.ok(&["verify", "own"]), "✓ verified 'own': # files, # MiB\n", "they are recorded");
+    // What is damaged is not believed.
+    std::fs::remove_file(user.snapshot("own", "vmstate")).unwrap();
+    std::fs::write(user.snapshot("own", "vmstate"), "x").unwrap();
+    std::fs::File::open(user.snapshot("own", "memory.bin"))
+        .unwrap()
+        .set_modified(std::time::SystemTime::now())
+        .unwrap();
+    let report = user.command(&["verify", "own", "--json"]).output().unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&report.stdout).unwrap();
+    assert_eq!((&report["renewed_times"], &report["ok"]), (&1.into(), &false.into()), "{report}");
+    assert!(!user.path("data/forkd/staging").exists());
+}

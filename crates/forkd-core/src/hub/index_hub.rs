@@ -7,7 +7,7 @@ use crate::error::{Error, Kind, Result};
 use crate::hub::offer::{Claim, Offer};
 use crate::hub::port::Hub;
 use crate::hub::release::{Release, ReleasePack};
-use crate::hub::remote::{Location, Remote};
+use crate::hub::remote::{Location, Remote, Request};
 use forkd_format::registry::{self, Artifact, MAX_REGISTRY, Missing, PackageSummary, Version};
 use forkd_format::registry_text::RegistryText;
 use forkd_format::{Digest, PackFormat, PackId, Reference};
@@ -36,6 +36,18 @@ impl<'a> IndexHub<'a> {
         let text = self.answers.get_text(self.remote, &self.index, MAX_REGISTRY, cancel)?;
         let version = look_up(text.as_bytes(), reference, &self.index)?;
         Ok((self.join(reference, &version.url)?, version))
+    }
+
+    /// Sees whether a version's first pack is where the registry says, and as long.
+    ///
+    /// # Errors
+    /// What the transport says; [`Kind::Integrity`] where it has another size.
+    pub fn check_version(&self, location: &Location, version: &Version, cancel: &Cancel) -> Result<()> {
+        let claim = Claim::Id(PackId::File(version.sha256));
+        let size = Some(version.size_bytes);
+        let offer = Offer { location: location.clone(), claim, size, header_bytes: None, bases: Vec::new() };
+        let download = self.remote.whole(location, &Request::range(0, 1), cancel)?;
+        offer.check_size(download.size)
     }
 
     /// Where the registry says that a pack lies.

@@ -217,6 +217,16 @@ pub trait Remote: Send + Sync {
         }
     }
 
+    /// Looks whether something could be stored under a location, before the work of making it. Where that cannot be known without
+    /// storing something, all is well.
+    ///
+    /// # Errors
+    /// As [`Remote::request`].
+    fn ask_to_put(&self, location: &Location, cancel: &Cancel) -> Result<()> {
+        let _ = (location, cancel);
+        Ok(())
+    }
+
     /// Stores a file under a location, whole or not at all as far as the server can.
     ///
     /// # Errors

@@ -256,7 +256,7 @@ impl Guest {
     /// What the agent and `write` say.
     pub fn get(&mut self, path: &str, write: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<u32> {
         let id = self.send(MessageKind::Get, path.as_bytes())?;
-        let mode = self.answer(id, None, write)?;
+        let mode = self.answer(id, None, write).map_err(name_missing)?;
         Ok(u32::from_le_bytes(mode.try_into().map_err(|_| malformed(Malformed))?))
     }
 
@@ -279,13 +279,27 @@ impl Guest {
             let Some(packet) = self.receive(None)? else { continue };
             match MessageKind::from_u8(packet.kind) {
                 _ if packet.id != id => {}
-                Some(MessageKind::Taken) => taken += u64::from(count(&packet)?),
+                Some(MessageKind::Taken) => {
+                    taken = taken.saturating_add(count(&packet)?.into());
+                    if taken > sent {
+                        return Err(malformed(Malformed));
+                    }
+                }
                 Some(MessageKind::Ok) => return Ok(sent),
-                Some(MessageKind::Error) => return Err(refusal(&packet)),
+                Some(MessageKind::Error) => return Err(name_missing(refusal(&packet))),
                 _ => {}
             }
         }
     }
+}
+
+/// Tells a file that is not there from other errors, by the system's number that the agent ends its words with (docs/agent.md).
+fn name_missing(error: Error) -> Error {
+    let text = error.to_string();
+    if error.kind() == Kind::General && text.ends_with("(os error 2)") {
+        return Error::new(Kind::NotFound, text);
+    }
+    error
 }
 
 pub(crate) fn write(

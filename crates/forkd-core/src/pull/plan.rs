@@ -15,8 +15,8 @@ use crate::pull::stream::{self, PartialPack};
 use crate::store::by_content::{self, LocalBlocks};
 use crate::store::by_source::already_here;
 use crate::store::workdir::WorkDir;
-use crate::unpack::plan::UnpackReport;
-use forkd_format::{PackFormat, PackId, Tag};
+use crate::unpack::plan::{UnpackPlan, UnpackReport, local_tags};
+use forkd_format::{Manifest, PackFormat, PackId, Tag};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -61,6 +61,14 @@ pub struct PullSummary {
     /// Content that files of the store seem to have, by the tag that has it, in bytes.
     #[serde(serialize_with = "crate::json::by_tag")]
     pub reused: BTreeMap<Tag, u64>,
+    /// Whether the server sends a paged pack only as a whole, whatever of it is here.
+    pub no_ranges: bool,
+}
+
+impl PullSummary {
+    fn all_here(head: &Tag) -> Self {
+        Self { here: Some(head.clone()), fetch_bytes: Some(0), ..Self::default() }
+    }
 }
 
 /// What a pull will do.
@@ -102,13 +110,7 @@ impl<'a> PullPlan<'a> {
     /// As [`crate::pull()`].
     pub fn summary(&mut self) -> Result<PullSummary> {
         let ranked = match &mut self.step {
-            Step::Nothing(_, report) => {
-                return Ok(PullSummary {
-                    here: Some(report.head.clone()),
-                    fetch_bytes: Some(0),
-                    ..PullSummary::default()
-                });
-            }
+            Step::Nothing(_, report) => return Ok(PullSummary::all_here(&report.head)),
             Step::Fetch(ranked) => &mut ranked[0],
         };
         let mut summary = PullSummary {
@@ -117,24 +119,28 @@ impl<'a> PullPlan<'a> {
             ..PullSummary::default()
         };
         if ranked.header.is_none() {
-            if ranked.offer.claim.is_paged() == Some(false) {
-                summary.fetch_bytes = ranked.offer.size;
-                return Ok(summary);
-            }
             match probe(&self.context, &ranked.offer, None, None)? {
                 PackProbe::NotModified => {}
                 PackProbe::Stream(stream, _, size) => {
                     summary.format = Some(stream.manifest().format());
                     summary.fetch_bytes = size;
+                    if let Some(head) = head_here(&self.context, stream.manifest())? {
+                        return Ok(PullSummary::all_here(&head));
+                    }
                 }
                 PackProbe::Header(header) => ranked.header = Some(header),
             }
         }
         if let Some(probe) = &ranked.header {
+            if let Some(head) = head_here(&self.context, &probe.header.manifest)? {
+                return Ok(PullSummary::all_here(&head));
+            }
             let files = by_content::files(self.context.store)?;
             let needs = needs(&probe.header, &files, &LocalBlocks::of(&files));
             summary.format = Some(PackFormat::Paged);
-            summary.fetch_bytes = Some(needs.fetch_bytes);
+            summary.no_ranges = probe.stream.is_some();
+            summary.fetch_bytes =
+                Some(if summary.no_ranges { probe.header.data_end() } else { needs.fetch_bytes });
             summary.reused = needs.reused;
         }
         Ok(summary)
@@ -162,6 +168,17 @@ impl<'a> PullPlan<'a> {
             }
         }
     }
+}
+
+/// The head's tag where all links of a pack are here.
+///
+/// # Errors
+/// Those of the pull itself, where a tag is taken by other bytes.
+fn head_here(context: &PullContext<'_>, manifest: &Manifest) -> Result<Option<Tag>> {
+    let unpack = &context.options.unpack;
+    let tags = local_tags(manifest, unpack.tag.as_ref())?;
+    let plan = UnpackPlan::new(context.store, manifest, &tags, unpack)?;
+    Ok(tags.into_iter().next_back().filter(|_| plan.changes_nothing()))
 }
 
 /// The snapshots that a pack of one of these names was unpacked to.
@@ -194,6 +211,8 @@ struct OfferFetch<'a, 'c> {
 struct StreamFetch<'a> {
     stream: Box<PackStream<CheckedBody<'a>>>,
     validator: Validator,
+    /// In bytes, where that is known.
+    size: Option<u64>,
     download: Option<WorkDir>,
     resumed: u64,
 }
@@ -232,8 +251,8 @@ impl<'a> OfferFetch<'a, '_> {
                 let (id, report) = here.ok_or_else(changed)?;
                 Ok(report_of(context, Some(id), report))
             }
-            PackProbe::Stream(stream, validator, _) => {
-                self.take_stream(StreamFetch { stream, validator, download, resumed })
+            PackProbe::Stream(stream, validator, size) => {
+                self.take_stream(StreamFetch { stream, validator, size, download, resumed })
             }
             PackProbe::Header(header) => {
                 settle_option(download, Ok(()))?;
@@ -244,13 +263,13 @@ impl<'a> OfferFetch<'a, '_> {
 
     /// Opens a stream pack, or what is taken for one, behind what is here of it, if anything.
     fn open_stream(&self, kept: PartialPack) -> Result<PackProbe<'a>> {
-        let (stream, copy) = stream::open(self.context, self.offer, kept)?;
+        let (stream, copy, size) = stream::open(self.context, self.offer, kept)?;
         if stream.manifest().format().is_paged() {
             // Its beginning was kept before its format was known; what is gone on with there is its frames.
             drop(stream);
             return probe(self.context, self.offer, None, None);
         }
-        Ok(PackProbe::Stream(Box::new(stream), copy, None))
+        Ok(PackProbe::Stream(Box::new(stream), copy, size))
     }
 
     /// Opens a pack of which nothing is here, unless a server still has the copy that gave what is here; that too, then.
@@ -290,9 +309,10 @@ impl<'a> OfferFetch<'a, '_> {
     }
 
     fn take_stream(&self, fetch: StreamFetch<'a>) -> Result<PullReport> {
-        let StreamFetch { stream, validator, download, resumed } = fetch;
+        let StreamFetch { stream, validator, size, download, resumed } = fetch;
         let format = stream.manifest().format();
-        self.context.env.progress.start("pulling", self.offer.size);
+        self.context.env.progress.start("pulling", self.offer.size.or(size));
+        self.context.env.progress.resume(resumed);
         let outcome = stream::receive(self.context, self.offer, self.name, *stream);
         self.context.env.progress.finish();
         let (unpack, found) = settle_option(download, outcome)?;

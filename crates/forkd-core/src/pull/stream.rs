@@ -59,8 +59,8 @@ impl PartialPack {
     }
 }
 
-/// A stream pack, from where it was opened on, and of which copy it is.
-pub(crate) type OpenStream<'a> = (PackStream<CheckedBody<'a>>, Validator);
+/// A stream pack, from where it was opened on, of which copy it is, and its size in bytes, where that is known.
+pub(crate) type OpenStream<'a> = (PackStream<CheckedBody<'a>>, Validator, Option<u64>);
 
 /// Opens a stream pack behind what is here of it, if anything.
 pub(crate) fn open<'a>(
@@ -74,6 +74,7 @@ pub(crate) fn open<'a>(
     let start = if expected.sha256.is_none() && kept.validator.is_empty() { 0 } else { kept.len };
     let complete = start > 0 && expected.size == Some(start);
     let mut body: Box<dyn Read + Send> = Box::new(std::io::empty());
+    let mut size = expected.size;
     if !complete {
         // All of it may be here already, and no server gives a range behind the end: the last byte comes again.
         let start = start.saturating_sub(1);
@@ -89,16 +90,17 @@ pub(crate) fn open<'a>(
             Answer::NotModified => return Err(Error::Changed { location: name }),
         };
         offer.check_size(download.size)?;
-        body = download.body;
+        (body, size) = (download.body, size.or(download.size));
     }
     if kept.len > 0 {
         context.env.progress.note(&format!("going on after the {} bytes that are here of {name}", kept.len));
-        context.env.progress.start("pulling", expected.size);
+        context.env.progress.start("pulling", size);
+        context.env.progress.resume(kept.len);
     }
     let copy = kept.validator.clone();
     let body = TeeReader::new(context, kept, body, Arc::new(AtomicBool::new(true)));
     let body = CheckedBody::new(Box::new(body), &name, expected, context.env.progress, context.env.cancel);
-    Ok((PackStream::open(body, &name, context.env)?, copy))
+    Ok((PackStream::open(body, &name, context.env)?, copy, size))
 }
 
 /// First the bytes that are here, then those that come, which are kept too.

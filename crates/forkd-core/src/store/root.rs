@@ -140,6 +140,16 @@ impl Store {
     /// # Errors
     /// [`Error::Io`] where the folder cannot be read; a store that does not exist is empty.
     pub fn tags(&self) -> Result<Vec<Tag>> {
+        let mut tags = self.folders()?;
+        tags.retain(|tag| self.dir(tag).join(SNAPSHOT_JSON).is_file());
+        Ok(tags)
+    }
+
+    /// The tags that are taken, sorted, whatever lies there.
+    ///
+    /// # Errors
+    /// As [`Store::tags`].
+    pub(crate) fn folders(&self) -> Result<Vec<Tag>> {
         let dir = self.snapshots();
         let entries = match fs::read_dir(&dir) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -148,8 +158,7 @@ impl Store {
         let mut tags = Vec::new();
         for entry in entries {
             let entry = entry.map_err(Error::io("read", &dir))?;
-            let tag = entry.file_name().to_str().and_then(|name| name.parse::<Tag>().ok());
-            tags.extend(tag.filter(|tag| self.dir(tag).join(SNAPSHOT_JSON).is_file()));
+            tags.extend(entry.file_name().to_str().and_then(|name| name.parse::<Tag>().ok()));
         }
         tags.sort();
         Ok(tags)

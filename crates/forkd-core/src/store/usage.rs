@@ -2,7 +2,6 @@
 
 use crate::cache::folder::{Cache, CacheKind};
 use crate::error::{Error, Result};
-use crate::images::images;
 use crate::store::root::Store;
 use serde::Serialize;
 use std::collections::HashSet;
@@ -44,7 +43,7 @@ pub struct Usage {
 pub fn usage(store: &Store, cache: &Cache) -> Result<Usage> {
     let mut usage = Usage::default();
     let mut seen = HashSet::new();
-    usage.snapshots.count = images(store)?.len() as u64;
+    usage.snapshots.count = store.folders()?.len() as u64;
     usage.snapshots.bytes = weigh(&store.snapshots(), &mut seen)?.bytes;
     usage.assembled = weigh(&store.root().join("assembled"), &mut seen)?;
     usage.assembled.reclaimable = usage.assembled.bytes;

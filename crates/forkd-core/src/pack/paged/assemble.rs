@@ -229,14 +229,10 @@ impl<'a> Assembly<'a> {
         let (file, number) = self.header.place(id);
         let len = self.len(id);
         let body = parse_data_frame(&bytes).map_err(Error::malformed("frame"))?;
-        let own = self.sources.len() - self.header.index.files.len();
+        let own = self.header.manifest.bases.len();
         let pages = |source: usize| {
             let known = self.sources.get(source)?.pages();
-            match source.checked_sub(own) {
-                Some(same) if same == file => Some(known.min((number * FRAME_PAGES) as u64)),
-                Some(later) if later > file => None,
-                _ => Some(known),
-            }
+            self.header.pages_before((file, number), source, known)
         };
         let (plan, plan_len) = Plan::parse(body, len, pages).map_err(Error::malformed("frame"))?;
         let mut needs = Vec::new();

@@ -4,7 +4,9 @@ use crate::error::{Error, Kind, Result};
 use crate::pack::computed_id::ComputedId;
 use crate::pack::stream::read::PackStream;
 use crate::pack::stream::zstd_frames::{Rest, read_error};
-use forkd_format::paged::{FileRoot, Index, SKIPPABLE_HEADER, StoredFrame, parse_index_frame_header};
+use forkd_format::paged::{
+    FRAME_PAGES, FileRoot, Index, SKIPPABLE_HEADER, StoredFrame, parse_index_frame_header,
+};
 use forkd_format::{Digest, FormatError, Manifest};
 use std::io::Read;
 
@@ -101,6 +103,21 @@ impl PagedHeader {
         let end = self.first.get(file + 1).map_or(self.places.len(), |first| *first as usize);
         let found = self.places[begin..end].binary_search_by_key(&(number as u32), |(_, number)| *number);
         found.ok().map(|at| begin + at)
+    }
+
+    /// Of the whole pages that a source has, those that a frame, told by its file and its number in it, may refer to: earlier
+    /// ones. `None` where it may refer to none.
+    pub(crate) fn pages_before(
+        &self,
+        (file, number): (usize, usize),
+        source: usize,
+        known: u64,
+    ) -> Option<u64> {
+        match source.checked_sub(self.manifest.bases.len()) {
+            Some(same) if same == file => Some(known.min((number * FRAME_PAGES) as u64)),
+            Some(later) if later > file => None,
+            _ => Some(known),
+        }
     }
 
     /// The name of a file, as messages have it.

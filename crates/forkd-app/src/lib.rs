@@ -20,6 +20,7 @@ mod recipe;
 mod remove;
 mod root_disk;
 mod settings;
+mod share;
 mod snapshot_diff;
 
 pub use app::App;

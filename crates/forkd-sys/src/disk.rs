@@ -5,6 +5,9 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
+/// The mode of folders that a group shares: what is made in them is the group's.
+pub const SHARED_DIR: u32 = 0o2770;
+
 /// A call that changes the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Call {
@@ -37,6 +40,7 @@ pub type Probe = Arc<dyn Fn(Call, &Path) -> io::Result<()> + Send + Sync>;
 #[derive(Clone, Default)]
 pub struct DiskIo {
     probe: Option<Probe>,
+    shared: bool,
 }
 
 impl std::fmt::Debug for DiskIo {
@@ -49,7 +53,25 @@ impl DiskIo {
     /// A disk whose calls pass through a probe.
     #[must_use]
     pub fn with_probe(probe: Probe) -> Self {
-        Self { probe: Some(probe) }
+        Self { probe: Some(probe), shared: false }
+    }
+
+    /// The same, of a folder that a group shares: what is made is the group's as it is the owner's, whatever the umask says. The group
+    /// itself comes from the folder, by its set-group-id bit.
+    #[must_use]
+    pub fn shared(self) -> Self {
+        Self { shared: true, ..self }
+    }
+
+    /// Whether it is of a folder that a group shares.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.shared
+    }
+
+    /// What a mode becomes, where it is for a group too.
+    fn mode(&self, mode: u32) -> u32 {
+        if self.shared { mode | (mode & 0o700) >> 3 } else { mode }
     }
 
     fn ask(&self, call: Call, path: &Path) -> io::Result<()> {
@@ -65,7 +87,16 @@ impl DiskIo {
             return Ok(());
         }
         self.ask(Call::MakeDir, path)?;
-        create_private_dirs(path)
+        if !self.shared {
+            return create_private_dirs(path);
+        }
+        let missing: Vec<&Path> = path.ancestors().take_while(|dir| !dir.exists()).collect();
+        missing.into_iter().rev().try_for_each(|dir| self.make_shared_dir(dir))
+    }
+
+    fn make_shared_dir(&self, path: &Path) -> io::Result<()> {
+        fs::create_dir(path)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(SHARED_DIR))
     }
 
     /// Makes a folder that must not exist.
@@ -74,7 +105,7 @@ impl DiskIo {
     /// As `mkdir(2)`.
     pub fn make_dir(&self, path: &Path) -> io::Result<()> {
         self.ask(Call::MakeDir, path)?;
-        fs::create_dir(path)
+        if self.shared { self.make_shared_dir(path) } else { fs::create_dir(path) }
     }
 
     /// Makes a file that must not exist (`O_EXCL`), for reading and writing, with these permissions.
@@ -83,7 +114,11 @@ impl DiskIo {
     /// As `open(2)`.
     pub fn create(&self, path: &Path, mode: u32) -> io::Result<File> {
         self.ask(Call::Create, path)?;
-        OpenOptions::new().read(true).write(true).create_new(true).mode(mode).open(path)
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(mode).open(path)?;
+        if self.shared {
+            file.set_permissions(fs::Permissions::from_mode(self.mode(mode)))?;
+        }
+        Ok(file)
     }
 
     /// Writes all bytes at an offset of the file, in bytes; `path` is what a probe is told.
@@ -110,7 +145,7 @@ impl DiskIo {
     /// As `fchmod(2)`.
     pub fn set_mode(&self, file: &File, path: &Path, mode: u32) -> io::Result<()> {
         self.ask(Call::Mode, path)?;
-        file.set_permissions(fs::Permissions::from_mode(mode))
+        file.set_permissions(fs::Permissions::from_mode(self.mode(mode)))
     }
 
     /// Syncs a file's bytes and length.
@@ -219,6 +254,23 @@ mod tests {
         disk.exchange(&a, &b).unwrap();
         assert_eq!(fs::read_to_string(b.join("x")).unwrap(), "from a");
         assert!(disk.create(&b.join("x"), 0o600).is_err());
+    }
+
+    #[test]
+    fn what_a_group_shares_is_the_groups_whatever_the_umask() {
+        let root = tempfile::tempdir().unwrap();
+        let disk = DiskIo::default().shared();
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o7777;
+        disk.make_dirs(&root.path().join("a/b")).unwrap();
+        disk.make_dir(&root.path().join("a/c")).unwrap();
+        for dir in ["a", "a/b", "a/c"] {
+            assert_eq!(mode(&root.path().join(dir)), SHARED_DIR, "{dir}");
+        }
+        let path = root.path().join("a/file");
+        let file = disk.create(&path, 0o600).unwrap();
+        assert_eq!(mode(&path), 0o660);
+        disk.set_mode(&file, &path, 0o444).unwrap();
+        assert_eq!(mode(&path), 0o444);
     }
 
     #[test]

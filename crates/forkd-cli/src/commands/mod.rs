@@ -25,6 +25,7 @@ pub(crate) mod snapshot;
 pub(crate) mod snapshot_compact;
 pub(crate) mod snapshot_diff;
 pub(crate) mod snapshot_info;
+pub(crate) mod store;
 pub(crate) mod tag;
 pub(crate) mod unpack;
 pub(crate) mod verify;

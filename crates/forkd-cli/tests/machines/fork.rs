@@ -1,7 +1,8 @@
 //! `forkd fork`.
 
 use crate::{nothing_is_left, processes, user_with_demo};
-use std::process::Stdio;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 pub(crate) const TESTS: &[(&str, fn())] = &[
@@ -11,6 +12,9 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("a_guest_that_stands_still_is_given_up", a_guest_that_stands_still_is_given_up),
     ("memory_is_limited_where_asked", memory_is_limited_where_asked),
 ];
+
+/// Those that need root, to be others.
+pub(crate) const AS_ROOT: &[(&str, fn())] = &[("a_group_shares_a_store", a_group_shares_a_store)];
 
 fn a_command_runs_in_every_child() {
     let user = user_with_demo();
@@ -75,6 +79,67 @@ fn a_command_runs_in_every_child() {
     assert!(user.fails(1, &["fork", "--tag", "demo", "--eval", "1"]).contains("no eval endpoint"));
     assert_eq!(user.run(&["fork", "--tag", "none"]).code, 3);
     assert_eq!(forkd_testing::tree(&user.snapshot("demo", "")), before, "no fork changes the snapshot");
+    nothing_is_left(&user);
+}
+
+/// Two users of a group, neither of whom is root: one makes a snapshot, the other forks it, adds to it and takes it away.
+pub(crate) fn a_group_shares_a_store() {
+    let user = user_with_demo();
+    let group = 48_213;
+    let as_user = |id: u32, args: &[&str]| {
+        let forkd = user.command(args);
+        let mut command = Command::new("setpriv");
+        command.args([
+            &format!("--reuid={id}"),
+            &format!("--regid={id}"),
+            &format!("--groups={group}"),
+            "--",
+        ]);
+        command.arg(user.path("forkd")).args(args).current_dir("/").stdin(Stdio::null()).env_clear();
+        command.envs(forkd.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let home = user.path(&format!("home-{id}"));
+        command
+            .env("HOME", &home)
+            .env("XDG_CACHE_HOME", home.join("cache"))
+            .env("XDG_RUNTIME_DIR", &home)
+            .env("TMPDIR", &home);
+        command.env("PATH", std::env::var_os("PATH").unwrap());
+        user.seen(&command.output().unwrap())
+    };
+    // What is around the store is everybody's, as /srv and /usr/bin are.
+    let open = |path: &std::path::Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    open(user.dir.path(), 0o755);
+    open(&user.store(), 0o755);
+    std::fs::copy(env!("CARGO_BIN_EXE_forkd"), user.path("forkd")).unwrap();
+    for id in [61_001, 61_002] {
+        std::fs::create_dir(user.path(&format!("home-{id}"))).unwrap();
+        std::os::unix::fs::chown(user.path(&format!("home-{id}")), Some(id), Some(id)).unwrap();
+    }
+    let refused = as_user(61_001, &["fork", "--tag", "demo", "--", "true"]);
+    assert_ne!(refused.code, 0, "a store is nobody else's");
+    assert!(user.fails(3, &["store", "share", "no-such-group"]).contains("no group 'no-such-group'"));
+    let shared = user.ok(&["store", "share", &group.to_string()]);
+    assert_eq!(shared, "✓ the store at ~/data/forkd/ is shared with group '#'\n");
+    for id in [61_001, 61_002] {
+        let seen = as_user(id, &["fork", "--tag", "demo", "-n", "2", "--", "cat", "/run/warm"]);
+        assert_eq!(seen.code, 0, "{}", seen.err);
+        assert_eq!(seen.out.matches("| warm").count(), 2, "{}", seen.out);
+    }
+    let tagged = as_user(61_001, &["tag", "demo", "mine"]);
+    assert_eq!(tagged.code, 0, "{}", tagged.err);
+    let forked = as_user(61_002, &["fork", "--tag", "mine", "--", "cat", "/run/warm"]);
+    assert_eq!(forked.code, 0, "{}", forked.err);
+    let diff = ["snapshot-diff", "--from", "mine", "--tag", "more", "--exec", "echo more > /run/more"];
+    assert_eq!(as_user(61_002, &diff).code, 0);
+    let chain = as_user(61_001, &["fork", "--tag", "more", "--", "cat", "/run/more"]);
+    assert_eq!((chain.code, chain.out.matches("| more").count()), (0, 1), "{}", chain.err);
+    assert_eq!(as_user(61_001, &["rmi", "mine", "--cascade"]).code, 0);
+    assert_eq!(user.ok(&["images", "-q"]), "demo\n");
+    user.ok(&["store", "unshare"]);
+    assert_ne!(as_user(61_001, &["images"]).out, user.ok(&["images"]));
+    user.ok(&["fork", "--tag", "demo", "--", "true"]);
     nothing_is_left(&user);
 }
 

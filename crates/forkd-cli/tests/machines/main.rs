@@ -58,7 +58,8 @@ fn main() -> ExitCode {
         .into_iter()
         .map(|test| trial(test, with_images));
     let as_root = from_image::AS_ROOT.iter().map(|test| trial(*test, with_images && root));
-    let trials = as_root.chain(images).chain(guests).collect();
+    let others = fork::AS_ROOT.iter().map(|test| trial(*test, ready && root));
+    let trials = as_root.chain(others).chain(images).chain(guests).collect();
     let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);
     from_image::end();
     conclusion.exit_code()

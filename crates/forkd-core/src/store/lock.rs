@@ -6,9 +6,9 @@ use crate::store::root::Store;
 use forkd_format::Tag;
 use forkd_sys::DiskIo;
 pub use forkd_sys::LockKind;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -108,6 +108,18 @@ fn open(disk: &DiskIo, dir: &Path, path: &Path) -> io::Result<File> {
         options.read(true).write(true).create(true).truncate(false).custom_flags(forkd_sys::NO_FOLLOW);
         match disk.make_dirs(dir).and_then(|()| options.open(path)) {
             Err(e) if crate::store::root::is_taken_away(&e) && tries < 100 => tries += 1,
+            // Another of the group has just made it, and not yet given it to the group.
+            Err(e) if disk.is_shared() && e.kind() == io::ErrorKind::PermissionDenied && tries < 100 => {
+                tries += 1;
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            Ok(file) => {
+                // Who has not made it may not, and need not.
+                if disk.is_shared() {
+                    let _ = file.set_permissions(Permissions::from_mode(0o660));
+                }
+                return Ok(file);
+            }
             other => return other,
         }
     }

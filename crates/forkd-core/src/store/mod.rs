@@ -6,6 +6,7 @@ pub(crate) mod chain_memory;
 pub(crate) mod lock;
 pub(crate) mod record;
 pub(crate) mod root;
+pub(crate) mod sharing;
 pub(crate) mod small_file;
 pub(crate) mod staged;
 pub(crate) mod stored;
@@ -15,5 +16,6 @@ pub(crate) mod workdir;
 
 pub use lock::{LockKind, TagLock};
 pub use record::{Provenance, Record, RecordedFile};
+pub use sharing::{Sharing, SharingReport};
 pub use stored::StoredSnapshot;
 pub use workdir::ScratchStore;

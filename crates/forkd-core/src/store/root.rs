@@ -5,8 +5,9 @@ use crate::store::record::Record;
 use crate::store::stored::{StoredSnapshot, describe, parent_of};
 use forkd_format::Tag;
 use forkd_format::manifest::SNAPSHOT_JSON;
-use forkd_sys::DiskIo;
+use forkd_sys::{DiskIo, SHARED_DIR};
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -41,9 +42,10 @@ impl Store {
     /// The store under a folder, which need not exist yet. `holder` names this process to those who wait for its locks.
     #[must_use]
     pub fn new(root: &Path, holder: &str) -> Self {
+        let is_shared = root.metadata().is_ok_and(|found| found.mode() & SHARED_DIR == SHARED_DIR);
         Self {
             root: root.to_owned(),
-            disk: DiskIo::default(),
+            disk: if is_shared { DiskIo::default().shared() } else { DiskIo::default() },
             lock_timeout: Duration::from_secs(300),
             holder: holder.to_owned(),
         }

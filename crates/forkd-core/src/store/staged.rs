@@ -1,5 +1,6 @@
 //! The only door into the store: a snapshot is made in a work folder, filled, sealed, and published at once.
 
+use crate::digest::sparse::copy_disk;
 use crate::error::{Error, Kind, Result};
 use crate::store::record::{HashedFile, Record, modified_ns};
 use crate::store::root::{Store, is_taken_away};
@@ -74,8 +75,19 @@ impl StagedSnapshot {
 
     /// Shares a file of another snapshot.
     pub(crate) fn link_file(&self, name: &str, from: &Path) -> Result<()> {
-        let to = self.dir.join(name);
-        self.store.disk().link(from, &to).map_err(Error::io("link", &to))
+        let (to, disk) = (self.dir.join(name), self.store.disk());
+        match disk.link(from, &to) {
+            // Others' files are not linked where the kernel protects hard links: theirs may be of a store that a group shares.
+            Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+                copy_disk(disk, from, &to)?;
+                let file = File::open(&to).map_err(Error::io("open", &to))?;
+                // The record believes it by its time.
+                let copied = from.metadata().and_then(|found| file.set_modified(found.modified()?));
+                copied.map_err(Error::io("copy", from))?;
+                complete(disk, &file, &to).map(drop)
+            }
+            linked => linked.map_err(Error::io("link", &to)),
+        }
     }
 
     /// Writes the description, with paths as they will be, and the record; seals and syncs both. All other files are complete by now, and the record

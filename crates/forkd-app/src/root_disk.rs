@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Changes with each change of how disks are made: those made before are not used any more.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Package managers want more than many a guest.
 const SETUP_MEMORY_MIB: u64 = 1024;
 
@@ -158,7 +158,7 @@ impl App<'_> {
 
     fn build(&self, plan: &DiskPlan, found: FoundBase, writer: &CacheWriter) -> Result<()> {
         // Layers are in the cache as long as their image is held.
-        let (layers, _image) = match found {
+        let (layers, folders, _image) = match found {
             FoundBase::Image(sources, resolved) => {
                 let (reference, digest) = (resolved.reference.clone(), resolved.digest);
                 self.narrator.tell(&Event::ImageFound { reference: &reference, digest: &digest });
@@ -168,11 +168,16 @@ impl App<'_> {
                     let (name, layer) = (layer.digest.short(), layer.clone());
                     LayerSource { open: Box::new(move || layer.open()), diff_id: Some(*diff_id), name }
                 });
-                (layers.collect(), Some(image))
+                let config = &image.config;
+                let working_dir = Some(config.working_dir.clone()).filter(|dir| !dir.is_empty());
+                let folders = config.volumes.iter().cloned().chain(working_dir).collect();
+                (layers.collect(), folders, Some(image))
             }
-            FoundBase::Debian(debian, packages) => (vec![self.install(&debian, &packages)?], None),
+            FoundBase::Debian(debian, packages) => {
+                (vec![self.install(&debian, &packages)?], Vec::new(), None)
+            }
         };
-        let options = DiskOptions { size: plan.size, extra: plan.files.clone() };
+        let options = DiskOptions { size: plan.size, folders, extra: plan.files.clone() };
         let report = build_disk(&layers, writer.file(), &options, self.env)?;
         self.narrator.tell(&Event::DiskMade(report));
         Ok(())

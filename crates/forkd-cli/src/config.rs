@@ -152,6 +152,11 @@ pub(crate) fn http() -> Result<HttpOptions> {
             *field = Duration::from_millis(text.parse().map_err(wrong)?);
         }
     }
+    let excepted = env::var("NO_PROXY").or_else(|_| env::var("no_proxy")).unwrap_or_default();
+    options.direct_hosts =
+        excepted.split(',').filter(|entry| entry.contains([':', '*'])).map(str::to_owned).collect();
+    let proxies = ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
+    options.proxies = proxies.into_iter().filter_map(|name| Some((name, env::var(name).ok()?))).collect();
     options.certificates = env::var_os("SSL_CERT_FILE").map(PathBuf::from);
     Ok(options)
 }

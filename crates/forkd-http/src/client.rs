@@ -15,6 +15,9 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokio::runtime::{Handle, Runtime};
 
+/// Schemes of the proxies that are spoken to.
+const PROXIES: [&str; 6] = ["http", "https", "socks4", "socks4a", "socks5", "socks5h"];
+
 /// All of HTTP: one set-up, one rule.
 #[derive(Debug)]
 pub struct HttpClient {
@@ -37,12 +40,23 @@ impl HttpClient {
     /// A client with these settings. No connection is made yet.
     ///
     /// # Errors
-    /// [`Kind::General`] where TLS or the proxy settings cannot be set up; [`Kind::Usage`] where the file of certificates is not there.
+    /// [`Kind::General`] where TLS or the proxy settings cannot be set up; [`Kind::Usage`] where the file of certificates is not there, or
+    /// a proxy is of another kind.
     pub fn new(options: &HttpOptions) -> Result<Self> {
         // TLS would not say which file, nor why it is looked for.
         if let Some(file) = options.certificates.as_deref().filter(|file| !file.is_file()) {
             let message = format!("SSL_CERT_FILE names {}, which is no file", file.display());
             return Err(Error::new(Kind::Usage, message));
+        }
+        for (variable, value) in options.proxies.iter().filter(|_| !options.direct) {
+            if let Some((scheme, _)) = value.split_once("://").filter(|(scheme, _)| !PROXIES.contains(scheme))
+            {
+                // What follows the scheme may hold a password.
+                let scheme: String = scheme.chars().take(20).collect();
+                let message = format!("{variable} names a proxy of the kind '{}:'", scheme.escape_debug());
+                let hint = format!("expected one of {}", PROXIES.join(", "));
+                return Err(Error::new(Kind::Usage, message).hint(hint));
+            }
         }
         let setup = |e: &dyn std::fmt::Display| Error::new(Kind::General, format!("cannot set up HTTP: {e}"));
         let transport = Arc::new(Transport::new(options).map_err(|e| setup(&e))?);

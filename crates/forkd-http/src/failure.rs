@@ -57,12 +57,6 @@ pub(crate) fn network(what: &dyn Display, error: &reqwest::Error) -> Error {
         words.push(error.to_string());
         cause = error.source();
     }
-    let unsupported = words.iter().any(|word| word.contains("unsupported scheme"));
-    if unsupported {
-        let message = format!("{what}: a proxy that is not spoken to ({})", words.join(": "));
-        return Error::new(Kind::General, message)
-            .hint("name an http: or https: proxy in HTTP_PROXY and HTTPS_PROXY");
-    }
     let kind = if error.is_builder() || error.is_redirect() { Kind::General } else { Kind::Transient };
     // The last cause may repeat what a server sent.
     let reason = words.pop().unwrap_or_else(|| "the connection failed".into());

@@ -18,6 +18,11 @@ pub struct HttpOptions {
     pub limit_rate: Option<u64>,
     /// The file of certificates to trust that `SSL_CERT_FILE` names; TLS reads it itself.
     pub certificates: Option<PathBuf>,
+    /// Hosts that no proxy is asked for, of those that `NO_PROXY` has: `host:port`, `.domain:port`, and `*`. (The others are looked at by
+    /// reqwest, which takes `*` for names only.)
+    pub direct_hosts: Vec<String>,
+    /// The variables that name proxies, and what they say; reqwest reads them itself, and passes over what it cannot use.
+    pub proxies: Vec<(&'static str, String)>,
     /// Whether proxies that the environment names are passed by: for servers on this machine.
     pub direct: bool,
 }
@@ -32,6 +37,8 @@ impl Default for HttpOptions {
             backoff: Duration::from_millis(400),
             limit_rate: None,
             certificates: None,
+            direct_hosts: Vec::new(),
+            proxies: Vec::new(),
             direct: false,
         }
     }

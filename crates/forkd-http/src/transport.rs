@@ -46,27 +46,39 @@ impl HttpRequest {
 /// The connections, and what all requests share.
 #[derive(Debug)]
 pub(crate) struct Transport {
-    pub(crate) client: Client,
+    client: Client,
+    /// The same past all proxies.
+    direct: Client,
     pub(crate) options: HttpOptions,
     pub(crate) limit: Option<Arc<RateLimit>>,
 }
 
 impl Transport {
     pub(crate) fn new(options: &HttpOptions) -> reqwest::Result<Self> {
-        let mut builder = Client::builder()
-            .user_agent(concat!("forkd/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(options.connect_timeout)
-            // It would tell a redirect's target the query of the URL that led to it, and that may be a secret.
-            .referer(false)
-            .redirect(Policy::none())
-            // A connection each: on a shared one (HTTP/2) the slowest reader holds up the others, several ranges are no faster
-            // than one, and each takes a window of megabytes.
-            .http1_only();
-        if options.direct {
-            builder = builder.no_proxy();
-        }
+        let builder = || {
+            Client::builder()
+                .user_agent(concat!("forkd/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(options.connect_timeout)
+                // It would tell a redirect's target the query of the URL that led to it, and that may be a secret.
+                .referer(false)
+                .redirect(Policy::none())
+                // A connection each: on a shared one (HTTP/2) the slowest reader holds up the others, several ranges are no faster
+                // than one, and each takes a window of megabytes.
+                .http1_only()
+        };
         let limit = options.limit_rate.filter(|rate| *rate > 0).map(|rate| Arc::new(RateLimit::new(rate)));
-        Ok(Self { client: builder.build()?, options: options.clone(), limit })
+        let direct = builder().no_proxy().build()?;
+        let client = if options.direct { direct.clone() } else { builder().build()? };
+        Ok(Self { client, direct, options: options.clone(), limit })
+    }
+
+    /// What speaks to a URL's host.
+    pub(crate) fn client(&self, url: &Url) -> &Client {
+        if self.options.direct_hosts.iter().any(|entry| is_named(entry, url)) {
+            &self.direct
+        } else {
+            &self.client
+        }
     }
 
     /// Until when all of a small answer must be here that is asked for now.
@@ -86,7 +98,7 @@ impl Transport {
         for _ in 0..=MAX_REDIRECTS {
             // What has been elsewhere is not ours any more, should it come back.
             own &= same_origin(&request.url, &url);
-            let mut asking = self.client.request(request.method.clone(), url.clone());
+            let mut asking = self.client(&url).request(request.method.clone(), url.clone());
             for (name, value) in request.headers.iter().filter(|(name, _)| own || **name != AUTHORIZATION) {
                 asking = asking.header(name, value);
             }
@@ -114,6 +126,51 @@ impl Transport {
     }
 }
 
+/// Whether an entry of `NO_PROXY` is everything, or with a port this host or a domain that it is in.
+fn is_named(entry: &str, url: &Url) -> bool {
+    if entry.trim() == "*" {
+        return true;
+    }
+    let Some((name, port)) = entry.trim().rsplit_once(':') else { return false };
+    let (Ok(port), Some(host)) = (port.parse::<u16>(), url.host_str()) else { return false };
+    let (name, host) = (
+        name.trim_start_matches("*.").trim_start_matches('.').to_ascii_lowercase(),
+        host.to_ascii_lowercase(),
+    );
+    let inside = host.strip_suffix(&name).is_some_and(|before| before.is_empty() || before.ends_with('.'));
+    !name.is_empty() && inside && url.port_or_known_default() == Some(port)
+}
+
 pub(crate) fn not_followed(what: &dyn Display, why: &str) -> Failure {
     Error::new(Kind::General, format!("{what}: {why}, which is not followed")).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_named;
+
+    #[test]
+    fn no_proxy_names_hosts_with_ports() {
+        let named = |entry: &str, url: &str| is_named(entry, &url.parse().unwrap());
+        for (entry, url) in [
+            ("hub.example:8080", "http://hub.example:8080/x"),
+            ("*", "http://127.0.0.1/"),
+            (" HUB.example:443", "https://hub.example/x"),
+            (".example:80", "http://hub.example/"),
+            ("example:80", "http://hub.example/"),
+            ("127.0.0.1:5000", "http://127.0.0.1:5000/v2/"),
+            ("[::1]:5000", "http://[::1]:5000/v2/"),
+        ] {
+            assert!(named(entry, url), "{entry} {url}");
+        }
+        for (entry, url) in [
+            ("hub.example:8080", "http://hub.example/x"),
+            ("ub.example:80", "http://hub.example/"),
+            ("hub.example", "http://hub.example/"),
+            (":80", "http://hub.example/"),
+            ("hub.example:x", "http://hub.example/"),
+        ] {
+            assert!(!named(entry, url), "{entry} {url}");
+        }
+    }
 }

@@ -43,7 +43,8 @@ impl HttpClient {
             let mut tries = Tries::new(&self.transport.options);
             loop {
                 tries.begin();
-                let request = self.transport.client.request(Method::OPTIONS, location.url().clone());
+                let request =
+                    self.transport.client(location.url()).request(Method::OPTIONS, location.url().clone());
                 let answer = request.send();
                 match watch(answer, self.transport.options.connect_timeout, &stop).await {
                     WaitEnd::Value(Ok(response)) => return named_methods(location, &response),
@@ -124,7 +125,8 @@ impl HttpClient {
             tries.begin();
             sent.bytes.store(0, Ordering::Relaxed);
             let body = body(file, Arc::clone(sent), self.transport.limit.clone(), (pace, stop.clone()))?;
-            let request = self.transport.client.put(target.clone()).header(CONTENT_LENGTH, size).body(body);
+            let request =
+                self.transport.client(target).put(target.clone()).header(CONTENT_LENGTH, size).body(body);
             let failed = match send(request, location, &self.transport.options, sent, stop).await {
                 Ok(response) => match refusal(location, &response) {
                     None => return Ok(response),

@@ -4,6 +4,8 @@ use crate::platform::Platform;
 use forkd_core::{Error, Kind, Result};
 use forkd_format::Digest;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
+use std::collections::BTreeMap;
 
 /// An image's configuration, as far as it matters here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +20,8 @@ pub struct ImageConfig {
     pub entrypoint: Vec<String>,
     /// Its arguments, or the command itself.
     pub cmd: Vec<String>,
+    /// Folders that a container has although no layer may hold them.
+    pub volumes: Vec<String>,
     /// `amd64` …; empty where the image does not say.
     pub architecture: String,
     /// `linux`; empty where the image does not say.
@@ -49,6 +53,7 @@ struct RawRun {
     user: Option<String>,
     entrypoint: Option<Vec<String>>,
     cmd: Option<Vec<String>>,
+    volumes: Option<BTreeMap<String, IgnoredAny>>,
 }
 
 #[derive(Deserialize)]
@@ -83,12 +88,13 @@ impl ImageConfig {
             user: run.user.unwrap_or_default(),
             entrypoint: run.entrypoint.unwrap_or_default(),
             cmd: run.cmd.unwrap_or_default(),
+            volumes: run.volumes.unwrap_or_default().into_keys().collect(),
             architecture: raw.architecture.unwrap_or_default(),
             os: raw.os.unwrap_or_default(),
             variant: raw.variant.unwrap_or_default(),
             diff_ids,
         };
-        let lists = [&config.env, &config.entrypoint, &config.cmd];
+        let lists = [&config.env, &config.entrypoint, &config.cmd, &config.volumes];
         let words = lists.into_iter().flatten().chain([&config.working_dir, &config.user]);
         if words.into_iter().any(|word| word.contains('\0')) {
             return Err(wrong("has a NUL byte in a word".into()));
@@ -120,10 +126,11 @@ mod tests {
         let id = format!("sha256:{}", Digest::of(b""));
         let text = format!(
             r#"{{"architecture":"amd64","os":"linux","config":{{"Env":["A=b"],"Cmd":null,"Entrypoint":["/x"],"WorkingDir":"/w",
-"User":"1:2","Labels":null}},"rootfs":{{"type":"layers","diff_ids":["{id}"]}},"history":[{{}}]}}"#
+"Volumes":{{"/data":{{}},"/log":null}},"User":"1:2","Labels":null}},"rootfs":{{"type":"layers","diff_ids":["{id}"]}},"history":[{{}}]}}"#
         );
         let config = ImageConfig::parse(text.as_bytes(), Some(1), "x").unwrap();
         assert_eq!((config.env, config.entrypoint), (vec!["A=b".to_owned()], vec!["/x".to_owned()]));
+        assert_eq!(config.volumes, ["/data", "/log"]);
         assert_eq!((config.working_dir.as_str(), config.user.as_str(), config.cmd.len()), ("/w", "1:2", 0));
         let error = ImageConfig::parse(text.as_bytes(), Some(2), "x").unwrap_err();
         assert!(error.to_string().contains("1 diff_ids for 2 layers"), "{error}");

@@ -26,6 +26,8 @@ pub struct ExtraFile {
 pub struct DiskOptions {
     /// Its size in bytes; where absent, what is on it, a quarter more, and 1 GiB.
     pub size: Option<u64>,
+    /// Made on it where no layer has them; their paths may lead through links. A path that leads through a file is passed over.
+    pub folders: Vec<String>,
     /// Put on it last.
     pub extra: Vec<ExtraFile>,
 }
@@ -77,6 +79,7 @@ pub fn build_disk(
     env.progress.finish();
     applied?;
     applying.tree.layer = layers.len();
+    options.folders.iter().for_each(|folder| applying.folder(folder));
     for extra in &options.extra {
         applying.file(&extra.path, extra.mode, &extra.contents)?;
     }

@@ -135,6 +135,13 @@ impl<'a> Applying<'a> {
         self.tree.put(parent, last, Node { meta, body, links: 1 }, self.blocks)
     }
 
+    /// Makes a folder, and those above it, where they can be.
+    pub(crate) fn folder(&mut self, path: &str) {
+        if let Ok(names) = split(path.trim_start_matches('/').as_bytes()) {
+            let _ = self.tree.walk(&names, true);
+        }
+    }
+
     /// Puts a file of the host's making at a path.
     pub(crate) fn file(&mut self, path: &str, mode: u32, contents: &[u8]) -> Result<()> {
         let refuse = |why: String| Error::new(Kind::Usage, format!("cannot put '{path}' on the disk: {why}"));

@@ -19,13 +19,25 @@ const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1+";
-const CONFIGS: [&str; 2] =
-    ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
-const LAYERS: [&str; 4] = [
+const CONFIGS: [&str; 6] = [
+    "application/vnd.oci.image.config.v1+json",
+    "application/vnd.docker.container.image.v1+json",
+    // As old registries and tools have written them, and docker takes them.
+    "application/vnd.docker.container.image.v1",
+    "application/octet-stream",
+    "text/html",
+    "",
+];
+const LAYERS: [&str; 8] = [
     "application/vnd.oci.image.layer.v1.tar",
     "application/vnd.oci.image.layer.nondistributable.v1.tar",
     "application/vnd.docker.image.rootfs.diff.tar",
     "application/vnd.docker.image.rootfs.foreign.diff.tar",
+    // The same; what a layer is shows in its bytes.
+    "application/vnd.docker.container.image.rootfs.diff+x-gtar",
+    "application/octet-stream",
+    "application/x-tar",
+    "",
 ];
 
 /// What is asked of a registry, the preferred first.
@@ -226,6 +238,14 @@ mod tests {
 
     #[test]
     fn manifests_are_read_and_refused() {
+        for (config, layer) in CONFIGS.iter().flat_map(|config| LAYERS.map(|layer| (config, layer))) {
+            let text = format!(
+                r#"{{"schemaVersion":2,"config":{},"layers":[{}]}}"#,
+                descriptor(config, ""),
+                descriptor(layer, "")
+            );
+            assert!(matches!(parse(text.as_bytes(), None, "x").unwrap(), Document::Manifest(_)), "{text}");
+        }
         for end in ["", "+gzip", "+zstd"] {
             let text = image(&descriptor(&format!("{}{end}", LAYERS[0]), ""));
             assert!(

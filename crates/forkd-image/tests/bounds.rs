@@ -32,7 +32,7 @@ fn refused<R: Read + Send + 'static>(open: impl Fn() -> R + Send + Sync + 'stati
     let layer = LayerSource { open: Box::new(open), diff_id: None, name: "it".into() };
     let (file, cancel) = (tempfile::tempfile().unwrap(), Cancel::default());
     let env = Env { progress: &Silent, cancel: &cancel, jobs: 2 };
-    build_disk(&[layer], &file, &DiskOptions { size: None, extra: Vec::new() }, env).unwrap_err()
+    build_disk(&[layer], &file, &DiskOptions::default(), env).unwrap_err()
 }
 
 #[test]

@@ -428,7 +428,11 @@ fn files_of_the_hosts_are_put_on_top() {
     let layer =
         source(Layer::new().link("srv", "var/srv").dir("var").file("etc", b"in the way?").bytes(), None);
     let extra = |path: &str| ExtraFile { path: path.into(), mode: 0o755, contents: b"hello".to_vec() };
-    let options = DiskOptions { size: None, extra: vec![extra("/usr/local/x"), extra("/srv/deep/y")] };
+    let options = DiskOptions {
+        extra: vec![extra("/usr/local/x"), extra("/srv/deep/y")],
+        folders: vec!["/data/deep".into(), "/usr/local/x/none".into()],
+        ..DiskOptions::default()
+    };
     let disk = try_build(&[layer], &options).unwrap();
     disk.check();
     assert_eq!(

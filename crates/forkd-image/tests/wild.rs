@@ -25,7 +25,7 @@ impl Disk {
         let layer = LayerSource { open: Box::new(open), diff_id: None, name: "wild".into() };
         let cancel = Cancel::default();
         let env = Env { progress: &Silent, cancel: &cancel, jobs: 2 };
-        build_disk(&[layer], &file, &DiskOptions { size: None, extra: Vec::new() }, env).unwrap();
+        build_disk(&[layer], &file, &DiskOptions::default(), env).unwrap();
         let checked = Command::new("e2fsck").args(["-fn"]).arg(&path).output().unwrap();
         assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
         Self { _dir: dir, path }

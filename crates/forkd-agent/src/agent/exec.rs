@@ -77,6 +77,9 @@ pub(super) fn begin(
         Err(message) => return refuse(message, NOT_RUN),
     };
     command.env_clear().envs(environment(image, &user));
+    if exec.terminal.is_some() && !image.env.iter().any(|text| text.starts_with("TERM=")) {
+        command.env("TERM", "xterm");
+    }
     for variable in &exec.env {
         let (name, value) =
             variable.split_once('=').ok_or_else(|| format!("'{variable}' is not NAME=VALUE"))?;

@@ -5,9 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::sync::OnceLock;
 
-/// What every program gets, and what the image and the host may add to and replace.
-const ENVIRONMENT: [(&str, &str); 2] =
-    [("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("TERM", "linux")];
+/// As docker has it.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 static IMAGE: OnceLock<ImageSettings> = OnceLock::new();
 
@@ -18,14 +17,13 @@ pub(super) fn image() -> &'static ImageSettings {
     })
 }
 
-/// The environment of a program of an image, run by this user.
-pub(super) fn environment<'a>(
-    image: &'a ImageSettings,
-    user: &'a User,
-) -> impl Iterator<Item = (&'a str, &'a str)> {
-    let own = image.env.iter().filter_map(|text| text.split_once('='));
+/// The environment of a program of an image, run by this user: what a container has, then what the image adds and replaces.
+pub(super) fn environment(image: &ImageSettings, user: &User) -> Vec<(String, String)> {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let given = [("PATH", PATH), ("HOSTNAME", &host), ("HOME", &user.home)];
     // The image's HOME is that of the image's user.
-    ENVIRONMENT.into_iter().chain([("HOME", user.home.as_str())]).chain(own)
+    let own = image.env.iter().filter_map(|text| text.split_once('='));
+    given.into_iter().chain(own).map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
 /// Who a program runs as.
@@ -125,7 +123,8 @@ mod tests {
     #[test]
     fn the_image_may_replace_what_is_given() {
         let (image, root) = (ImageSettings::parse(b"env PATH=/x\0env HOME=/y\0"), User::root());
-        let all: std::collections::HashMap<_, _> = environment(&image, &root).collect();
-        assert_eq!((all["PATH"], all["HOME"], all["TERM"]), ("/x", "/y", "linux"));
+        let all: std::collections::HashMap<_, _> = environment(&image, &root).into_iter().collect();
+        assert_eq!((all["PATH"].as_str(), all["HOME"].as_str()), ("/x", "/y"));
+        assert!(!all["HOSTNAME"].is_empty() && !all.contains_key("TERM"));
     }
 }

@@ -15,6 +15,17 @@ const MAX_RUN: u64 = 16 << 20;
 const MAX_LINKS: usize = 8;
 /// As docker has it.
 const OPEN_FILES: u64 = 1 << 20;
+/// A container has its host's, which are large; a small guest's own kernel would derive small ones from its memory.
+const KERNEL_SETTINGS: [(&str, &str); 7] = [
+    ("fs/file-max", "9223372036854775807"),
+    ("fs/inotify/max_user_instances", "1024"),
+    ("fs/inotify/max_user_watches", "524288"),
+    ("kernel/pid_max", "4194304"),
+    ("kernel/threads-max", "4194304"),
+    // A container has a network of its own.
+    ("net/ipv4/ip_unprivileged_port_start", "0"),
+    ("net/ipv4/ping_group_range", "0 2147483647"),
+];
 const LOCALHOST: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
 /// Ends the line that forkd writes and replaces.
 const OWN_LINE: &str = "# forkd";
@@ -85,12 +96,14 @@ fn copy_folder(from: &Path, to: &Path, left: &mut u64) -> io::Result<()> {
 
 /// What programs find as in a container: names that resolve, a server's number of open files, low ports for all users.
 pub(super) fn set_up() {
-    let limit = Rlimit { current: Some(OPEN_FILES), maximum: Some(OPEN_FILES) };
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        console::say(format_args!("cannot raise the number of open files: {}", io::Error::from(error)));
+    for (setting, value) in KERNEL_SETTINGS {
+        let _ = fs::write(Path::new("/proc/sys").join(setting), value);
     }
-    for (setting, value) in [("ip_unprivileged_port_start", "0"), ("ping_group_range", "0 2147483647")] {
-        let _ = fs::write(Path::new("/proc/sys/net/ipv4").join(setting), value);
+    let limits = [(Resource::Nofile, Some(OPEN_FILES)), (Resource::Nproc, None), (Resource::Core, None)];
+    for (resource, most) in limits {
+        if let Err(error) = setrlimit(resource, Rlimit { current: most, maximum: most }) {
+            console::say(format_args!("cannot set the limit {resource:?}: {}", io::Error::from(error)));
+        }
     }
     let hosts = fs::read_to_string("/etc/hosts").unwrap_or_default();
     if !has_name(&hosts, "localhost") {

@@ -33,6 +33,7 @@ fn set_up(children: &Children) {
     let mounts = [
         ("devpts", "/dev/pts", quiet, c"gid=5,mode=0620,ptmxmode=0666"),
         ("tmpfs", "/dev/shm", MountFlags::NOSUID | MountFlags::NODEV, c"mode=1777"),
+        ("mqueue", "/dev/mqueue", quiet | MountFlags::NODEV, c""),
     ];
     for (kind, at, flags, options) in mounts {
         if let Err(error) = mount_at(kind, Path::new(at), flags, Some(options)) {

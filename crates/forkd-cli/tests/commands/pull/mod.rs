@@ -5,6 +5,7 @@ mod faults;
 mod paged;
 mod partial;
 mod pin;
+mod proxy;
 mod resume;
 
 use crate::common::{User, names, three_links};

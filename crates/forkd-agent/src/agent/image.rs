@@ -40,16 +40,21 @@ impl User {
         Self { uid: 0, gid: 0, groups: vec![0], home: "/root".into() }
     }
 
+    /// Whether it is who the agent is.
     pub(super) fn is_root(&self) -> bool {
-        (self.uid, self.gid) == (0, 0)
+        (self.uid, self.gid, self.groups.as_slice()) == (0, 0, &[0])
     }
 
     /// `name`, `uid`, `name:group`, `uid:gid` and so on, as an image's `User` has it. A number need not be in `/etc/passwd`.
     pub(super) fn find(spec: &str) -> Result<Self, String> {
-        if matches!(spec, "" | "root" | "0" | "0:0" | "root:root") {
-            return Ok(Self::root());
-        }
-        Self::find_in(spec, &read("/etc/passwd"), &read("/etc/group"))
+        let (passwd, group) = (read("/etc/passwd"), read("/etc/group"));
+        // Where nobody is listed, root is known all the same.
+        let spec = match spec {
+            "" | "root" => "0",
+            "root:root" => "0:0",
+            other => other,
+        };
+        Self::find_in(spec, &passwd, &group)
     }
 
     fn find_in(spec: &str, passwd: &str, group: &str) -> Result<Self, String> {
@@ -109,6 +114,9 @@ mod tests {
         let user = |uid, gid, groups: &[u32], home: &str| {
             Ok(User { uid, gid, groups: groups.to_vec(), home: home.into() })
         };
+        assert_eq!(find("0"), user(0, 0, &[0, 10], "/root"));
+        assert_eq!(find("0:0"), user(0, 0, &[0], "/root"));
+        assert_eq!(User::find_in("0", "", ""), user(0, 0, &[0], "/"));
         assert_eq!(find("annie"), user(1000, 100, &[100, 10], "/home/annie"));
         assert_eq!(find("1000"), user(1000, 100, &[100, 10], "/home/annie"));
         assert_eq!(find("annie:wheel"), user(1000, 10, &[10], "/home/annie"));

@@ -1,6 +1,6 @@
 //! What a container's engine puts in place when it starts one: the image's own files below `/run`, `/etc/hosts`, limits.
 
-use super::console;
+use super::{console, sys};
 use rustix::mount::{MountFlags, mount, mount_move};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use std::fs::{self, Permissions};
@@ -26,7 +26,8 @@ const KERNEL_SETTINGS: [(&str, &str); 7] = [
     ("net/ipv4/ip_unprivileged_port_start", "0"),
     ("net/ipv4/ping_group_range", "0 2147483647"),
 ];
-const LOCALHOST: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
+const LOCALHOST: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\n\
+ff00::0\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n";
 /// Ends the line that forkd writes and replaces.
 const OWN_LINE: &str = "# forkd";
 
@@ -98,6 +99,9 @@ fn copy_folder(from: &Path, to: &Path, left: &mut u64) -> io::Result<()> {
 pub(super) fn set_up() {
     for (setting, value) in KERNEL_SETTINGS {
         let _ = fs::write(Path::new("/proc/sys").join(setting), value);
+    }
+    if let Err(error) = sys::take_roots_group() {
+        console::say(format_args!("cannot set the groups: {error}"));
     }
     let limits = [(Resource::Nofile, Some(OPEN_FILES)), (Resource::Nproc, None), (Resource::Core, None)];
     for (resource, most) in limits {

@@ -35,6 +35,12 @@ pub(super) fn take_terminal(command: &mut Command) {
     }
 }
 
+/// Gives this thread root's group as its only further one, and so those that it starts.
+pub(super) fn take_roots_group() -> io::Result<()> {
+    // SAFETY: the pointer is to one group.
+    check(unsafe { libc::setgroups(1, [0].as_ptr()) })
+}
+
 /// Makes the child another user, with these groups. To be called last: what is asked for later is asked as that user.
 pub(super) fn become_user(command: &mut Command, uid: u32, gid: u32, groups: Vec<u32>) {
     // SAFETY: between fork and exec only system calls are made, on a list that was allocated before.

@@ -1,4 +1,4 @@
-//! The OCI image layout, in a folder or an archive.
+//! The OCI image layout, in a folder or an archive, and the plain folder of one image that skopeo's `dir:` writes.
 
 use crate::archive::Archive;
 use crate::layer_source::Part;
@@ -13,12 +13,14 @@ use std::path::{Path, PathBuf};
 pub(crate) enum Layout {
     Folder(PathBuf),
     Archive(Archive),
+    /// `manifest.json`, and blobs beside it that are named by their digests.
+    Plain(PathBuf),
 }
 
 impl Layout {
     fn name(&self) -> String {
         match self {
-            Self::Folder(dir) => dir.display().to_string(),
+            Self::Folder(dir) | Self::Plain(dir) => dir.display().to_string(),
             Self::Archive(archive) => archive.name.clone(),
         }
     }
@@ -26,7 +28,7 @@ impl Layout {
     fn part(&self, name: &str) -> Result<Option<Part>> {
         match self {
             Self::Archive(archive) => Ok(archive.part(name)),
-            Self::Folder(dir) => open(&dir.join(name)),
+            Self::Folder(dir) | Self::Plain(dir) => open(&dir.join(name)),
         }
     }
 
@@ -63,10 +65,25 @@ impl Layout {
         }
     }
 
+    /// The manifest of a plain folder, and what names it.
+    pub(crate) fn manifest(&self) -> Result<(Vec<u8>, Digest)> {
+        let part = self.part("manifest.json")?.ok_or_else(|| {
+            let message =
+                format!("{} has no manifest.json; expected a folder as skopeo's dir: writes it", self.name());
+            Error::new(Kind::NotFound, message)
+        })?;
+        let bytes = part.read(MAX_MANIFEST)?;
+        let digest = Digest::of(&bytes);
+        Ok((bytes, digest))
+    }
+
     /// Where a blob lies.
     pub(crate) fn blob(&self, blob: &Descriptor) -> Result<Part> {
         let wrong = |why: String| Error::new(Kind::Integrity, format!("{}: {why}", self.name()));
-        let part = self.part(&format!("blobs/sha256/{}", blob.digest))?;
+        let part = match self {
+            Self::Plain(_) => self.part(&blob.digest.to_string())?,
+            _ => self.part(&format!("blobs/sha256/{}", blob.digest))?,
+        };
         let part =
             part.ok_or_else(|| wrong(format!("has no blob {}, which the image names", blob.digest)))?;
         if part.len != blob.size {

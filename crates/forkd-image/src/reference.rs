@@ -16,6 +16,8 @@ pub enum ImageSource {
         dir: PathBuf,
         tag: Option<String>,
     },
+    /// In a folder of one image, as skopeo copies it: `dir:DIR`.
+    Folder(PathBuf),
     /// In a tar archive of such a folder: `oci-archive:FILE[:TAG]`.
     LayoutArchive {
         file: PathBuf,
@@ -228,6 +230,9 @@ impl FromStr for ImageSource {
                 rest.parse().map(Self::Registry)
             }
             "oci" => Ok(Self::Layout { dir: need_path("oci:DIR[:TAG]")?, tag }),
+            // Skopeo's has no tags: all of it is a path.
+            "dir" if !rest.is_empty() && !rest.contains('\0') => Ok(Self::Folder(PathBuf::from(rest))),
+            "dir" => Err(usage("'dir:' names no folder; expected dir:DIR".to_owned())),
             "oci-archive" => Ok(Self::LayoutArchive { file: need_path("oci-archive:FILE[:TAG]")?, tag }),
             "docker-archive" => {
                 let file = need_path("docker-archive:FILE[:REFERENCE]")?;
@@ -254,6 +259,7 @@ impl fmt::Display for ImageSource {
         let (transport, path, name) = match self {
             Self::Registry(reference) => return reference.fmt(f),
             Self::Layout { dir, tag } => ("oci", dir, tag.clone()),
+            Self::Folder(dir) => ("dir", dir, None),
             Self::LayoutArchive { file, tag } => ("oci-archive", file, tag.clone()),
             Self::DockerArchive { file, image } => (
                 "docker-archive",
@@ -292,6 +298,7 @@ mod tests {
             ("a__b/c-d.e---f", "docker.io/a__b/c-d.e---f:latest"),
             ("oci:/tmp/x:v1", "oci:/tmp/x:v1"),
             ("oci:dir", "oci:dir"),
+            ("dir:/tmp/a:b", "dir:/tmp/a:b"),
             ("docker-archive:a.tar:busybox", "docker-archive:a.tar:docker.io/library/busybox:latest"),
             ("docker-archive:a.tar:@1", "docker-archive:a.tar:@1"),
             ("oci-archive:a.tar", "oci-archive:a.tar"),
@@ -333,6 +340,7 @@ mod tests {
             "a/../b",
             "docker:x",
             "oci:",
+            "dir:",
             "docker-archive:",
             "docker-archive::x",
             "docker-archive:a:@x",

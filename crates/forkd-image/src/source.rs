@@ -79,6 +79,11 @@ impl Sources {
             ImageSource::Layout { dir, tag } => {
                 in_layout(&Layout::Folder(dir.clone()), tag.as_deref(), &name, platform)?
             }
+            ImageSource::Folder(dir) => {
+                let layout = Layout::Plain(dir.clone());
+                let (bytes, digest) = layout.manifest()?;
+                of_layout(&layout, (bytes, digest, None), &name, platform)?
+            }
             ImageSource::LayoutArchive { file, tag } => {
                 let layout = Layout::Archive(Archive::open(file, &self.cache, env)?);
                 in_layout(&layout, tag.as_deref(), &name, platform)?
@@ -213,15 +218,21 @@ fn descend(
 
 fn in_layout(layout: &Layout, tag: Option<&str>, name: &str, platform: &Platform) -> Result<Resolved> {
     let list = layout.find(tag)?;
-    let read = |d: &Descriptor| {
-        let content_type = Some(d.media_type.clone()).filter(|t| !t.is_empty());
-        Ok((layout.read(d, MAX_MANIFEST)?, d.digest, content_type))
-    };
     let chosen = match list.as_slice() {
         [only] if only.platform.as_ref().is_none_or(|own| platform.accepts(own)) => only,
         list => choose(list, platform, name)?,
     };
-    let (digest, manifest) = descend(read(chosen)?, platform, name, read)?;
+    of_layout(layout, read_document(layout, chosen)?, name, platform)
+}
+
+fn read_document(layout: &Layout, document: &Descriptor) -> Result<Read> {
+    let content_type = Some(document.media_type.clone()).filter(|t| !t.is_empty());
+    Ok((layout.read(document, MAX_MANIFEST)?, document.digest, content_type))
+}
+
+/// The image that a document of a layout leads to.
+fn of_layout(layout: &Layout, first: Read, name: &str, platform: &Platform) -> Result<Resolved> {
+    let (digest, manifest) = descend(first, platform, name, |d| read_document(layout, d))?;
     let config = layout.read(&manifest.config, MAX_CONFIG)?;
     let config = ImageConfig::parse(&config, Some(manifest.layers.len()), name)?;
     let layers = manifest.layers.iter().map(|layer| Ok((layout.blob(layer)?, Some(layer.digest))));

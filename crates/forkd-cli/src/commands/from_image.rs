@@ -9,7 +9,7 @@ use std::time::Duration;
 /// Make a snapshot of a container image: no Docker, no root
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "IMAGE is a registry's (python:3.12-slim, ghcr.io/owner/name@sha256:…), oci:DIR[:TAG], or docker-archive:FILE.\n\
+    after_help = "IMAGE is a registry's (python:3.12-slim, ghcr.io/owner/name@sha256:…), oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE, or dir:DIR.\n\
                   Programs run with the image's environment, folder and user.\n\nExamples:\n  \
                   forkd from-image python:3.12-slim --tag py --warm 'python3 -c \"import json\"'\n  \
                   forkd from-image debian:stable-slim --tag tools --extra git curl\n  \

@@ -78,7 +78,7 @@ fn other_bytes_need_force() {
          --tag to unpack under another name\n"
     );
     assert_eq!(tree(b.dir.path()), before);
-    b.ok(&["unpack", pack, "--force"]);
+    b.ok_noted(&["unpack", pack, "--force"]);
     assert_eq!(sha256(&b.snapshot("t", "memory.bin")), sha256(&a.snapshot("t", "memory.bin")));
 }
 
@@ -95,7 +95,7 @@ fn force_repairs_damage_that_no_time_stamp_shows() {
     std::fs::write(&memory, bytes).unwrap();
     std::fs::File::options().write(true).open(&memory).unwrap().set_modified(time).unwrap();
     b.fails(6, &["verify", "t"]);
-    b.ok(&["unpack", pack.to_str().unwrap(), "--force"]);
+    b.ok_noted(&["unpack", pack.to_str().unwrap(), "--force"]);
     b.ok(&["verify", "t"]);
 }
 
@@ -317,17 +317,34 @@ fn a_chain_takes_nobodys_place() {
     a.ok(&["pack", "--tag", "top", "--out", "chain.pack"]);
     // Somebody's own, under the name of a parent in the pack.
     b.with("base", 9);
-    let before = tree(&b.store());
-    for args in [&["unpack", out.to_str().unwrap()][..], &["unpack", out.to_str().unwrap(), "--force"]] {
-        assert!(b.fails(1, args).contains("'base'"), "{args:?}");
-        assert_eq!(tree(&b.store()), before);
-    }
-    b.ok(&["tag", "base", "mine"]);
+    let pack = out.to_str().unwrap();
+    let own = |user: &User| sha256(&user.snapshot("base", "memory.bin"));
+    let before = own(&b);
+    let told = b.ok(&["unpack", pack]);
+    assert_eq!((own(&b), own(&b) == own(&a)), (before.clone(), false), "{told}");
+    let links = b.json(&["unpack", pack, "--force"])["links"].as_array().unwrap().clone();
+    let other = links[0]["local_tag"].as_str().unwrap().to_owned();
+    assert!(other.starts_with("base-") && other.len() == 17, "{other}");
+    assert_eq!((&links[0]["tag"], &links[1]["parent"]), (&"base".into(), &other.as_str().into()));
+    assert!(links.iter().all(|link| link["outcome"] == "kept"), "a second time all is here: {links:?}");
+    assert_eq!(own(&b), before);
+    b.ok(&["verify", "top"]);
+    assert_eq!(b.json(&["inspect", "top"])["links"][1]["parent"], other.as_str());
+    // A pack of it has the same memory, and unpacks elsewhere.
+    b.ok(&["pack", "--tag", "top", "--out", "again.pack"]);
+    let c = User::new();
+    c.ok(&["unpack", b.path("again.pack").to_str().unwrap()]);
+    assert_eq!(sha256(&c.snapshot(&other, "memory.bin")), own(&a));
+    // It keeps its name where the other has become free.
     b.ok(&["rmi", "base"]);
-    b.ok(&["unpack", out.to_str().unwrap()]);
+    assert_eq!(b.json(&["unpack", pack])["links"][0]["local_tag"], other.as_str());
+    b.ok(&["rmi", "--cascade", &other]);
+    b.ok(&["unpack", pack]);
+    assert_eq!(own(&b), own(&a));
     // What was unpacked and is damaged is mended, parents too.
     std::fs::write(b.snapshot("base", "memory.bin"), "damaged").unwrap();
-    b.ok(&["unpack", out.to_str().unwrap(), "--force"]);
+    let (_, noted) = b.ok_noted(&["unpack", pack, "--force"]);
+    assert_eq!(noted, "'base' will be replaced\n");
     b.ok(&["verify", "top"]);
 }
 

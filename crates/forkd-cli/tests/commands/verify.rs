@@ -21,13 +21,13 @@ fn verify_names_damage_and_exits_with_6() {
     std::fs::write(user.snapshot("own", "forkd.json"), "{").unwrap();
     assert!(user.fails(6, &["verify", "own"]).contains("forkd.json"));
     // An altered description is found, and --force repairs it.
-    user.ok(&["unpack", "p", "--tag", "own", "--force"]);
+    user.ok_noted(&["unpack", "p", "--tag", "own", "--force"]);
     let json = user.snapshot("own", "snapshot.json");
     let text = std::fs::read_to_string(&json).unwrap();
     std::fs::remove_file(&json).unwrap();
     std::fs::write(&json, text.replace("two", "2nd")).unwrap();
     assert_eq!(user.run(&["verify", "own"]).code, 6);
-    user.ok(&["unpack", "p", "--tag", "own", "--force"]);
+    user.ok_noted(&["unpack", "p", "--tag", "own", "--force"]);
     user.ok(&["verify", "own"]);
 }
 

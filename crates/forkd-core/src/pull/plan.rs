@@ -176,7 +176,7 @@ impl<'a> PullPlan<'a> {
 /// Those of the pull itself, where a tag is taken by other bytes.
 fn head_here(context: &PullContext<'_>, manifest: &Manifest) -> Result<Option<Tag>> {
     let unpack = &context.options.unpack;
-    let tags = local_tags(manifest, unpack.tag.as_ref())?;
+    let tags = local_tags(context.store, manifest, unpack.tag.as_ref())?;
     let plan = UnpackPlan::new(context.store, manifest, &tags, unpack)?;
     Ok(tags.into_iter().next_back().filter(|_| plan.changes_nothing()))
 }

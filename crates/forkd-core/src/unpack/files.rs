@@ -10,7 +10,7 @@ use crate::store::record::{Provenance, Record, RecordedFile};
 use crate::store::staged::{RootfsPath, SealedSnapshot, StagedSnapshot, complete};
 use crate::store::workdir::WorkDir;
 use crate::unpack::job::UnpackJob;
-use crate::unpack::plan::{Examine, Outcome};
+use crate::unpack::plan::{Examine, Outcome, local_parent};
 use forkd_format::manifest::{FileEntry, Link, ROOTFS, RootfsSidecar, SNAPSHOT_JSON};
 use forkd_format::reader::FileId;
 use forkd_format::{Digest, PAGE_SIZE, Snapshot};
@@ -57,6 +57,11 @@ impl<'a> StagedPack<'a> {
     /// Stages the links in a work folder; what an earlier run left there is gone on with.
     pub(crate) fn new(job: UnpackJob<'a>, work: &WorkDir) -> Result<Self> {
         let links = &job.manifest.links;
+        for (tag, _) in
+            job.plan.tags.iter().zip(&job.plan.outcomes).filter(|(_, how)| **how == Outcome::Replaced)
+        {
+            job.env.progress.note(&format!("'{tag}' will be replaced"));
+        }
         let stage = |(number, outcome): (usize, &Outcome)| match outcome {
             Outcome::Kept => Ok(None),
             // Of what an earlier run left only the files that frames fill are gone on with.
@@ -251,6 +256,10 @@ impl<'a> StagedPack<'a> {
             };
             let snapshot = description(link, &descriptions[l])?;
             self.examine(l, &snapshot);
+            let snapshot = match local_parent(manifest, &self.job.plan.tags, link) {
+                Some(parent) => snapshot.with("parent_tag", Some(parent.as_str().into())),
+                None => snapshot,
+            };
             let rootfs = if self.sidecar.get().is_some() { RootfsPath::Own } else { RootfsPath::Unnamed };
             sealed.push(staged.seal(&snapshot, rootfs, Some(record))?);
         }

@@ -132,7 +132,10 @@ impl UnpackPlan {
                 continue;
             }
             let difference = match store.load(tag) {
-                Ok(stored) => difference(&stored, link, manifest.rootfs.as_ref(), options.force)?,
+                Ok(stored) => match difference(&stored, link, manifest.rootfs.as_ref(), options.force)? {
+                    None => other_parent(&stored, local_parent(manifest, tags, link)),
+                    found => found,
+                },
                 Err(e) => Some(format!("it cannot be read ({e})")),
             };
             outcomes.push(match difference {
@@ -140,16 +143,11 @@ impl UnpackPlan {
                 Some(_) if options.force && (Some(tag) == head || is_same(store, tag, link)) => {
                     Outcome::Replaced
                 }
-                // Whoever makes packs chooses their links' names: one that was not asked for takes nobody's place.
+                // Somebody else's, under the very name that a parent was to have instead of one that is taken.
                 Some(how) if options.force => {
-                    let message = format!(
-                        "'{tag}', a parent in this pack, is already at {} with other bytes: {how}",
-                        store.dir(tag).display()
-                    );
-                    let hint = format!(
-                        "--force replaces only the head; `forkd rmi {tag}`, or `forkd tag` it anew first"
-                    );
-                    return Err(Error::new(Kind::General, message).hint(hint));
+                    let dir = store.dir(tag).display().to_string();
+                    let message = format!("'{tag}', for a parent in this pack, is already at {dir}: {how}");
+                    return Err(Error::new(Kind::General, message).hint(format!("`forkd rmi {tag}` first")));
                 }
                 Some(how) => {
                     let dir = store.dir(tag);
@@ -199,7 +197,7 @@ impl UnpackPlan {
             tag: link.tag.clone(),
             local_tag: tag.clone(),
             path: store.dir(tag),
-            parent: link.parent_tag.clone(),
+            parent: local_parent(manifest, &self.tags, link).cloned(),
             outcome: *outcome,
         });
         UnpackReport {
@@ -225,11 +223,34 @@ fn is_same(store: &Store, tag: &Tag, link: &Link) -> bool {
     link.files.iter().all(|file| recorded(file) == Some(file.sha256))
 }
 
+/// The tag that a link's parent has in the store.
+pub(crate) fn local_parent<'a>(manifest: &Manifest, tags: &'a [Tag], link: &Link) -> Option<&'a Tag> {
+    let parent = link.parent_tag.as_ref()?;
+    tags.get(manifest.links.iter().position(|other| other.tag == *parent)?)
+}
+
+/// How a stored link differs whose parent is another one.
+fn other_parent(stored: &StoredSnapshot, wanted: Option<&Tag>) -> Option<String> {
+    let found = parent_of(Some(stored)).ok().flatten();
+    if found.as_ref() == wanted {
+        None
+    } else {
+        Some(found.map_or("it has no parent".into(), |tag| format!("its parent is '{tag}'")))
+    }
+}
+
 /// The tags that the links of a pack get in the store.
-pub(crate) fn local_tags(manifest: &Manifest, renamed: Option<&Tag>) -> Result<Vec<Tag>> {
+///
+/// Whoever makes packs chooses their links' names. One that was not asked for takes nobody's place: where its name is somebody else's, it
+/// gets one that tells its content.
+pub(crate) fn local_tags(store: &Store, manifest: &Manifest, renamed: Option<&Tag>) -> Result<Vec<Tag>> {
+    let Some((head, parents)) = manifest.links.split_last() else { return Ok(Vec::new()) };
     match renamed {
-        None => Ok(manifest.links.iter().map(|link| link.tag.clone()).collect()),
-        Some(tag) if manifest.links.len() == 1 => Ok(vec![tag.clone()]),
+        None => {
+            let parents = parents.iter().map(|link| parent_tag(store, link));
+            parents.chain([Ok(head.tag.clone())]).collect()
+        }
+        Some(tag) if parents.is_empty() => Ok(vec![tag.clone()]),
         Some(_) => Err(Error::new(
             Kind::Usage,
             format!(
@@ -238,6 +259,25 @@ pub(crate) fn local_tags(manifest: &Manifest, renamed: Option<&Tag>) -> Result<V
             ),
         )),
     }
+}
+
+/// The tag of a link that is not the head.
+fn parent_tag(store: &Store, link: &Link) -> Result<Tag> {
+    let is_free = |tag: &Tag| !store.contains(tag);
+    let is_this = |tag: &Tag| {
+        let same =
+            |stored: StoredSnapshot| difference(&stored, link, None, false).is_ok_and(|how| how.is_none());
+        is_same(store, tag, link) || store.load(tag).is_ok_and(same)
+    };
+    let told: String = link.files.iter().map(|file| format!("{} {}\n", file.path, file.sha256)).collect();
+    let name = link.tag.as_str();
+    let content = &Digest::of(told.as_bytes()).to_string()[..12];
+    let other: Tag = format!("{}-{content}", &name[..name.len().min(51)])
+        .parse()
+        .map_err(Error::malformed(name.to_owned()))?;
+    // Where an earlier run gave it that name, it keeps it.
+    let own = is_free(&other) && (is_free(&link.tag) || is_this(&link.tag));
+    Ok(if own { link.tag.clone() } else { other })
 }
 
 /// How a stored snapshot differs from a link, or `None` where it has the same bytes.

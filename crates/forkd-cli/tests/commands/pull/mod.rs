@@ -1,6 +1,7 @@
 //! `forkd pull`, of stream packs from a real web server and a folder; its other sides in files of their own.
 
 mod crowd;
+mod dry_run;
 mod faults;
 mod paged;
 mod partial;

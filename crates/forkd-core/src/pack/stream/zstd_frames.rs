@@ -21,7 +21,7 @@ const MAX_SKIPPED: u64 = 256 << 20;
 
 /// Compressed bytes that a stream may have beyond those of its content: a sixteenth of that, for frames and blocks that are small, and this,
 /// for what holds no content at all.
-const MAX_OVERHEAD: u64 = 16 << 20;
+const MAX_OVERHEAD: u64 = 4 << 20;
 
 /// The most compressed bytes that content of so many bytes may take. No encoder writes more; what has no end does.
 pub(crate) fn most_compressed(content: u64) -> u64 {

@@ -57,6 +57,11 @@ pub(crate) fn network(what: &dyn Display, error: &reqwest::Error) -> Error {
         words.push(error.to_string());
         cause = error.source();
     }
+    // Only its words tell this apart from a host that the proxy cannot reach.
+    if words.iter().any(|word| word.contains("SOCKS error: failed to create underlying connection")) {
+        let message = format!("{what}: the SOCKS proxy cannot be reached");
+        return Error::new(Kind::General, message).hint("see ALL_PROXY, HTTP_PROXY and HTTPS_PROXY");
+    }
     let kind = if error.is_builder() || error.is_redirect() { Kind::General } else { Kind::Transient };
     // The last cause may repeat what a server sent.
     let reason = words.pop().unwrap_or_else(|| "the connection failed".into());

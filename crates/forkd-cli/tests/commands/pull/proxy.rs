@@ -62,6 +62,14 @@ fn a_socks_proxy_leads_to_the_hub_and_names_with_ports_pass_it_by() {
     let other = format!("hub.invalid:{}", port.wrapping_add(1).max(1));
     let seen = pull("http://hub.invalid/py.zst", &[proxied, ("NO_PROXY", &other)]);
     assert_eq!((seen.code, asked.load(Ordering::SeqCst) > before), (0, true), "another port: {}", seen.err);
+    let seen = pull(&hub.url("py.zst"), &[("ALL_PROXY", "socks5://127.0.0.1:9")]);
+    assert_eq!(seen.code, 1, "nobody listens there: {}", seen.err);
+    assert!(
+        seen.err
+            .ends_with(": the SOCKS proxy cannot be reached; see ALL_PROXY, HTTP_PROXY and HTTPS_PROXY\n"),
+        "{}",
+        seen.err
+    );
     let seen = pull(&hub.url("py.zst"), &[("HTTP_PROXY", "ftp://user:password@127.0.0.1:1")]);
     assert_eq!(seen.code, 2, "{}", seen.err);
     assert!(

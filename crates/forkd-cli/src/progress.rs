@@ -28,6 +28,16 @@ struct Plain {
     told: Instant,
 }
 
+impl Plain {
+    /// How far it is after so many seconds, and how fast this run goes.
+    fn line(&self, seconds: f64) -> String {
+        let of = self.total.map(|total| format!(" of {}", crate::output::mib(total))).unwrap_or_default();
+        let rate = (self.done - self.resumed) as f64 / seconds;
+        let (done, rate) = (crate::output::mib(self.done), crate::output::mib(rate as u64));
+        format!("{} {done}{of} ({rate}/s)", self.task)
+    }
+}
+
 impl Shown {
     pub(crate) fn new(quiet: bool) -> Self {
         Self { quiet, bar: Mutex::default(), plain: Mutex::default(), resumed: AtomicU64::new(0) }
@@ -85,11 +95,7 @@ impl Progress for Shown {
             plain.done += bytes;
             if plain.told.elapsed() >= EVERY {
                 plain.told = Instant::now();
-                let of =
-                    plain.total.map(|total| format!(" of {}", crate::output::mib(total))).unwrap_or_default();
-                let rate = (plain.done - plain.resumed) as f64 / plain.begun.elapsed().as_secs_f64();
-                let done = crate::output::mib(plain.done);
-                print(&format!("{} {done}{of} ({}/s)", plain.task, crate::output::mib(rate as u64)));
+                print(&plain.line(plain.begun.elapsed().as_secs_f64()));
             }
         }
     }
@@ -118,4 +124,25 @@ fn print(line: &str) {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_here_from_before_is_done_and_says_nothing_of_the_pace() {
+        let shown = Shown::new(false);
+        let now = Instant::now();
+        let task = "pulling".to_owned();
+        *lock(&shown.plain) =
+            Some(Plain { task, total: Some(500 << 20), done: 0, resumed: 0, begun: now, told: now });
+        shown.resume(400 << 20);
+        // Those bytes are told once more, in parts, and some with those that come.
+        for mib in [300, 101, 19] {
+            shown.advance(mib << 20);
+        }
+        let line = lock(&shown.plain).as_ref().unwrap().line(10.0);
+        assert_eq!(line, "pulling 420.0 MiB of 500.0 MiB (2.0 MiB/s)");
+    }
 }

@@ -179,7 +179,9 @@ fn paged_facts(
         files.push(FrameFacts { name: header.member(file), stored, zero, ..FrameFacts::default() });
     }
     let bases = header.manifest.bases.iter().map(|base| base.size);
-    let sources: Vec<u64> = bases.chain(header.index.files.iter().map(|table| table.size)).collect();
+    // A description is in no file that could be referred to.
+    let own = header.manifest.files().map(|(_, file)| if file.path == SNAPSHOT_JSON { 0 } else { file.size });
+    let sources: Vec<u64> = bases.chain(own).collect();
     for (file, number, frame) in header.index.stored() {
         env.cancel.check()?;
         let mut bytes = vec![0; frame.len as usize];

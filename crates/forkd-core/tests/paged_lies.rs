@@ -75,6 +75,11 @@ fn refused(pack: &[u8], expected: &str) {
     assert_eq!(home.tree(), before, "{error}: the tree changed");
     let file = home.file(pack);
     assert!(forkd_core::verify_file(&home.store, &file, None, env()).is_err());
+    // What a plan leads to is seen without decoding anything.
+    if ["which has", "which is none"].iter().any(|words| expected.contains(words)) {
+        let error = forkd_core::inspect_file(&file, env()).unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+    }
 }
 
 #[test]

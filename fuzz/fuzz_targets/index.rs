@@ -1,7 +1,7 @@
 //! An index that is accepted is written as it was read, but for what nothing depends on; and takes no more room than files of its
 //! sizes may.
 #![no_main]
-use forkd_format::paged::{FileFrames, Index, SKIPPABLE_HEADER, StoredFrame, FrameHash, frame_count};
+use forkd_format::paged::{FileFrames, FrameHash, Index, SKIPPABLE_HEADER, StoredFrame, frame_count};
 
 // The first byte says how many files there are and three bytes each how large they are; the index follows.
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
@@ -11,7 +11,10 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         return;
     }
     let (sizes, index) = rest.split_at(count * 3);
-    let sizes: Vec<u64> = sizes.chunks(3).map(|size| u64::from(size[0]) << 16 | u64::from(size[1]) << 8 | u64::from(size[2])).collect();
+    let sizes: Vec<u64> = sizes
+        .chunks(3)
+        .map(|size| u64::from(size[0]) << 16 | u64::from(size[1]) << 8 | u64::from(size[2]))
+        .collect();
     // The roots are those of whatever the index holds: the fuzzer makes no hashes.
     let Some(files) = roots(index, &sizes) else { return };
     let declared: Vec<_> = files.iter().map(|file| (file.size, file.root())).collect();

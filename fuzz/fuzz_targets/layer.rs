@@ -16,7 +16,8 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         }
     };
     let extra = ExtraFile { path: "/etc/forkd/image".into(), mode: 0o644, contents: b"x".to_vec() };
-    let options = DiskOptions { size: Some(4 << 20), extra: vec![extra] };
+    let folders = vec!["/etc/passwd/x".into(), "/data/./deep".into()];
+    let options = DiskOptions { size: Some(4 << 20), folders, extra: vec![extra] };
     let env = Env { progress: &Silent, cancel: &Cancel::default(), jobs: 1 };
     let file = tempfile::tempfile_in("/dev/shm").unwrap();
     let _ = build_disk(&[layer(lower), layer(upper)], &file, &options, env);

@@ -18,7 +18,10 @@ fn read(bytes: &[u8], step: usize) -> Option<u64> {
         }
     }
     reader.finish().ok()?;
-    assert_eq!(seen, reader.manifest()?.links.iter().flat_map(|link| &link.files).map(|file| file.size).sum::<u64>());
+    assert_eq!(
+        seen,
+        reader.manifest()?.links.iter().flat_map(|link| &link.files).map(|file| file.size).sum::<u64>()
+    );
     Some(seen)
 }
 

@@ -14,7 +14,11 @@ static SOURCES: LazyLock<Vec<File>> = LazyLock::new(|| {
         }
         file
     };
-    vec![file(4 * 4096, &[(0, "a"), (1, "bc"), (2, "def"), (3, "ghij")]), file(0, &[]), file(9000, &[(0, "warm heap ")])]
+    vec![
+        file(4 * 4096, &[(0, "a"), (1, "bc"), (2, "def"), (3, "ghij")]),
+        file(0, &[]),
+        file(9000, &[(0, "warm heap ")]),
+    ]
 });
 
 // The first three bytes say how long the frame is.

@@ -28,7 +28,8 @@ fn a_chain_travels_and_forks() {
     assert_eq!(info["links"].as_array().unwrap().len(), 4);
     user.ok(&["verify", "three"]);
     assert!(user.fails(1, &["rmi", "one"]).contains("'two'"));
-    user.ok(&["pack", "--tag", "three", "--out", "chain.pack"]);
+    let (_, noted) = user.ok_noted(&["pack", "--tag", "three", "--out", "chain.pack"]);
+    assert!(noted.contains("each of # links carries its whole disk"), "{noted}");
 
     let other = User::new();
     std::fs::rename(user.path("chain.pack"), other.path("chain.pack")).unwrap();

@@ -31,8 +31,8 @@ pub struct PushReport {
     pub upload_time: Duration,
 }
 
-/// Packs into a temporary file in `temp` and uploads it, where there is somebody who may take it. The file is removed however this ends; what a killed push left there is
-/// removed by the next. `packed` is told when the pack is made.
+/// Packs into a temporary file in `temp` and uploads it, where there is somebody who may take it. The file is removed however this
+/// ends; what a killed push left there is removed by the next. `packed` is told when the pack is made.
 ///
 /// # Errors
 /// As [`crate::pack()`] and [`Remote::put`].

@@ -8,6 +8,12 @@ use std::sync::Arc;
 /// The mode of folders that a group shares: what is made in them is the group's.
 pub const SHARED_DIR: u32 = 0o2770;
 
+/// A mode that lets the group do what the owner may.
+#[must_use]
+pub fn for_group(mode: u32) -> u32 {
+    mode | (mode & 0o700) >> 3
+}
+
 /// A call that changes the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Call {
@@ -71,7 +77,7 @@ impl DiskIo {
 
     /// What a mode becomes, where it is for a group too.
     fn mode(&self, mode: u32) -> u32 {
-        if self.shared { mode | (mode & 0o700) >> 3 } else { mode }
+        if self.shared { for_group(mode) } else { mode }
     }
 
     fn ask(&self, call: Call, path: &Path) -> io::Result<()> {

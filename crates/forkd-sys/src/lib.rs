@@ -8,7 +8,7 @@ mod socket;
 mod sparse;
 
 pub use child::{die_with_parent, inherit, join_cgroup, kill, new_session, small_pages, terminate, user_id};
-pub use disk::{Call, DiskIo, Probe, SHARED_DIR, create_private_dirs};
+pub use disk::{Call, DiskIo, Probe, SHARED_DIR, create_private_dirs, for_group};
 pub use lock::{LockKind, NO_FOLLOW, try_lock};
 pub use socket::connect;
 pub use sparse::{

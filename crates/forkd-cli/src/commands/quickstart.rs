@@ -91,7 +91,7 @@ pub(crate) fn run(args: &QuickstartArgs, context: &Context<'_>) -> Result<()> {
 /// Whoever else has made a snapshot of that name keeps it, and does not see it forked for another.
 fn require_ours(store: &Store, tag: &Tag) -> Result<()> {
     let record = store.load(tag).ok().and_then(|stored| stored.record);
-    if record.and_then(|record| record.source).is_some_and(|source| source.name == NAME) {
+    if record.and_then(|record| record.source).is_some_and(|source| is_ours(&source.name)) {
         return Ok(());
     }
     let message = format!(
@@ -99,6 +99,11 @@ fn require_ours(store: &Store, tag: &Tag) -> Result<()> {
     );
     let hint = format!("`forkd rmi {tag}`; to keep it, `forkd tag {tag} <OTHER>` first");
     Err(Error::new(Kind::General, message).hint(hint).into())
+}
+
+/// Whether a pull of ours is recorded so: by the reference, with its version.
+fn is_ours(source: &str) -> bool {
+    source.split('@').next() == Some(NAME)
 }
 
 /// Sees that what is needed is there; installs it where the user says so.
@@ -218,6 +223,12 @@ fn shown(words: &[&str]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_it_pulled_is_known_again() {
+        let pulled: forkd_format::Reference = NAME.parse().unwrap();
+        assert!(is_ours(&pulled.to_string()) && !is_ours("quickstart/python-numpy-2@latest"));
+    }
 
     #[test]
     fn the_recipe_comes_with_all_its_files() {

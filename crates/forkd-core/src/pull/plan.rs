@@ -11,7 +11,7 @@ use crate::pull::context::{PullContext, settle};
 use crate::pull::paged;
 use crate::pull::probe::{HeaderProbe, PackProbe, probe};
 use crate::pull::ranges::needs;
-use crate::pull::stream::{self, PartialPack};
+use crate::pull::stream::{self, OpenStream, PartialPack};
 use crate::store::by_content::{self, LocalBlocks};
 use crate::store::by_source::already_here;
 use crate::store::workdir::WorkDir;
@@ -234,10 +234,13 @@ impl<'a> OfferFetch<'a, '_> {
             }
         };
         let kept = download.as_ref().map(PartialPack::open).transpose()?;
-        let resumed = kept.as_ref().map_or(0, |kept| kept.len);
+        let mut resumed = 0;
         let known_stream = self.offer.claim.is_paged() == Some(false);
         let found = match kept {
-            Some(kept) if kept.len > 0 || known_stream => self.open_stream(kept).map(|found| (found, None)),
+            Some(kept) if kept.len > 0 || known_stream => self.open_stream(kept).map(|(found, len)| {
+                resumed = len;
+                (found, None)
+            }),
             kept => self.open(kept),
         };
         let (found, here) = match found {
@@ -262,14 +265,15 @@ impl<'a> OfferFetch<'a, '_> {
     }
 
     /// Opens a stream pack, or what is taken for one, behind what is here of it, if anything.
-    fn open_stream(&self, kept: PartialPack) -> Result<PackProbe<'a>> {
-        let (stream, copy, size) = stream::open(self.context, self.offer, kept)?;
+    /// Tells how many bytes of it are used.
+    fn open_stream(&self, kept: PartialPack) -> Result<(PackProbe<'a>, u64)> {
+        let OpenStream { stream, validator, size, resumed } = stream::open(self.context, self.offer, kept)?;
         if stream.manifest().format().is_paged() {
             // Its beginning was kept before its format was known; what is gone on with there is its frames.
             drop(stream);
-            return probe(self.context, self.offer, None, None);
+            return Ok((probe(self.context, self.offer, None, None)?, 0));
         }
-        Ok(PackProbe::Stream(Box::new(stream), copy, size))
+        Ok((PackProbe::Stream(Box::new(stream), validator, size), resumed))
     }
 
     /// Opens a pack of which nothing is here, unless a server still has the copy that gave what is here; that too, then.

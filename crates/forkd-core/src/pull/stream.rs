@@ -59,8 +59,16 @@ impl PartialPack {
     }
 }
 
-/// A stream pack, from where it was opened on, of which copy it is, and its size in bytes, where that is known.
-pub(crate) type OpenStream<'a> = (PackStream<CheckedBody<'a>>, Validator, Option<u64>);
+/// A stream pack, from where it was opened on.
+pub(crate) struct OpenStream<'a> {
+    pub(crate) stream: PackStream<CheckedBody<'a>>,
+    /// Which copy it is.
+    pub(crate) validator: Validator,
+    /// In bytes, where that is known.
+    pub(crate) size: Option<u64>,
+    /// Bytes of it that an earlier run brought; none of another copy.
+    pub(crate) resumed: u64,
+}
 
 /// Opens a stream pack behind what is here of it, if anything.
 pub(crate) fn open<'a>(
@@ -97,10 +105,10 @@ pub(crate) fn open<'a>(
         context.env.progress.start("pulling", size);
         context.env.progress.resume(kept.len);
     }
-    let copy = kept.validator.clone();
+    let (validator, resumed) = (kept.validator.clone(), kept.len);
     let body = TeeReader::new(context, kept, body, Arc::new(AtomicBool::new(true)));
     let body = CheckedBody::new(Box::new(body), &name, expected, context.env.progress, context.env.cancel);
-    Ok((PackStream::open(body, &name, context.env)?, copy, size))
+    Ok(OpenStream { stream: PackStream::open(body, &name, context.env)?, validator, size, resumed })
 }
 
 /// First the bytes that are here, then those that come, which are kept too.

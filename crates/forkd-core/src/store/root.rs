@@ -160,7 +160,8 @@ impl Store {
         let mut tags = Vec::new();
         for entry in entries {
             let entry = entry.map_err(Error::io("read", &dir))?;
-            tags.extend(entry.file_name().to_str().and_then(|name| name.parse::<Tag>().ok()));
+            let tag = entry.file_name().to_str().and_then(|name| name.parse::<Tag>().ok());
+            tags.extend(tag.filter(|tag| self.dir(tag).is_dir()));
         }
         tags.sort();
         Ok(tags)

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::store::root::Store;
-use forkd_sys::SHARED_DIR;
+use forkd_sys::{SHARED_DIR, for_group};
 use serde::Serialize;
 use std::fs::{self, Metadata, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -63,8 +63,7 @@ impl Store {
 fn open(path: &Path, group: u32) -> Result<()> {
     set(path, |path, metadata| {
         chown(path, None, Some(group))?;
-        let mode = metadata.mode() & 0o7777;
-        let shared = if metadata.is_dir() { SHARED_DIR } else { mode | (mode & 0o700) >> 3 };
+        let shared = if metadata.is_dir() { SHARED_DIR } else { for_group(metadata.mode() & 0o7777) };
         fs::set_permissions(path, Permissions::from_mode(shared))
     })
 }

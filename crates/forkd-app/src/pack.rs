@@ -24,6 +24,8 @@ pub struct PackRequest {
     pub base_image: Option<String>,
     /// zstd's level, 1 to 22.
     pub level: i32,
+    /// How deep frames may need each other (paged packs only).
+    pub depth: u8,
     /// Where none is named, that which 0.5.x hosts read.
     pub format: Option<PackFormat>,
     /// Snapshots whose files frames may refer to (paged packs only).
@@ -98,6 +100,7 @@ impl App<'_> {
             description: request.description.clone(),
             base_image: request.base_image.clone(),
             level: request.level,
+            depth: request.depth,
             created_at: self.settings.timestamp.clone(),
             format: request.format,
             bases,

@@ -6,7 +6,7 @@ use crate::store::record::Provenance;
 use crate::store::root::Store;
 use crate::store::stored::{missing_file, parent_of};
 use forkd_format::manifest::{Base, RootfsSidecar, SNAPSHOT_JSON};
-use forkd_format::paged::{Plan, RunKind, frame_len, parse_data_frame};
+use forkd_format::paged::{Plan, RunKind, StoredFrame, parse_data_frame};
 use forkd_format::{Digest, Manifest, PAGE_SIZE, PackFormat, Tag};
 use serde::{Serialize, Serializer};
 use std::io::Read;
@@ -48,6 +48,10 @@ pub struct Inspection {
 pub struct PagedFacts {
     /// Its files in order.
     pub files: Vec<FrameFacts>,
+    /// The pages that a fork needs first.
+    pub working_set: SetFacts,
+    /// How deep frames need each other.
+    pub depth: u32,
     /// What a registry says of it.
     pub artifact: ArtifactFacts,
 }
@@ -65,6 +69,16 @@ pub struct ArtifactFacts {
     pub head_bytes: u64,
     /// Files that frames refer to and it does not hold.
     pub bases: Vec<Base>,
+}
+
+/// The working set of a version 3 pack.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SetFacts {
+    /// Its pages; 0 where nothing was recorded.
+    pub pages: usize,
+    /// Bytes that they take in the pack.
+    #[serde(rename = "stored_bytes")]
+    pub bytes: u64,
 }
 
 /// The frames of one file.
@@ -87,6 +101,12 @@ pub struct FrameFacts {
     pub copied_pages: u64,
     /// Pages of others that stored ones are compressed with.
     pub similar_pages: u64,
+    /// How deep its frames need others.
+    pub depth: u32,
+    /// Bytes of a frame and of all that it needs, on average; `None` where they need too many to be counted.
+    pub mean_closure_bytes: Option<u64>,
+    /// The same, at most.
+    pub largest_closure_bytes: Option<u64>,
 }
 
 /// One link.
@@ -173,27 +193,41 @@ fn paged_facts(
     env: Env<'_>,
 ) -> Result<PagedFacts> {
     let mut files: Vec<FrameFacts> = Vec::new();
-    for (file, table) in header.index.files.iter().enumerate() {
+    let set = &header.index.set.frames;
+    for (file, table) in header.index.files.iter().chain([set]).enumerate() {
         let stored = table.frames.iter().flatten().count();
         let zero = table.frames.len() - stored;
-        files.push(FrameFacts { name: header.member(file), stored, zero, ..FrameFacts::default() });
+        files.push(FrameFacts {
+            name: header.member(file),
+            stored,
+            zero,
+            mean_closure_bytes: Some(0),
+            ..FrameFacts::default()
+        });
     }
     let bases = header.manifest.bases.iter().map(|base| base.size);
     // A description is in no file that could be referred to.
     let own = header.manifest.files().map(|(_, file)| if file.path == SNAPSHOT_JSON { 0 } else { file.size });
-    let sources: Vec<u64> = bases.chain(own).collect();
-    for (file, number, frame) in header.index.stored() {
+    let sources: Vec<u64> = bases.chain(own).chain([set.size]).collect();
+    let mut closures = Closures::default();
+    for id in 0..header.frames() {
         env.cancel.check()?;
+        let (frame, (file, _)) = (header.stored(id), header.place(id));
         let mut bytes = vec![0; frame.len as usize];
         read_exact(frames, &mut bytes, name)?;
-        let len = frame_len(header.index.files[file].size, number);
         let pages = |source: usize| {
             let known = sources.get(source)? / PAGE_SIZE as u64;
-            header.pages_before((file, number), source, known)
+            header.pages_before(id, source, known)
         };
-        let plan = parse_data_frame(&bytes).and_then(|body| Plan::parse(body, len, pages));
-        let (plan, _) = plan.map_err(Error::malformed(format!("{name}: {}", files[file].name)))?;
+        let plan = parse_data_frame(&bytes).and_then(|body| Plan::parse(body, header.len(id), pages));
+        let checked = plan.and_then(|(plan, _)| header.needs(id, &plan).map(|_| plan));
+        let plan = checked.map_err(Error::malformed(format!("{name}: {}", files[file].name)))?;
+        closures.add(frame);
         let facts = &mut files[file];
+        facts.depth = facts.depth.max(closures.depth(id));
+        facts.largest_closure_bytes = facts.largest_closure_bytes.max(closures.bytes(id));
+        facts.mean_closure_bytes =
+            facts.mean_closure_bytes.zip(closures.bytes(id)).map(|(sum, more)| sum + more);
         facts.bytes += u64::from(frame.len);
         let data = plan.runs.iter().filter(|run| run.kind == RunKind::Data);
         facts.data_pages += data.map(|run| run.count as u64).sum::<u64>();
@@ -201,6 +235,11 @@ fn paged_facts(
             *if similar { &mut facts.similar_pages } else { &mut facts.copied_pages } += run.count as u64;
         }
     }
+    for facts in &mut files {
+        facts.mean_closure_bytes = facts.mean_closure_bytes.map(|sum| sum / facts.stored.max(1) as u64);
+    }
+    let working_set = files.pop().unwrap_or_default();
+    let depth = files.iter().map(|file| file.depth).max().unwrap_or(0);
     let bases = header.manifest.bases.iter().filter(|base| !base.is_unused());
     let artifact = ArtifactFacts {
         format: PackFormat::Paged,
@@ -209,7 +248,55 @@ fn paged_facts(
         head_bytes: header.index.header_len,
         bases: bases.cloned().collect(),
     };
-    Ok(PagedFacts { files, artifact })
+    let pages = header.set.pages().len();
+    Ok(PagedFacts { files, working_set: SetFacts { pages, bytes: working_set.bytes }, depth, artifact })
+}
+
+/// Frames that are counted for all closures together, so that a stranger's pack costs little.
+const COUNTED: usize = 4 << 20;
+
+/// What must come before each frame, as far as the frames are known.
+#[derive(Default)]
+struct Closures {
+    frames: Vec<Closure>,
+    counted: usize,
+}
+
+struct Closure {
+    /// `None` where they were too many.
+    needs: Option<Vec<u32>>,
+    depth: u32,
+    len: u32,
+}
+
+impl Closures {
+    fn add(&mut self, frame: &StoredFrame) {
+        let below = || frame.needs.iter().map(|need| &self.frames[*need as usize]);
+        let depth = below().map(|closure| closure.depth + 1).max().unwrap_or(0);
+        let mut needs = Some(frame.needs.to_vec());
+        for closure in below() {
+            needs = needs.zip(closure.needs.as_ref()).map(|(mut all, more)| {
+                all.extend(more);
+                all.sort_unstable();
+                all.dedup();
+                all
+            });
+        }
+        let needs = needs.filter(|needs| self.counted + needs.len() <= COUNTED);
+        self.counted += needs.as_ref().map_or(0, Vec::len);
+        self.frames.push(Closure { needs, depth, len: frame.len });
+    }
+
+    fn depth(&self, id: usize) -> u32 {
+        self.frames[id].depth
+    }
+
+    /// Bytes of the frame and of all that it needs.
+    fn bytes(&self, id: usize) -> Option<u64> {
+        let needs = self.frames[id].needs.as_ref()?;
+        let with = needs.iter().map(|need| u64::from(self.frames[*need as usize].len));
+        Some(u64::from(self.frames[id].len) + with.sum::<u64>())
+    }
 }
 
 fn of_manifest(manifest: &Manifest, pack_size: Option<u64>) -> Inspection {

@@ -30,7 +30,8 @@ pub use env::{Cancel, Env, Progress, Silent};
 pub use error::{Error, Kind, Result};
 pub use images::{SnapshotList, SnapshotSummary, images};
 pub use inspect::{
-    ArtifactFacts, FileFacts, FrameFacts, Inspection, LinkFacts, PagedFacts, inspect_file, inspect_tag,
+    ArtifactFacts, FileFacts, FrameFacts, Inspection, LinkFacts, PagedFacts, SetFacts, inspect_file,
+    inspect_tag,
 };
 pub use pack::computed_id::ComputedId;
 pub use pack::options::{PackOptions, PackReport};

@@ -3,7 +3,7 @@
 use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::pack::paged::page_source::PageSource;
-use crate::pack::paged::search::{PageRef, Search};
+use crate::pack::paged::search::Search;
 use forkd_format::PAGE_SIZE;
 use std::fs::File;
 use std::path::Path;
@@ -30,7 +30,7 @@ pub fn search(target: &Path, references: &[&Path], env: Env<'_>) -> Result<Searc
     let open = |path: &&Path| {
         let file = File::open(path).map_err(Error::io("open", path))?;
         let size = file.metadata().map_err(Error::io("open", path))?.len();
-        Ok(PageSource { file: Some(file), path: path.to_path_buf(), size })
+        Ok(PageSource::file(file, path.to_path_buf(), size))
     };
     let sources = references.iter().map(open).collect::<Result<Vec<_>>>()?;
     let begun = Instant::now();
@@ -40,8 +40,8 @@ pub fn search(target: &Path, references: &[&Path], env: Env<'_>) -> Result<Searc
     let begun = Instant::now();
     for page in bytes.chunks_exact(PAGE_SIZE).filter(|page| !forkd_sys::is_zero(page)) {
         figures.pages += 1;
-        let found: Vec<PageRef> = search.find(page, |_| true, 3);
-        figures.found += u64::from(!found.is_empty());
+        let found = search.candidates(page, Some);
+        figures.found += u64::from(!found.found.is_empty());
     }
     figures.search = begun.elapsed();
     Ok(figures)

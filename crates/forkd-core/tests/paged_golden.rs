@@ -9,8 +9,11 @@ use forkd_core::PackOptions;
 use forkd_format::PackFormat;
 use forkd_testing::{Fixture, fixture, sha256};
 
-/// The pack of the snapshot below, made by forkd 0.6.0.
+/// The pack of the snapshot below, of the second edition.
 const GOLDEN: &[u8] = include_bytes!("golden/mini.v3.forkd-snapshot");
+
+/// The same of the first edition, which no hub ever held.
+const FIRST_EDITION: &[u8] = include_bytes!("golden/mini.v3.first-edition.forkd-snapshot");
 
 /// SHA-256 of the files in it, written down when it was made.
 const FILES: [(&str, &str); 3] = [
@@ -31,8 +34,19 @@ fn mini() -> Home {
         rootfs: Some(70_000),
         parent: None,
     };
-    fixture(home.dir.path(), &made);
+    let dir = fixture(home.dir.path(), &made);
+    let set = br#""working_set":[["memory",3,2],["rootfs",1,1],["memory",0,1],["memory",256,4]],"#;
+    let text = std::fs::read(dir.join("snapshot.json")).unwrap();
+    std::fs::write(dir.join("snapshot.json"), [b"{", &set[..], &text[1..]].concat()).unwrap();
     home
+}
+
+#[test]
+fn a_pack_of_the_first_edition_is_refused_clearly() {
+    let error = Home::new().unpack(FIRST_EDITION).unwrap_err();
+    assert_eq!(error.kind(), forkd_core::Kind::Integrity);
+    assert!(error.to_string().contains("first edition of format 3"), "{error}");
+    assert!(error.to_string().contains("pack the snapshot again"), "{error}");
 }
 
 #[test]

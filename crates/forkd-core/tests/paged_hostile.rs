@@ -144,7 +144,7 @@ fn by_hand() -> PackParts {
     let mut memory = FileParts::plain("memory.bin", &[&first[..], &second].concat());
     let zstd = zstd_part_after(&first[2 * PAGE..3 * PAGE], &second[PAGE..]);
     let plan = plan(&[(1, 2, 2)], &[PlanRun::Copy(1, 2, 1), PlanRun::Data(2)]);
-    memory.frames[1] = Some(FrameParts::of(&second, &plan, &zstd));
+    memory.frames[1] = Some(FrameParts::of(&second, &plan, &zstd).needing(&[2]));
     PackParts::new(FileParts::plain("vmstate", &noise(2, 100)), memory)
 }
 

@@ -28,6 +28,9 @@ fn first() -> Vec<u8> {
     frame
 }
 
+/// The place in the pack of the first frame of memory.
+const FIRST: u64 = 2;
+
 /// Two pages copied from the first frame, and one that is much like another of it.
 fn second() -> Vec<u8> {
     let first = first();
@@ -42,7 +45,7 @@ fn second_frame() -> FrameParts {
     let plan = plan(&[(1, MEMORY, 5)], &[PlanRun::Copy(2, MEMORY, 2), PlanRun::Data(1), PlanRun::Zero(253)]);
     let zstd = zstd_part_after(&first[5 * PAGE..6 * PAGE], &content[2 * PAGE..3 * PAGE]);
     assert!(zstd.len() < 100, "the prefix is not used");
-    FrameParts::of(&content, &plan, &zstd)
+    FrameParts::of(&content, &plan, &zstd).needing(&[FIRST])
 }
 
 fn memory() -> Vec<u8> {
@@ -59,7 +62,7 @@ fn honest() -> PackParts {
 /// The honest pack with another second frame of its memory.
 fn with_second(frame: FrameParts) -> Vec<u8> {
     let mut pack = honest();
-    pack.files[2].frames[1] = Some(frame);
+    pack.files[2].frames[1] = Some(frame.needing(&[FIRST]));
     pack.bytes()
 }
 
@@ -110,7 +113,9 @@ fn plans_that_lead_elsewhere_are_refused() {
     refused(&copied(MEMORY, 1 << 52), "which has 256");
     refused(&copied(MEMORY, u64::MAX), "plan");
     refused(&copied(MEMORY, 1 << 63), "plan");
-    refused(&copied(3, 0), "source 3, which is none");
+    // Behind the files comes the working set, which has no page here.
+    refused(&copied(3, 0), "which has 0");
+    refused(&copied(4, 0), "source 4, which is none");
     refused(&copied(1 << 40, 0), "which is none");
     refused(&copied(u64::MAX, 0), "which is none");
     // The description and what is shorter than a page are no sources.
@@ -140,7 +145,7 @@ fn plans_that_lead_elsewhere_are_refused() {
     };
     Home::new().unpack(&prefix(250, MEMORY, 6)).unwrap();
     refused(&prefix(251, MEMORY, 6), "which has 256");
-    refused(&prefix(1, 3, 0), "which is none");
+    refused(&prefix(1, 3, 0), "which has 0");
     refused(&prefix(0, MEMORY, 0), "empty or too long");
     refused(&prefix(1024, MEMORY, 0), "empty or too long");
     refused(&prefix(u64::MAX, MEMORY, 0), "empty or too long");
@@ -264,7 +269,9 @@ fn an_index_that_lies_is_refused() {
     Home::new().unpack(&edited(&|_| {})).unwrap();
     refused(&put(0, b"forkdix4"), "does not begin");
     refused(&put(8, &[0, 0, 0, 0]), "its header has 0");
-    refused(&put(8, &[72, 0, 0, 0]), "index");
+    refused(&put(8, &[80, 0, 0, 0]), "index");
+    refused(&put(12, &[0]), "first edition");
+    refused(&put(12, &[3]), "a newer forkd may read it");
     refused(&put(8, &[0xf8, 0xff, 0xff, 0xff]), "its header has");
     refused(&put(16, &[1]), "a newer forkd may read it");
     refused(&put(23, &[0x80]), "a newer forkd may read it");
@@ -278,19 +285,21 @@ fn an_index_that_lies_is_refused() {
     refused(&put(56, &[0, 0, 1]), "pages of");
     refused(&put(60, &[0; 4]), "frames of");
     // The first file's bitmap, its entry, and the lengths of the last.
-    refused(&put(64, &[0]), "root");
-    refused(&put(64, &[3]), "behind the end");
-    refused(&put(65, &[0xaa; 32]), "root");
-    refused(&put(len - 4, &[0xff; 4]), "are read");
-    refused(&put(len - 4, &[0, 0, 0, 0]), "are read");
+    refused(&put(72, &[0]), "root");
+    refused(&put(72, &[3]), "behind the end");
+    refused(&put(73, &[0xaa; 32]), "root");
+    refused(&put(len - 5, &[0xff; 4]), "are read");
+    refused(&put(len - 5, &[0, 0, 0, 0]), "are read");
+    refused(&put(len - 1, &[33]), "at most 32 are read");
+    refused(&put(len - 1, &[1]), "cut off");
     refused(&edited(&|index| index.push(0)), "bytes of index");
     refused(&edited(&|index| index.truncate(len - 1)), "cut off");
     refused(&edited(&|index| index.truncate(20)), "index");
     refused(&edited(&|index| index.clear()), "index");
     // Lengths that make up for each other.
     let shift = edited(&|index| {
-        index[len - 4] += 1;
-        index[len - 48] -= 1;
+        index[len - 5] += 1;
+        index[len - 51] -= 1;
     });
     refused(&shift, "does not begin as the index says");
     let room =

@@ -1,5 +1,6 @@
 use crate::digest::Digest;
 use crate::error::FormatError;
+use crate::paged::WorkingSet;
 use crate::sizes::PAGE_SIZE;
 use crate::tag::Tag;
 use serde_json::{Map, Value};
@@ -27,6 +28,26 @@ pub struct ParentLink {
     pub tag: Tag,
     /// SHA-256 of the parent's `memory.bin`, where the snapshot names one.
     pub content_hash: Option<Digest>,
+}
+
+/// A file of a running machine, as its working set names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum NeededFile {
+    /// The guest's memory; of a chain, assembled.
+    Memory,
+    /// The root disk.
+    Rootfs,
+}
+
+/// Pages of a file that a fork needs one after another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NeededRun {
+    /// Where they are.
+    pub file: NeededFile,
+    /// The first one, in pages of [`PAGE_SIZE`].
+    pub first: u64,
+    /// How many, from 1.
+    pub count: u64,
 }
 
 impl Snapshot {
@@ -61,6 +82,7 @@ impl Snapshot {
         let snapshot = Self(map);
         snapshot.parent()?;
         snapshot.zero_pages()?;
+        snapshot.working_set()?;
         for name in FROZEN_FILES {
             snapshot.frozen_file(name)?;
         }
@@ -98,6 +120,64 @@ impl Snapshot {
             found.push((first, count));
         }
         Ok(found)
+    }
+
+    /// The pages that a fork needs first, in that order; that they lie inside the files is not known here.
+    ///
+    /// # Errors
+    /// [`FormatError::Snapshot`] where the list is something else.
+    pub fn working_set(&self) -> Result<Vec<NeededRun>, FormatError> {
+        let wrong = |found: &Value| {
+            let expected = "expected an array of [\"memory\" or \"rootfs\", page, count], found";
+            FormatError::Snapshot(format!("'working_set': {expected} {}", short(found)))
+        };
+        let runs = match self.0.get("working_set") {
+            None | Some(Value::Null) => return Ok(Vec::new()),
+            Some(Value::Array(runs)) => runs,
+            Some(other) => return Err(wrong(other)),
+        };
+        let mut found = Vec::with_capacity(runs.len());
+        let mut total = 0;
+        for run in runs {
+            let parse = |fields: &[Value]| match fields {
+                [file, first, count] => {
+                    let file = match file.as_str()? {
+                        "memory" => NeededFile::Memory,
+                        "rootfs" => NeededFile::Rootfs,
+                        _ => return None,
+                    };
+                    Some(NeededRun { file, first: first.as_u64()?, count: count.as_u64()? })
+                }
+                _ => None,
+            };
+            let run = run.as_array().and_then(|fields| parse(fields)).ok_or_else(|| wrong(run))?;
+            total = run.count.saturating_add(total);
+            let end = run.first.checked_add(run.count);
+            if run.count == 0
+                || total > WorkingSet::MAX_PAGES
+                || end.is_none_or(|end| end > u64::MAX / PAGE_SIZE as u64)
+            {
+                let message =
+                    format!("'working_set': more than {} pages, or none in a run", WorkingSet::MAX_PAGES);
+                return Err(FormatError::Snapshot(message));
+            }
+            found.push(run);
+        }
+        Ok(found)
+    }
+
+    /// A copy with another working set; none where it is empty.
+    #[must_use]
+    pub fn with_working_set(&self, runs: &[NeededRun]) -> Self {
+        let run = |run: &NeededRun| {
+            let file = match run.file {
+                NeededFile::Memory => "memory",
+                NeededFile::Rootfs => "rootfs",
+            };
+            Value::from(vec![Value::from(file), run.first.into(), run.count.into()])
+        };
+        let runs: Vec<Value> = runs.iter().map(run).collect();
+        self.with("working_set", (!runs.is_empty()).then(|| runs.into()))
     }
 
     /// What a machine was frozen with: the size in bytes and the digest of its `memory` (that of a chain, assembled), its

@@ -23,6 +23,8 @@ pub struct FrameParts {
     pub sum: u64,
     /// Its bytes in the pack, header included.
     pub bytes: Vec<u8>,
+    /// What the index says that it needs: places in the pack, ascending.
+    pub needs: Vec<u64>,
 }
 
 impl FrameParts {
@@ -33,7 +35,13 @@ impl FrameParts {
         bytes.extend(((plan.len() + zstd.len()) as u32).to_le_bytes());
         bytes.extend(plan);
         bytes.extend(zstd);
-        Self { content: content.to_vec(), sum: xxhash_rust::xxh3::xxh3_64(content), bytes }
+        Self { content: content.to_vec(), sum: xxhash_rust::xxh3::xxh3_64(content), bytes, needs: Vec::new() }
+    }
+
+    /// The same, with what it needs.
+    #[must_use]
+    pub fn needing(self, needs: &[u64]) -> Self {
+        Self { needs: needs.to_vec(), ..self }
     }
 
     /// The frame that keeps every page as it is.
@@ -185,6 +193,10 @@ pub struct PackParts {
     pub top: String,
     /// What follows the files: bases.
     pub bases: String,
+    /// The pages of the working set: file, first page, how many.
+    pub set_runs: Vec<(u64, u64, u64)>,
+    /// These pages, joined, as a file.
+    pub set: FileParts,
     /// Its files, descriptions first.
     pub files: Vec<FileParts>,
     /// What follows the frames: the end of the tar stream, compressed.
@@ -201,27 +213,45 @@ impl PackParts {
         Self {
             top: "forkd_pack_version = 3\ntag = \"t\"\nfiles = []\n".into(),
             bases: String::new(),
+            set_runs: Vec::new(),
+            set: FileParts::plain("", b""),
             files: vec![FileParts::plain("snapshot.json", json), vmstate, memory],
             end: zstd::bulk::compress(&[0; 1024], 3).unwrap(),
             padding: vec![0; 8],
         }
     }
 
+    /// Stored frames in their order.
+    fn frames(&self) -> impl Iterator<Item = &FrameParts> {
+        std::iter::once(&self.set).chain(&self.files).flat_map(|file| file.frames.iter().flatten())
+    }
+
     /// The index, given where the first frame begins.
     #[must_use]
     pub fn index(&self, head_len: u64) -> Vec<u8> {
-        let stored: Vec<&FrameParts> =
-            self.files.iter().flat_map(|file| file.frames.iter().flatten()).collect();
+        let stored: Vec<&FrameParts> = self.frames().collect();
         let data: u64 = stored.iter().map(|frame| frame.bytes.len() as u64).sum();
         let mut out = b"forkdix3".to_vec();
-        out.extend([64, 0, 0, 0, 0, 0, 0, 0]);
+        out.extend([72, 0, 0, 0, 2, 0, 0, 0]);
         out.extend([0; 16]);
         out.extend(head_len.to_le_bytes());
         out.extend(data.to_le_bytes());
         for number in [self.files.len() as u32, stored.len() as u32, 4096, 1 << 20] {
             out.extend(number.to_le_bytes());
         }
-        for file in &self.files {
+        let (mut map, mut next) = (Vec::new(), 0_u64);
+        for (file, page, count) in &self.set_runs {
+            let distance = page.wrapping_sub(next) as i64;
+            map.extend(leb(*file));
+            map.extend(leb(distance.wrapping_mul(2) as u64 ^ (distance >> 63) as u64));
+            map.extend(leb(*count));
+            next = page.wrapping_add(*count);
+        }
+        out.extend(((self.set.size / 4096) as u32).to_le_bytes());
+        out.extend((map.len() as u32).to_le_bytes());
+        out.extend(map);
+        let mut place = 0;
+        for file in std::iter::once(&self.set).chain(&self.files) {
             let mut bitmap = vec![0_u8; file.frames.len().div_ceil(8)];
             let stored = file.frames.iter().enumerate().filter(|(_, frame)| frame.is_some());
             stored.for_each(|(n, _)| bitmap[n / 8] |= 1 << (n % 8));
@@ -231,6 +261,13 @@ impl PackParts {
                 out.extend(hash);
                 out.extend(frame.sum.to_le_bytes());
                 out.extend((frame.bytes.len() as u32).to_le_bytes());
+                out.extend(leb(frame.needs.len() as u64));
+                let mut last = place;
+                for need in frame.needs.iter().rev() {
+                    out.extend(leb(last - need));
+                    last = *need;
+                }
+                place += 1;
             }
         }
         out
@@ -283,8 +320,7 @@ impl PackParts {
             out
         };
         let mut out = make(make(0).len() as u64);
-        let frames = self.files.iter().flat_map(|file| file.frames.iter().flatten());
-        frames.for_each(|frame| out.extend(&frame.bytes));
+        self.frames().for_each(|frame| out.extend(&frame.bytes));
         out.extend(&self.end);
         out
     }

@@ -4,7 +4,7 @@ use crate::output::{mib, printable};
 use crate::place::{LocalPlace, local, nowhere, source};
 use anyhow::Result;
 use forkd_app::PullSource;
-use forkd_core::{Inspection, PagedFacts};
+use forkd_core::{Inspection, PagedFacts, SetFacts};
 use forkd_format::manifest::BaseKind;
 
 /// Show what a pack, a snapshot or a registry entry is: manifest, chain, sizes, digests
@@ -107,21 +107,26 @@ fn paged_text(paged: &PagedFacts) -> Vec<String> {
         format!("  manifest    sha256:{}", paged.artifact.manifest_sha256),
         format!("  head        {} bytes: manifest and index", paged.artifact.head_bytes),
     ];
+    if paged.working_set.pages > 0 {
+        let SetFacts { pages, bytes } = &paged.working_set;
+        lines.push(format!("  working set {} in {bytes} bytes", size(*pages as u64)));
+    }
     let width = paged.files.iter().map(|facts| facts.name.len()).max().unwrap_or(0);
     lines.push(format!(
-        "    {:width$}{:>8}{:>8}{:>14}{:>12}{:>12}{:>12}",
-        "frames", "stored", "zero", "bytes", "data", "copied", "similar"
+        "    {:width$}{:>8}{:>8}{:>14}{:>12}{:>12}{:>12}{:>7}",
+        "frames", "stored", "zero", "bytes", "data", "copied", "similar", "depth"
     ));
     for facts in &paged.files {
         lines.push(format!(
-            "    {:width$}{:>8}{:>8}{:>14}{:>12}{:>12}{:>12}",
+            "    {:width$}{:>8}{:>8}{:>14}{:>12}{:>12}{:>12}{:>7}",
             facts.name,
             facts.stored,
             facts.zero,
             facts.bytes,
             size(facts.data_pages),
             size(facts.copied_pages),
-            size(facts.similar_pages)
+            size(facts.similar_pages),
+            facts.depth
         ));
     }
     for base in &paged.artifact.bases {

@@ -4,9 +4,10 @@ use crate::output::{mib, printable, ratio, seconds};
 use crate::place::{LocalPlace, local, nowhere, source};
 use anyhow::Result;
 use forkd_app::{BaseSource, CONNECTIONS, PackRequest, PullSource};
-use forkd_core::{Error, Kind, Store};
+use forkd_core::{Error, Kind, PackOptions, Store};
 use forkd_format::Tag;
 use forkd_format::manifest::Base;
+use forkd_format::paged::MAX_DEPTH;
 use std::path::PathBuf;
 
 /// Pack a snapshot, with its ancestors, into one portable file
@@ -36,6 +37,9 @@ pub(crate) struct PackContent {
     /// zstd compression level
     #[arg(long, default_value_t = 3, value_name = "1..22", value_parser = clap::value_parser!(i32).range(1..=22))]
     level: i32,
+    /// How many frames may need each other in a row; 0: each stands by itself, which takes most bytes (format 3)
+    #[arg(long, default_value_t = PackOptions::DEPTH, value_name = "0..32", value_parser = clap::value_parser!(u8).range(0..=i64::from(MAX_DEPTH)))]
+    depth: u8,
     /// A snapshot that whoever pulls may have: its tag, its pack, or owner/name[@version]; what is like it is not packed
     /// again (format 3; may be given several times)
     #[arg(long, value_name = "BASE")]
@@ -56,6 +60,7 @@ impl PackContent {
             description: self.description.clone(),
             base_image: self.base_image.clone(),
             level: self.level,
+            depth: self.depth,
             format: context.pack_format,
             bases: bases.collect::<Result<_>>()?,
             kernel: self.kernel,

@@ -17,6 +17,7 @@ use crate::pack::draft::{check_records, draft};
 use crate::pack::input::open_inputs;
 use crate::pack::options::{PackOptions, PackReport};
 use crate::pack::output::PackTarget;
+use crate::pack::paged::write::PagedPack;
 use crate::store::lock::LockKind;
 use crate::store::root::Store;
 use crate::store::work_file::WorkFile;
@@ -96,7 +97,11 @@ pub(crate) fn pack_into(
     let target = PackTarget { store, file: out, path };
     env.progress.start("packing", Some(manifest.unpacked_size()));
     let packed = match manifest.format() {
-        PackFormat::Paged => paged::write::write(&mut manifest, &inputs, bases, options.level, target, env),
+        PackFormat::Paged => {
+            let PackOptions { level, depth, .. } = *options;
+            let pack = PagedPack { chain: &chain, inputs: &inputs, bases, level, depth };
+            paged::write::write(&mut manifest, pack, target, env)
+        }
         _ => stream::write::write(&mut manifest, &inputs, options.level, target, env),
     };
     env.progress.finish();

@@ -20,10 +20,17 @@ pub struct PackOptions {
     pub created_at: String,
     /// Where none is named, that which 0.5.x hosts read: the one for a single snapshot or for a chain.
     pub format: Option<PackFormat>,
+    /// How deep frames may need each other (paged packs only); 0: each stands by itself.
+    pub depth: u8,
     /// Snapshots whose files frames may refer to, each in the store that holds it (paged packs only).
     pub bases: Vec<(Store, Tag)>,
     /// The guest's uncompressed kernel, and its release, that frames may refer to (paged packs only).
     pub kernel: Option<(String, PathBuf)>,
+}
+
+impl PackOptions {
+    /// The depth that costs little in bytes and leaves few frames to be fetched for one (`docs/format/pack-v3.md`).
+    pub const DEPTH: u8 = 24;
 }
 
 /// What was packed.

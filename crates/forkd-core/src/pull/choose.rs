@@ -6,7 +6,7 @@ use crate::hub::offer::Offer;
 use crate::pack::paged::kernel;
 use crate::pull::context::PullContext;
 use crate::pull::probe::{HeaderProbe, PackProbe, probe};
-use crate::pull::ranges::needs;
+use crate::pull::ranges::missing;
 use crate::store::by_content::{self, LocalBlocks, LocalFile};
 use forkd_format::manifest::{Base, BaseKind};
 
@@ -66,7 +66,7 @@ pub(crate) fn rank<'a>(context: &PullContext<'a>, offers: Vec<Offer>) -> Result<
         // Without ranges all of it comes.
         let fetch = match &header.stream {
             Some(_) => header.header.index.data_len,
-            None => needs(&header.header, &files, &blocks).fetch_bytes,
+            None => missing(&header.header, &files, &blocks).bytes,
         };
         best = best.min(fetch + extra);
         costs.push(OfferCost { offer, header: Some(header), bytes: fetch + extra, why });

@@ -24,7 +24,7 @@ use crate::unpack::job::UnpackJob;
 use crate::unpack::paged::PagedFiles;
 use crate::unpack::plan::{Outcome, UnpackPlan, UnpackReport, local_tags};
 use forkd_format::Tag;
-use forkd_format::paged::{FRAME_SIZE, frame_len};
+use forkd_format::paged::{FRAME_PAGES, FRAME_SIZE, frame_len};
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Read;
 use std::sync::Mutex;
@@ -99,6 +99,10 @@ impl FrameFetch<'_> {
             self.clear_rest(&files, &landed)?;
         }
         pulled.reused = self.reuse(&files, &landed)?;
+        // Where all that the working set has is here, that need not come.
+        let set: Vec<usize> =
+            self.header.set_ids().filter(|id| self.header.pages_are_in(*id, |of| landed.has(of))).collect();
+        self.check_noted(&set, &files, &landed)?;
         let landed = landed.into_inner();
         self.fetch(&files, bases, &landed, stream)?;
         files.finish();
@@ -191,9 +195,8 @@ impl FrameFetch<'_> {
     fn check_noted(&self, noted: &[usize], files: &PagedFiles<'_>, landed: &Landed) -> Result<u64> {
         let bytes = AtomicU64::new(0);
         self.each(noted, |id, pages, raw| {
-            let (file, number) = self.header.place(id);
-            let len = self.len(id);
-            if landed.has(id) || !files.read(file, number as u64 * FRAME_SIZE as u64, &mut raw[..len])? {
+            let len = self.header.len(id);
+            if landed.has(id) || !files.read(id, &mut raw[..len])? {
                 return Ok(());
             }
             if self.is_frame(id, pages, &raw[..len]) {
@@ -214,8 +217,14 @@ impl FrameFetch<'_> {
                     continue;
                 }
                 self.context.env.cancel.check()?;
+                let in_set = self.header.set.in_frame(file, number).filter(|(_, page)| {
+                    self.header
+                        .id(self.header.set_file(), *page as usize / FRAME_PAGES)
+                        .is_some_and(|id| landed.has(id))
+                });
+                let keep: Vec<u64> = in_set.map(|(page, _)| page).collect();
                 let len = frame_len(table.size, number);
-                files.clear(file, number as u64 * FRAME_SIZE as u64, &mut raw[..len])?;
+                files.clear(file, number, &mut raw[..len], &keep)?;
             }
         }
         Ok(())
@@ -225,11 +234,12 @@ impl FrameFetch<'_> {
     fn reuse(&self, files: &PagedFiles<'_>, landed: &Landed) -> Result<BTreeMap<Tag, u64>> {
         let here = by_content::files(self.context.store)?;
         let blocks = LocalBlocks::of(&here);
-        let wanted: Vec<usize> = (0..self.header.frames()).filter(|id| !landed.has(*id)).collect();
+        let wanted: Vec<usize> =
+            (self.header.set_ids().end..self.header.frames()).filter(|id| !landed.has(*id)).collect();
         let reused: Mutex<BTreeMap<Tag, u64>> = Mutex::default();
         self.each(&wanted, |id, pages, raw| {
             let (file, number) = self.header.place(id);
-            let len = self.len(id);
+            let len = self.header.len(id);
             for (local, block) in blocks.places(self.header.stored(id).sum) {
                 let local = &here[*local];
                 let offset = block * FRAME_SIZE as u64;
@@ -243,7 +253,7 @@ impl FrameFetch<'_> {
                 for (at, bytes) in pages.runs() {
                     files.write(file, number as u64 * FRAME_SIZE as u64 + at as u64, bytes)?;
                 }
-                files.landed(id, len)?;
+                files.landed(id)?;
                 landed.set(id);
                 if let Ok(mut reused) = reused.lock() {
                     *reused.entry(local.tag.clone()).or_default() += len as u64;
@@ -253,11 +263,6 @@ impl FrameFetch<'_> {
             Ok(())
         })?;
         Ok(reused.into_inner().unwrap_or_default())
-    }
-
-    fn len(&self, id: usize) -> usize {
-        let (file, number) = self.header.place(id);
-        frame_len(self.header.index.files[file].size, number)
     }
 
     fn is_frame(&self, id: usize, pages: &mut Pages, raw: &[u8]) -> bool {

@@ -10,7 +10,7 @@ use crate::pull::choose::{RankedOffer, rank};
 use crate::pull::context::{PullContext, settle};
 use crate::pull::paged;
 use crate::pull::probe::{HeaderProbe, PackProbe, probe};
-use crate::pull::ranges::needs;
+use crate::pull::ranges::missing;
 use crate::pull::stream::{self, OpenStream, PartialPack};
 use crate::store::by_content::{self, LocalBlocks};
 use crate::store::by_source::already_here;
@@ -136,12 +136,12 @@ impl<'a> PullPlan<'a> {
                 return Ok(PullSummary::all_here(&head));
             }
             let files = by_content::files(self.context.store)?;
-            let needs = needs(&probe.header, &files, &LocalBlocks::of(&files));
+            let missing = missing(&probe.header, &files, &LocalBlocks::of(&files));
             summary.format = Some(PackFormat::Paged);
             summary.no_ranges = probe.stream.is_some();
             summary.fetch_bytes =
-                Some(if summary.no_ranges { probe.header.data_end() } else { needs.fetch_bytes });
-            summary.reused = needs.reused;
+                Some(if summary.no_ranges { probe.header.data_end() } else { missing.bytes });
+            summary.reused = missing.reused;
         }
         Ok(summary)
     }

@@ -3,7 +3,6 @@
 use crate::pack::paged::header::PagedHeader;
 use crate::store::by_content::{LocalBlocks, LocalFile};
 use forkd_format::Tag;
-use forkd_format::paged::frame_len;
 use std::collections::BTreeMap;
 
 /// Frames that are not wanted are fetched along where they are so short that another request would cost more.
@@ -13,26 +12,31 @@ pub(crate) const GAP: u64 = 8 << 10;
 pub(crate) const LONGEST: u64 = 8 << 20;
 
 /// Which frames of a pack must be fetched.
-pub(crate) struct FrameNeeds {
+pub(crate) struct MissingFrames {
     /// Their bytes in the pack.
-    pub(crate) fetch_bytes: u64,
+    pub(crate) bytes: u64,
     /// Content that the store seems to have, by the tag that has it, in bytes.
     pub(crate) reused: BTreeMap<Tag, u64>,
 }
 
 /// Looks frames up in the store, by checksums that prove nothing yet.
-pub(crate) fn needs(header: &PagedHeader, files: &[LocalFile], blocks: &LocalBlocks) -> FrameNeeds {
-    let mut needs = FrameNeeds { fetch_bytes: 0, reused: BTreeMap::new() };
-    for (file, number, frame) in header.index.stored() {
-        let len = frame_len(header.index.files[file].size, number) as u64;
+pub(crate) fn missing(header: &PagedHeader, files: &[LocalFile], blocks: &LocalBlocks) -> MissingFrames {
+    let mut missing = MissingFrames { bytes: 0, reused: BTreeMap::new() };
+    let mut here = vec![false; header.frames()];
+    for (id, here) in here.iter_mut().enumerate().skip(header.set_ids().end) {
+        let frame = header.stored(id);
         match blocks.places(frame.sum).first() {
             Some((local, _)) => {
-                *needs.reused.entry(files[*local].tag.clone()).or_default() += len;
+                *here = true;
+                *missing.reused.entry(files[*local].tag.clone()).or_default() += header.len(id) as u64;
             }
-            None => needs.fetch_bytes += u64::from(frame.len),
+            None => missing.bytes += u64::from(frame.len),
         }
     }
-    needs
+    for id in header.set_ids().filter(|id| !header.pages_are_in(*id, |of| here[of])) {
+        missing.bytes += u64::from(header.stored(id).len);
+    }
+    missing
 }
 
 /// A stretch of a pack: its bytes, and the frames in it.

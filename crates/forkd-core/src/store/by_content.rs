@@ -68,7 +68,7 @@ impl LocalFile {
     /// The same file as one that frames may refer to.
     pub(crate) fn as_source(&self) -> Option<PageSource> {
         let file = self.open()?.try_clone().ok()?;
-        Some(PageSource { file: Some(file), path: self.path.clone(), size: self.recorded.size })
+        Some(PageSource::file(file, self.path.clone(), self.recorded.size))
     }
 }
 
@@ -91,7 +91,7 @@ pub(crate) fn find_unrecorded(store: &Store, base: &Base, env: Env<'_>) -> Resul
                 continue;
             };
             if HashedFile::read(&path, &mut |_| env.cancel.check())?.root == base.root {
-                return Ok(Some(PageSource { file: Some(file), path, size: base.size }));
+                return Ok(Some(PageSource::file(file, path, base.size)));
             }
         }
     }

@@ -135,9 +135,9 @@ impl<'a> StagedPack<'a> {
         match self.files[id.link][id.file].get() {
             Some(StagedFile { path, file }) => {
                 let file = file.try_clone().map_err(Error::io("open", path))?;
-                Ok(PageSource { file: Some(file), path: path.clone(), size })
+                Ok(PageSource::file(file, path.clone(), size))
             }
-            None => Ok(PageSource { file: None, path: self.entry(id).path.clone().into(), size: 0 }),
+            None => Ok(PageSource::none(self.entry(id).path.clone())),
         }
     }
 

@@ -16,8 +16,9 @@ use crate::store::root::Store;
 use crate::unpack::files::{StagedPack, publish};
 use crate::unpack::job::UnpackJob;
 use crate::unpack::plan::{Outcome, UnpackOptions, UnpackPlan, UnpackReport, local_tags};
+use forkd_format::paged::{FRAME_PAGES, FRAME_SIZE};
 use forkd_format::reader::FileId;
-use forkd_format::{Manifest, Tag};
+use forkd_format::{Manifest, PAGE_SIZE, Tag};
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
@@ -187,6 +188,8 @@ impl<'a> PagedFiles<'a> {
                 _ => self.staged.as_source(*id)?,
             });
         }
+        let own = &sources[self.header.manifest.bases.len()..];
+        sources.push(PageSource::set(own, self.header.set.pages().to_vec())?);
         self.advance_zeros();
         let outcome = Assembly::new(self.header, name, &sources, self, landed).run(feeders, env);
         outcome.map_err(|error| self.explain(store, error, &sources))
@@ -214,8 +217,8 @@ impl<'a> PagedFiles<'a> {
         let stored = store.load(tag)?;
         let found = stored.bodies().into_iter().find(|(name, _)| *name == entry.path);
         match found {
-            Some((_, path)) => Ok(PageSource { file: Some(stored.open(&path)?), path, size: entry.size }),
-            None => Ok(PageSource { file: None, path: entry.path.clone().into(), size: 0 }),
+            Some((_, path)) => Ok(PageSource::file(stored.open(&path)?, path, entry.size)),
+            None => Ok(PageSource::none(entry.path.clone())),
         }
     }
 
@@ -229,14 +232,33 @@ impl<'a> PagedFiles<'a> {
         }
     }
 
-    /// Reads what is in a file so far; false where that is a description.
-    pub(crate) fn read(&self, file: usize, offset: u64, buffer: &mut [u8]) -> Result<bool> {
-        self.staged.read_staged(self.ids[file], offset, buffer)
+    /// Reads what is in the place of a frame so far; false where that is in no file of ours.
+    pub(crate) fn read(&self, id: usize, buffer: &mut [u8]) -> Result<bool> {
+        let (file, number) = self.header.place(id);
+        if file < self.header.set_file() {
+            return self.staged.read_staged(self.ids[file], (number * FRAME_SIZE) as u64, buffer);
+        }
+        let places = self.header.set.pages().iter().skip(number * FRAME_PAGES);
+        for (bytes, (file, page)) in buffer.chunks_mut(PAGE_SIZE).zip(places) {
+            if !self.staged.read_staged(self.ids[*file], page * PAGE_SIZE as u64, bytes)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
-    /// Makes zero what an earlier run left in the way: only what is not zero is written.
-    pub(crate) fn clear(&self, file: usize, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        self.staged.clear(self.ids[file], offset, buffer)
+    /// Makes a stretch of a file zero, but for some pages: those of the working set that are there.
+    pub(crate) fn clear(&self, file: usize, number: usize, buffer: &mut [u8], keep: &[u64]) -> Result<()> {
+        let (id, first) = (self.ids[file], (number * FRAME_PAGES) as u64);
+        if keep.is_empty() {
+            return self.staged.clear(id, first * PAGE_SIZE as u64, buffer);
+        }
+        for (page, bytes) in
+            (first..).zip(buffer.chunks_mut(PAGE_SIZE)).filter(|(page, _)| !keep.contains(page))
+        {
+            self.staged.clear(id, page * PAGE_SIZE as u64, bytes)?;
+        }
+        Ok(())
     }
 
     /// All frames are there: notes their checksums for the record.
@@ -254,9 +276,11 @@ impl FrameTarget for PagedFiles<'_> {
         self.staged.write_run(self.ids[file], offset, bytes)
     }
 
-    fn landed(&self, id: usize, len: usize) -> Result<()> {
+    fn landed(&self, id: usize) -> Result<()> {
         let (file, number) = self.header.place(id);
-        self.staged.frame_landed(self.ids[file], number as u64 * forkd_format::paged::FRAME_SIZE as u64, len);
+        if let Some(of) = self.ids.get(file) {
+            self.staged.frame_landed(*of, (number * FRAME_SIZE) as u64, self.header.len(id));
+        }
         self.tell.map_or(Ok(()), |tell| tell(id))
     }
 }

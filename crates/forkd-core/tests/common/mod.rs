@@ -57,6 +57,7 @@ pub fn options(tag: &str) -> PackOptions {
         description: None,
         base_image: None,
         level: 1,
+        depth: PackOptions::DEPTH,
         created_at: "2026-01-02T03:04:05Z".into(),
         format: None,
         bases: Vec::new(),

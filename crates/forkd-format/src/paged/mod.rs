@@ -6,15 +6,18 @@ mod index;
 mod plan;
 mod sizes;
 mod skippable;
+mod varint;
+mod working_set;
 
 pub use file_root::{FileRoot, RootHasher};
 pub use frame_hash::{FrameHash, FrameHasher, frame_hash, zero_frame_hash};
 pub use index::{FileFrames, Index, StoredFrame};
 pub use plan::{PageRun, PlacedRun, Plan, RefRun, RunKind};
 pub use sizes::{
-    FRAME_PAGES, FRAME_SIZE, HEADER_GUESS, MAX_BASES, MAX_FRAME_LEN, MAX_PREFIX_PAGES, MAX_WINDOW,
-    frame_count, frame_len, page_count,
+    FRAME_PAGES, FRAME_SIZE, HEADER_GUESS, MAX_BASES, MAX_DEPTH, MAX_FRAME_LEN, MAX_NEEDS, MAX_PREFIX_PAGES,
+    MAX_WINDOW, frame_count, frame_len, page_count,
 };
 pub use skippable::{
     SKIPPABLE_HEADER, data_frame_header, index_frame_header, parse_data_frame, parse_index_frame_header,
 };
+pub use working_set::{SetRun, WorkingSet};

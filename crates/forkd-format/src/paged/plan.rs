@@ -1,11 +1,12 @@
 //! The first part of a frame: where each of its pages comes from.
 
 use super::sizes::{FRAME_PAGES, MAX_PREFIX_PAGES, page_count};
+use super::varint::{NumberReader, put, put_signed};
 use crate::error::FormatError;
 use crate::sizes::PAGE_SIZE;
 
 /// Pages of one source, one after another. Sources count from 0: first the base files that the manifest names, then the files of
-/// the pack itself, in its order.
+/// the pack itself, in its order, then its working set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RefRun {
     /// Counted as above.
@@ -93,13 +94,13 @@ impl Plan {
         pages: impl Fn(usize) -> Option<u64>,
     ) -> Result<(Self, usize), FormatError> {
         let wrong = |message: &str| FormatError::Frame(format!("its plan {message}"));
-        let mut whole = PlanReader { bytes: frame, at: 0 };
+        let mut whole = NumberReader { bytes: frame, at: 0 };
         let body = whole.number().and_then(|n| usize::try_from(n).ok()).ok_or_else(|| wrong("is cut off"))?;
         let end = whole.at.checked_add(body).filter(|end| *end <= frame.len());
         let end = end.ok_or_else(|| wrong("is longer than the frame"))?;
-        let mut reader = PlanReader { bytes: &frame[..end], at: whole.at };
-        let number = |reader: &mut PlanReader<'_>| reader.number().ok_or_else(|| wrong("is cut off"));
-        let source_run = |reader: &mut PlanReader<'_>, last: &mut Position, count: usize| {
+        let mut reader = NumberReader { bytes: &frame[..end], at: whole.at };
+        let number = |reader: &mut NumberReader<'_>| reader.number().ok_or_else(|| wrong("is cut off"));
+        let source_run = |reader: &mut NumberReader<'_>, last: &mut Position, count: usize| {
             let (source, page) =
                 last.read(reader, count).ok_or_else(|| wrong("names a page that cannot be"))?;
             let known =
@@ -209,53 +210,18 @@ impl Position {
     fn put(&mut self, out: &mut Vec<u8>, source: usize, page: u64, count: usize) {
         let base = if source == self.source { self.next } else { 0 };
         put(out, source as u64);
-        let distance = page.wrapping_sub(base) as i64;
-        put(out, ((distance << 1) ^ (distance >> 63)) as u64);
+        put_signed(out, page.wrapping_sub(base) as i64);
         *self = Self { source, next: page.wrapping_add(count as u64) };
     }
 
-    fn read(&mut self, reader: &mut PlanReader<'_>, count: usize) -> Option<(usize, u64)> {
+    fn read(&mut self, reader: &mut NumberReader<'_>, count: usize) -> Option<(usize, u64)> {
         let source = usize::try_from(reader.number()?).ok()?;
-        let coded = reader.number()?;
-        let distance = ((coded >> 1) as i64) ^ -((coded & 1) as i64);
+        let distance = reader.signed()?;
         let base = if source == self.source { self.next } else { 0 };
         let page = base.checked_add_signed(distance)?;
         *self = Self { source, next: page.checked_add(count as u64)? };
         Some((source, page))
     }
-}
-
-struct PlanReader<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
-impl PlanReader<'_> {
-    /// An unsigned LEB128 number of at most 64 bits, in its shortest form.
-    fn number(&mut self) -> Option<u64> {
-        let mut value = 0_u64;
-        for shift in (0..64).step_by(7) {
-            let byte = *self.bytes.get(self.at)?;
-            self.at += 1;
-            let bits = u64::from(byte & 0x7f);
-            if shift == 63 && bits > 1 {
-                return None;
-            }
-            value |= bits << shift;
-            if byte & 0x80 == 0 {
-                return (byte != 0 || shift == 0).then_some(value);
-            }
-        }
-        None
-    }
-}
-
-fn put(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
 }
 
 #[cfg(test)]

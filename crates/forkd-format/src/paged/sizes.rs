@@ -12,6 +12,10 @@ pub const MAX_PREFIX_PAGES: usize = 1024;
 pub const MAX_WINDOW: u64 = 8 << 20;
 /// Base files that a pack may name.
 pub const MAX_BASES: usize = 1024;
+/// Frames of the pack that one frame may refer to.
+pub const MAX_NEEDS: usize = 32;
+/// How deep frames may refer to each other: one that refers to none has depth 0.
+pub const MAX_DEPTH: u8 = 32;
 /// The longest frame, in bytes: a whole frame that does not compress, its plan, and what zstd adds.
 pub const MAX_FRAME_LEN: usize = FRAME_SIZE + (64 << 10);
 /// What a reader asks for first where it does not know how long a pack's header is, in bytes.

@@ -6,8 +6,8 @@ use crate::pack::paged::decode::{DecodeBuffers, Pages, decode};
 use crate::pack::paged::header::PagedHeader;
 use crate::pack::paged::page_source::PageSource;
 use crate::pipeline::mutex::lock;
-use forkd_format::FormatError;
-use forkd_format::paged::{FRAME_PAGES, FRAME_SIZE, Plan, frame_len, parse_data_frame};
+use forkd_format::paged::{FRAME_PAGES, FRAME_SIZE, Plan, parse_data_frame};
+use forkd_format::{FormatError, PAGE_SIZE};
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
@@ -19,15 +19,15 @@ const WAITING: usize = 8;
 pub(crate) trait FrameTarget: Sync {
     /// Bytes of a file that are not zero.
     fn write(&self, file: usize, offset: u64, bytes: &[u8]) -> Result<()>;
-    /// All of a frame was written, so many bytes of the file.
-    fn landed(&self, id: usize, len: usize) -> Result<()>;
+    /// All of a frame was written.
+    fn landed(&self, id: usize) -> Result<()>;
 }
 
 /// Frames on their way into files.
 pub(crate) struct Assembly<'a> {
     header: &'a PagedHeader,
     name: &'a str,
-    /// Bases, then the pack's own files.
+    /// Bases, then the pack's own files, then its working set.
     sources: &'a [PageSource],
     target: &'a dyn FrameTarget,
     state: Mutex<AssemblyState>,
@@ -176,22 +176,49 @@ impl<'a> Assembly<'a> {
         scratch: &mut DecodeBuffers,
         pages: &mut Pages,
     ) -> Result<()> {
-        let (file, number) = self.header.place(id);
-        let (stored, len) = (self.header.stored(id), self.len(id));
+        let (stored, len) = (self.header.stored(id), self.header.len(id));
         let body = parse_data_frame(&frame.bytes).map_err(|e| self.explain(id, Error::malformed("")(e)))?;
         decode(body, (&frame.plan, frame.plan_len), stored, len, self.sources, scratch, pages)
             .map_err(|e| self.explain(id, self.blame(&frame.plan, e)))?;
-        let offset = number as u64 * FRAME_SIZE as u64;
-        for (at, bytes) in pages.runs() {
-            self.target.write(file, offset + at as u64, bytes)?;
-        }
-        self.target.landed(id, len)
+        self.place(id, pages)?;
+        self.target.landed(id)
     }
 
-    /// Bytes of its file that a frame covers.
-    fn len(&self, id: usize) -> usize {
+    /// Writes a frame's pages where they belong. What the working set has said of a page must be what its frame says.
+    fn place(&self, id: usize, pages: &Pages) -> Result<()> {
         let (file, number) = self.header.place(id);
-        frame_len(self.header.index.files[file].size, number)
+        if file == self.header.set_file() {
+            let first = number * FRAME_PAGES;
+            let in_frame = self.header.set.pages().iter().skip(first).take(FRAME_PAGES);
+            for (i, (file, page)) in in_frame.enumerate() {
+                let bytes = pages.page(i);
+                let of = self.header.id(*file, *page as usize / FRAME_PAGES);
+                // What is in a file by a frame of its own is not written again.
+                if of.is_some_and(|of| lock(&self.state).done[of]) {
+                    self.compare(id, *file, *page, bytes)?;
+                } else if let Some(bytes) = bytes {
+                    self.target.write(*file, page * PAGE_SIZE as u64, bytes)?;
+                }
+            }
+            return Ok(());
+        }
+        for (page, _) in self.header.set.in_frame(file, number) {
+            self.compare(id, file, page, pages.page(page as usize % FRAME_PAGES))?;
+        }
+        let offset = (number * FRAME_SIZE) as u64;
+        pages.runs().try_for_each(|(at, bytes)| self.target.write(file, offset + at as u64, bytes))
+    }
+
+    /// Holds a page of a frame, `None` where it is zero, against what its file has.
+    fn compare(&self, id: usize, file: usize, page: u64, bytes: Option<&[u8]>) -> Result<()> {
+        let mut found = [0; PAGE_SIZE];
+        self.sources[self.header.manifest.bases.len() + file].read(page, &mut found)?;
+        if bytes.map_or_else(|| forkd_sys::is_zero(&found), |bytes| bytes == found) {
+            return Ok(());
+        }
+        let member = self.header.member(file);
+        Err(self
+            .refused(id, &format!("page {page} of {member} is another in the working set than in its frame")))
     }
 
     /// A frame that refers to a base may be right, and the base not what it was when it was recorded.
@@ -218,7 +245,7 @@ impl<'a> Assembly<'a> {
         let Error::Malformed { source, .. } = error else { return error };
         let (file, number) = self.header.place(id);
         let begin = number as u64 * FRAME_SIZE as u64;
-        let end = begin + self.len(id) as u64;
+        let end = begin + self.header.len(id) as u64;
         let member = self.header.member(file);
         Error::Malformed { file: format!("{}: {member}, bytes {begin}..{end}", self.name), source }
     }
@@ -226,24 +253,14 @@ impl<'a> Assembly<'a> {
     /// Reads the plan of a frame that has come, and what it needs. A frame refers to earlier ones only, so that the first that is
     /// missing never waits.
     fn admit(&self, id: usize, bytes: Vec<u8>, feeder: usize) -> Result<PendingFrame> {
-        let (file, number) = self.header.place(id);
-        let len = self.len(id);
+        let len = self.header.len(id);
         let body = parse_data_frame(&bytes).map_err(Error::malformed("frame"))?;
-        let own = self.header.manifest.bases.len();
         let pages = |source: usize| {
             let known = self.sources.get(source)?.pages();
-            self.header.pages_before((file, number), source, known)
+            self.header.pages_before(id, source, known)
         };
         let (plan, plan_len) = Plan::parse(body, len, pages).map_err(Error::malformed("frame"))?;
-        let mut needs = Vec::new();
-        for (run, _) in plan.references() {
-            let Some(source) = run.source.checked_sub(own) else { continue };
-            let (from, to) =
-                (run.page / FRAME_PAGES as u64, (run.page + run.count as u64 - 1) / FRAME_PAGES as u64);
-            needs.extend((from..=to).filter_map(|number| self.header.id(source, number as usize)));
-        }
-        needs.sort_unstable();
-        needs.dedup();
+        let needs = self.header.needs(id, &plan).map_err(Error::malformed("frame"))?;
         Ok(PendingFrame { bytes, plan, plan_len, needs, feeder })
     }
 }

@@ -35,7 +35,7 @@ impl BaseSearch<'_> {
     fn open(&self, base: &Base, files: &[LocalFile], sidecar: OpenSidecar<'_>) -> Result<PageSource> {
         // None of its pages is needed; a frame that names one all the same is refused.
         if base.is_unused() {
-            return Ok(PageSource { file: None, path: base.path.clone().into(), size: 0 });
+            return Ok(PageSource::none(base.path.clone()));
         }
         if let Some(found) = by_content::find_base(files, base).and_then(LocalFile::as_source) {
             return Ok(found);

@@ -73,5 +73,5 @@ fn named(
         copied_pages: 0,
         similar_pages: 0,
     };
-    BaseFile { base, file: PageSource { file: Some(file), path: place.to_owned(), size: hashed.size } }
+    BaseFile { base, file: PageSource::file(file, place.to_owned(), hashed.size) }
 }

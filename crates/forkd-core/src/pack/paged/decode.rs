@@ -27,6 +27,15 @@ impl Pages {
         self.runs.iter().map(|(at, range)| (*at, &self.bytes[range.clone()]))
     }
 
+    /// A whole page of the frame; `None` where it is zero.
+    pub(crate) fn page(&self, number: usize) -> Option<&[u8]> {
+        let at = number * PAGE_SIZE;
+        let after = self.runs.partition_point(|(begin, _)| *begin <= at);
+        let (begin, range) = self.runs.get(after.checked_sub(1)?)?;
+        let from = range.start + (at - begin);
+        (from + PAGE_SIZE <= range.end).then(|| &self.bytes[from..from + PAGE_SIZE])
+    }
+
     /// Takes what is not zero of a frame's bytes; gives its bitmap.
     pub(crate) fn take(&mut self, raw: &[u8]) -> Vec<u8> {
         let mut bitmap = vec![0; raw.len().div_ceil(PAGE_SIZE).div_ceil(8)];

@@ -1,7 +1,10 @@
 //! From a stretch of a file to a frame.
 
 use crate::error::{Error, Kind, Result};
+use crate::pack::paged::needs::{Candidates, Needs};
+use crate::pack::paged::page_source::PageSource;
 use crate::pack::paged::search::{PageRef, Search};
+use crate::pack::paged::set_written::PackSet;
 use forkd_format::PAGE_SIZE;
 use forkd_format::paged::{
     FrameHash, MAX_PREFIX_PAGES, PageRun, Plan, RefRun, RunKind, SKIPPABLE_HEADER, data_frame_header,
@@ -15,13 +18,26 @@ const REFERENCES: usize = 3;
 /// Up to this level zstd's tables are made for less than what a prefix and a frame have together.
 const SMALL_TABLES: i32 = 4;
 
-/// What a frame is made from.
-#[derive(Clone, Copy)]
-pub(crate) struct PagePlace {
-    /// The number of the file as a source.
-    pub(crate) source: usize,
-    /// The first page of the frame in the file.
-    pub(crate) page: u64,
+/// What a frame may refer to.
+pub(crate) struct FrameReferences<'a> {
+    pub(crate) candidates: &'a Candidates,
+    pub(crate) needs: &'a Needs<'a>,
+    pub(crate) search: &'a Search<'a>,
+    pub(crate) set: &'a PackSet,
+    /// How many pages of the set stand before the frame.
+    pub(crate) set_pages: u64,
+    /// Which page of the set each of its pages is.
+    pub(crate) in_set: Vec<Option<u64>>,
+}
+
+impl FrameReferences<'_> {
+    fn source(&self, number: usize) -> &PageSource {
+        if number == self.set.number { &self.set.source } else { self.search.source(number) }
+    }
+
+    fn allow(&self, page: PageRef) -> bool {
+        if page.source == self.set.number { page.page < self.set_pages } else { self.needs.allow(page) }
+    }
 }
 
 /// A frame, as it goes into the pack.
@@ -32,30 +48,20 @@ pub(crate) struct EncodedFrame {
     pub(crate) plan: Plan,
 }
 
-/// Encodes the bytes of one frame; `None` where they are all zero. `own` is the source number of the pack's first file: of the pack
-/// itself only files before this one and earlier frames of this one may be referred to.
-pub(crate) fn encode(
-    raw: &[u8],
-    place: PagePlace,
-    own: usize,
-    search: &Search<'_>,
-    level: i32,
-) -> Result<Option<EncodedFrame>> {
+/// Encodes the bytes of one frame; `None` where they are all zero.
+pub(crate) fn encode(raw: &[u8], known: &FrameReferences<'_>, level: i32) -> Result<Option<EncodedFrame>> {
     let mut maker = Maker { plan: Plan::default(), prefix: Vec::new(), named: Vec::new(), data: Vec::new() };
     let mut pages = Vec::new();
-    let allowed = |found: PageRef| {
-        found.source < own
-            || found.source < place.source
-            || (found.source == place.source && found.page < place.page)
-    };
-    let mut buffer = [0; PAGE_SIZE];
-    for page in raw.chunks(PAGE_SIZE) {
+    for (number, page) in raw.chunks(PAGE_SIZE).enumerate() {
         if forkd_sys::is_zero(page) {
             maker.push(RunKind::Zero);
             continue;
         }
         pages.push(page);
-        maker.page(page, search, allowed, &mut buffer)?;
+        match known.in_set.get(number).copied().flatten() {
+            Some(page) => maker.push(RunKind::Copy { source: known.set.number, page }),
+            None => maker.page(page, pages.len() - 1, known)?,
+        }
     }
     if pages.is_empty() {
         return Ok(None);
@@ -105,14 +111,9 @@ impl Maker {
         self.plan.runs.push(PageRun { kind, count: 1 });
     }
 
-    /// Decides where a page that is not zero comes from.
-    fn page(
-        &mut self,
-        page: &[u8],
-        search: &Search<'_>,
-        allowed: impl Fn(PageRef) -> bool,
-        buffer: &mut [u8; PAGE_SIZE],
-    ) -> Result<()> {
+    /// Decides where a page that is not zero comes from: the one of this number among those.
+    fn page(&mut self, page: &[u8], number: usize, known: &FrameReferences<'_>) -> Result<()> {
+        let mut buffer = [0; PAGE_SIZE];
         if page.len() < PAGE_SIZE {
             self.data.extend_from_slice(page);
             self.push(RunKind::Data);
@@ -121,18 +122,17 @@ impl Maker {
         // What follows the page that was copied last is likely to follow here too.
         if let Some(PageRun { kind: RunKind::Copy { source, page: first }, count }) = self.plan.runs.last() {
             let next = PageRef { source: *source, page: first + *count as u64 };
-            let file = search.source(next.source);
-            if next.page < file.pages() && allowed(next) {
-                file.read(next.page, buffer)?;
+            let file = known.source(next.source);
+            if next.page < file.pages() && known.allow(next) {
+                file.read(next.page, &mut buffer)?;
                 if buffer == page {
                     self.push(RunKind::Copy { source: next.source, page: next.page });
                     return Ok(());
                 }
             }
         }
-        let found = search.find(page, allowed, REFERENCES);
         let mut wanted = Vec::new();
-        for reference in found {
+        for reference in known.candidates.references(number, known.needs, REFERENCES) {
             if let Some(at) = self.named.iter().position(|named| *named == reference) {
                 if self.prefix[at * PAGE_SIZE..][..PAGE_SIZE] == *page {
                     self.push(RunKind::Copy { source: reference.source, page: reference.page });
@@ -140,12 +140,12 @@ impl Maker {
                 }
                 continue;
             }
-            search.source(reference.source).read(reference.page, buffer)?;
+            known.source(reference.source).read(reference.page, &mut buffer)?;
             if buffer == page {
                 self.push(RunKind::Copy { source: reference.source, page: reference.page });
                 return Ok(());
             }
-            wanted.push((reference, *buffer));
+            wanted.push((reference, buffer));
         }
         for (reference, bytes) in wanted {
             if self.named.len() < MAX_PREFIX_PAGES {

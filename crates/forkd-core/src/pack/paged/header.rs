@@ -2,10 +2,12 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::pack::computed_id::ComputedId;
+use crate::pack::paged::set_places::SetPlaces;
 use crate::pack::stream::read::PackStream;
 use crate::pack::stream::zstd_frames::{Rest, read_error};
+use forkd_format::manifest::{FileEntry, SNAPSHOT_JSON};
 use forkd_format::paged::{
-    FRAME_PAGES, FileRoot, Index, SKIPPABLE_HEADER, StoredFrame, parse_index_frame_header,
+    FRAME_PAGES, FileRoot, Index, Plan, SKIPPABLE_HEADER, StoredFrame, frame_len, parse_index_frame_header,
 };
 use forkd_format::{Digest, FormatError, Manifest};
 use std::io::Read;
@@ -22,8 +24,10 @@ pub(crate) struct PagedHeader {
     /// The manifest names the index, which names all the rest, and so the pack.
     pub(crate) id: ComputedId,
     pub(crate) index: Index,
-    /// The first stored frame of each file, counted over the pack.
-    first: Vec<u32>,
+    /// Where the pages of the working set stand in the files.
+    pub(crate) set: SetPlaces,
+    /// The stored frames of each file, and behind them of the working set, counted over the pack.
+    ids: Vec<std::ops::Range<usize>>,
     /// Where each stored frame is: file and number in the file.
     places: Vec<(u32, u32)>,
     stored: Vec<StoredFrame>,
@@ -69,15 +73,23 @@ impl PagedHeader {
         if index.header_len != header_len {
             return Err(wrong(format!("the first frame is at {header_len}; it says {}", index.header_len)));
         }
-        let mut first = Vec::with_capacity(files.len());
-        let mut places = Vec::new();
-        for (file, table) in index.files.iter().enumerate() {
-            first.push(places.len() as u32);
-            let stored = table.frames.iter().enumerate().filter(|(_, frame)| frame.is_some());
-            places.extend(stored.map(|(number, _)| (file as u32, number as u32)));
+        let set = SetPlaces::new(index.set.pages().collect());
+        let is_text = |(_, file): (_, &FileEntry)| file.path == SNAPSHOT_JSON;
+        let texts: Vec<bool> = manifest.files().map(is_text).collect();
+        if set.pages().iter().any(|(file, _)| texts[*file]) {
+            return Err(wrong("its working set has a page of a description".into()));
         }
-        let stored = index.stored().map(|(_, _, frame)| *frame).collect();
-        Ok((Self { manifest, id, index, first, places, stored }, rest))
+        let mut ids = vec![0..0; files.len() + 1];
+        let (mut places, mut stored) = (Vec::new(), Vec::new());
+        for (id, (file, number, frame)) in index.stored().enumerate() {
+            if ids[file].is_empty() {
+                ids[file] = id..id;
+            }
+            ids[file].end = id + 1;
+            places.push((file as u32, number as u32));
+            stored.push(frame.clone());
+        }
+        Ok((Self { manifest, id, index, set, ids, places, stored }, rest))
     }
 
     /// How many frames are stored.
@@ -98,32 +110,88 @@ impl PagedHeader {
 
     /// The place in the pack of a file's frame; `None` where it is all zero.
     pub(crate) fn id(&self, file: usize, number: usize) -> Option<usize> {
-        self.index.files[file].frames.get(number)?.as_ref()?;
-        let begin = self.first[file] as usize;
-        let end = self.first.get(file + 1).map_or(self.places.len(), |first| *first as usize);
-        let found = self.places[begin..end].binary_search_by_key(&(number as u32), |(_, number)| *number);
-        found.ok().map(|at| begin + at)
+        let ids = self.ids[file].clone();
+        let found = self.places[ids.clone()].binary_search_by_key(&(number as u32), |(_, number)| *number);
+        found.ok().map(|at| ids.start + at)
     }
 
-    /// Of the whole pages that a source has, those that a frame, told by its file and its number in it, may refer to: earlier
-    /// ones. `None` where it may refer to none.
-    pub(crate) fn pages_before(
-        &self,
-        (file, number): (usize, usize),
-        source: usize,
-        known: u64,
-    ) -> Option<u64> {
-        match source.checked_sub(self.manifest.bases.len()) {
-            Some(same) if same == file => Some(known.min((number * FRAME_PAGES) as u64)),
-            Some(later) if later > file => None,
-            _ => Some(known),
+    /// The number that the working set has among the files: it counts as the one behind the last.
+    pub(crate) fn set_file(&self) -> usize {
+        self.index.files.len()
+    }
+
+    /// The places in the pack of the working set's frames.
+    pub(crate) fn set_ids(&self) -> std::ops::Range<usize> {
+        self.ids[self.set_file()].clone()
+    }
+
+    /// The frames of the working set that hold pages of a frame of a file.
+    pub(crate) fn set_needs(&self, file: usize, number: usize) -> impl Iterator<Item = usize> + '_ {
+        let pages = self.set.in_frame(file, number);
+        pages.filter_map(|(_, page)| self.id(self.set_file(), page as usize / FRAME_PAGES))
+    }
+
+    /// Whether each page of a frame of the working set stands in one of some frames of files.
+    pub(crate) fn pages_are_in(&self, id: usize, frames: impl Fn(usize) -> bool) -> bool {
+        let (_, number) = self.place(id);
+        let mut pages = self.set.pages().iter().skip(number * FRAME_PAGES).take(FRAME_PAGES);
+        pages.all(|(file, page)| self.id(*file, *page as usize / FRAME_PAGES).is_some_and(&frames))
+    }
+
+    /// Bytes that a stored frame covers.
+    pub(crate) fn len(&self, id: usize) -> usize {
+        let (file, number) = self.place(id);
+        let size = self.index.files.get(file).unwrap_or(&self.index.set.frames).size;
+        frame_len(size, number)
+    }
+
+    /// Of the whole pages that a source has, those that a frame may refer to: earlier ones. `None` where it may refer to none.
+    pub(crate) fn pages_before(&self, id: usize, source: usize, known: u64) -> Option<u64> {
+        let (file, number) = self.place(id);
+        let before = known.min((number * FRAME_PAGES) as u64);
+        let Some(other) = source.checked_sub(self.manifest.bases.len()) else { return Some(known) };
+        match (file == self.set_file(), other == self.set_file()) {
+            (true, true) => Some(before),
+            (false, true) => Some(known),
+            (true, false) => None,
+            (false, false) => match other.cmp(&file) {
+                std::cmp::Ordering::Less => Some(known),
+                std::cmp::Ordering::Equal => Some(before),
+                std::cmp::Ordering::Greater => None,
+            },
         }
+    }
+
+    /// The frames of the pack that must be there before a frame can be decoded, the working set's included.
+    ///
+    /// # Errors
+    /// Where its plan refers to frames that the index does not name for it.
+    pub(crate) fn needs(&self, id: usize, plan: &Plan) -> std::result::Result<Vec<usize>, FormatError> {
+        let (file, number) = self.place(id);
+        let declared = &self.stored[id].needs;
+        let mut needs: Vec<usize> =
+            if file == self.set_file() { Vec::new() } else { self.set_needs(file, number).collect() };
+        for (run, _) in plan.references() {
+            let Some(other) = run.source.checked_sub(self.manifest.bases.len()) else { continue };
+            let frames = [run.page, run.page + run.count as u64 - 1].map(|page| page as usize / FRAME_PAGES);
+            for id in (frames[0]..=frames[1]).filter_map(|number| self.id(other, number)) {
+                if other != self.set_file() && declared.binary_search(&(id as u32)).is_err() {
+                    let message = "its plan refers to a frame that the index does not name for it";
+                    return Err(FormatError::Frame(message.into()));
+                }
+                needs.push(id);
+            }
+        }
+        needs.sort_unstable();
+        needs.dedup();
+        Ok(needs)
     }
 
     /// The name of a file, as messages have it.
     pub(crate) fn member(&self, file: usize) -> String {
         let found = self.manifest.files().nth(file);
-        found.map_or_else(String::new, |(link, file)| self.manifest.entry_name(link, file))
+        found
+            .map_or_else(|| "the working set".to_owned(), |(link, file)| self.manifest.entry_name(link, file))
     }
 
     /// Where the frames end.

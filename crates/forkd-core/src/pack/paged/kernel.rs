@@ -43,7 +43,7 @@ pub(crate) fn open(
         take(base, beside, env, &mut |bytes, at| {
             disk.write_at(&file, &path, bytes, at).map_err(Error::io("write", &path))
         })?;
-        return Ok(PageSource { file: Some(file), path, size: base.size });
+        return Ok(PageSource::file(file, path, base.size));
     };
     let mut slot = cache.find_or_create(CacheKind::Blob, &base.sha256, env)?;
     if let CacheSlot::Found(entry) = &slot
@@ -68,7 +68,7 @@ pub(crate) fn open(
         }
     };
     let file: File = entry.file().try_clone().map_err(Error::io("open", entry.path()))?;
-    Ok(PageSource { file: Some(file), path: entry.path().to_owned(), size: entry.len() })
+    Ok(PageSource::file(file, entry.path().to_owned(), entry.len()))
 }
 
 /// Whether a file is a kernel, compressed.

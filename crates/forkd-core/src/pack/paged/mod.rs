@@ -7,8 +7,11 @@ pub(crate) mod decode;
 pub(crate) mod encode;
 pub(crate) mod header;
 pub(crate) mod kernel;
+pub(crate) mod needs;
 pub(crate) mod page_source;
 pub(crate) mod search;
+pub(crate) mod set_places;
+pub(crate) mod set_written;
 pub(crate) mod write;
 
 /// For the fuzzer: decodes a frame that covers so many bytes and may refer to these files; gives the bytes that are not zero. What
@@ -21,12 +24,13 @@ pub fn fuzz_frame(body: &[u8], len: usize, files: &[std::fs::File]) -> Option<Ve
     use forkd_format::paged::{Plan, StoredFrame, zero_frame_hash};
     let source = |file: &std::fs::File| {
         let size = file.metadata().ok()?.len();
-        Some(PageSource { file: file.try_clone().ok(), path: "fuzzed".into(), size })
+        Some(PageSource::file(file.try_clone().ok()?, "fuzzed".into(), size))
     };
     let sources: Vec<PageSource> = files.iter().filter_map(source).collect();
     let (plan, plan_len) = Plan::parse(body, len, |s| sources.get(s).map(PageSource::pages)).ok()?;
     let (mut scratch, mut pages) = (decode::DecodeBuffers::new(), Pages::new());
-    let mut frame = StoredFrame { hash: zero_frame_hash(len), sum: 0, offset: 0, len: 0 };
+    let mut frame =
+        StoredFrame { hash: zero_frame_hash(len), sum: 0, offset: 0, len: 0, needs: Box::default() };
     let mut run = |frame: &StoredFrame, pages: &mut Pages| {
         decode::decode(body, (&plan, plan_len), frame, len, &sources, &mut scratch, pages).is_ok()
     };

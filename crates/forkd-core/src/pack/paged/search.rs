@@ -3,11 +3,12 @@
 
 use crate::env::Env;
 use crate::error::{Error, Result};
+use crate::pack::paged::needs::{Alike, PageCandidates};
 use crate::pack::paged::page_source::PageSource;
 use crate::pipeline::buffers::Buffers;
 use crate::pipeline::lanes::{self, LaneKind};
 use forkd_format::PAGE_SIZE;
-use forkd_format::paged::FRAME_SIZE;
+use forkd_format::paged::{FRAME_SIZE, frame_count};
 use std::fs::File;
 use std::sync::Mutex;
 
@@ -48,23 +49,28 @@ pub(crate) struct Search<'a> {
     sources: &'a [PageSource],
     /// The number of each source's first page.
     first: Vec<u64>,
-    /// Frames of each source that are not all zero.
-    frames: Vec<usize>,
+    /// Which frames of each source are not all zero.
+    stored: Vec<Vec<bool>>,
     table: Table,
 }
 
-/// A hash table that grows with what is put into it, and so does not depend on how the files' holes lie.
+/// A hash table that grows with what is put into it, up to a limit, and so does not depend on how the files' holes lie.
 struct Table {
     /// A piece's tag, and a page's number plus one; 0 is free.
     slots: Vec<u64>,
     /// Buckets, as a power of two.
     bits: u32,
     used: usize,
+    /// Of so many pieces' tags one is kept, as a power of two: rises where the table may not grow any more.
+    thinned: u32,
 }
+
+/// The largest table, in buckets as a power of two: 64 MiB.
+const LARGEST: u32 = 20;
 
 impl Table {
     fn new(bits: u32) -> Self {
-        Self { slots: vec![0; BUCKET << bits], bits, used: 0 }
+        Self { slots: vec![0; BUCKET << bits], bits, used: 0, thinned: 0 }
     }
 
     fn bucket(&self, tag: u32) -> std::ops::Range<usize> {
@@ -73,14 +79,42 @@ impl Table {
     }
 
     fn insert(&mut self, tag: u32, page: u64) {
-        if self.used * 4 > self.slots.len() * 3 && self.bits < 31 {
-            let mut larger = Self::new(self.bits + 1);
+        if self.used * 4 > self.slots.len() * 3 {
+            self.make_room();
+        }
+        if self.keeps(tag) {
+            self.put(tag, u64::from(tag) << 32 | (page + 1));
+        }
+    }
+
+    /// Whether pieces with a tag are kept at all.
+    fn keeps(&self, tag: u32) -> bool {
+        tag.trailing_zeros() >= self.thinned
+    }
+
+    fn make_room(&mut self) {
+        if self.bits < LARGEST {
+            let mut larger = Self { thinned: self.thinned, ..Self::new(self.bits + 1) };
             for slot in self.slots.iter().filter(|slot| **slot != 0) {
                 larger.put((slot >> 32) as u32, *slot);
             }
             *self = larger;
+            return;
         }
-        self.put(tag, u64::from(tag) << 32 | (page + 1));
+        self.thinned += 1;
+        for bucket in 0..self.slots.len() / BUCKET {
+            let slots = &mut self.slots[bucket * BUCKET..][..BUCKET];
+            let mut kept = 0;
+            for at in 0..BUCKET {
+                let slot = slots[at];
+                if slot != 0 && ((slot >> 32) as u32).trailing_zeros() >= self.thinned {
+                    slots[kept] = slot;
+                    kept += 1;
+                }
+            }
+            slots[kept..].fill(0);
+        }
+        self.used = self.slots.iter().filter(|slot| **slot != 0).count();
     }
 
     fn put(&mut self, tag: u32, entry: u64) {
@@ -112,7 +146,7 @@ fn tag(hash: u64) -> u32 {
 }
 
 /// A page of a source.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct PageRef {
     pub(crate) source: usize,
     pub(crate) page: u64,
@@ -165,7 +199,7 @@ fn mix(hash: u64) -> u64 {
 }
 
 impl<'a> Search<'a> {
-    /// Reads all pages of some sources that are not in holes. Memory: at most a sixth of their bytes, and for a moment half as much again.
+    /// Reads all pages of some sources that are not in holes. Memory: at most a sixth of their bytes, and no more than 96 MiB.
     pub(crate) fn build(sources: &'a [PageSource], env: Env<'_>) -> Result<Self> {
         let mut first = Vec::with_capacity(sources.len());
         let mut next = 0;
@@ -173,18 +207,19 @@ impl<'a> Search<'a> {
             first.push(next);
             next += source.pages();
         }
-        let found = Mutex::new((Table::new(10), vec![0; sources.len()]));
+        let frames = |source: &PageSource| vec![false; frame_count(source.size())];
+        let found = Mutex::new((Table::new(10), sources.iter().map(frames).collect::<Vec<_>>()));
         let buffers = Buffers::new(2 * env.jobs + 2, FRAME_SIZE);
         let kinds = [LaneKind::Ordered, LaneKind::Parallel];
         lanes::run(env.jobs, &kinds, env.cancel, |lanes| {
             let (first, found) = (&first, &found);
             let mut number = 0;
             for (s, source) in sources.iter().enumerate() {
-                let Some(file) = &source.file else { continue };
+                let Some(file) = source.as_file() else { continue };
                 let mut at = 0;
                 while let Some(data) = next_data(source, file, at)? {
                     let start = data - data % FRAME_SIZE as u64;
-                    let len = (source.size - start).min(FRAME_SIZE as u64) as usize;
+                    let len = (source.size() - start).min(FRAME_SIZE as u64) as usize;
                     at = start + len as u64;
                     let Ok(mut buffer) = buffers.take(usize::MAX, env.cancel, || lanes.failed()) else {
                         return env.cancel.check();
@@ -202,8 +237,8 @@ impl<'a> Search<'a> {
                         let is_zero = features.is_empty() && forkd_sys::is_zero(&buffer[..len]);
                         drop(buffer);
                         lanes.submit_ordered(0, number, move |_| {
-                            let (table, frames) = &mut *crate::pipeline::mutex::lock(found);
-                            frames[s] += usize::from(!is_zero);
+                            let (table, stored) = &mut *crate::pipeline::mutex::lock(found);
+                            stored[s][(start / FRAME_SIZE as u64) as usize] = !is_zero;
                             for (page, features) in &features {
                                 features.hashes().iter().for_each(|hash| table.insert(tag(*hash), *page));
                             }
@@ -216,13 +251,18 @@ impl<'a> Search<'a> {
             }
             Ok(())
         })?;
-        let (table, frames) = found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-        Ok(Self { sources, first, frames, table })
+        let (table, stored) = found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        Ok(Self { sources, first, stored, table })
     }
 
-    /// Frames of a source that are not all zero.
-    pub(crate) fn frames(&self, source: usize) -> usize {
-        self.frames[source]
+    /// Whether a frame of a source is not all zero.
+    pub(crate) fn is_stored(&self, source: usize, frame: usize) -> bool {
+        self.stored[source].get(frame).is_some_and(|stored| *stored)
+    }
+
+    /// How many frames of a source are not all zero.
+    pub(crate) fn stored(&self, source: usize) -> usize {
+        self.stored[source].iter().filter(|stored| **stored).count()
     }
 
     fn place(&self, page: u64) -> PageRef {
@@ -230,30 +270,28 @@ impl<'a> Search<'a> {
         PageRef { source, page: page - self.first[source] }
     }
 
-    /// The pages that share most pieces with this one, the best first; only those that `allowed` lets pass.
-    pub(crate) fn find(&self, page: &[u8], allowed: impl Fn(PageRef) -> bool, most: usize) -> Vec<PageRef> {
+    /// The pages that share pieces with this one. `place` says where such a page is referred to, if it may be.
+    pub(crate) fn candidates(
+        &self,
+        page: &[u8],
+        place: impl Fn(PageRef) -> Option<PageRef>,
+    ) -> PageCandidates {
         let features = Features::of(page);
-        let mut votes: Vec<(u64, u128)> = Vec::with_capacity(32);
-        for (bit, hash) in features.hashes().iter().enumerate() {
+        let mut votes: Vec<(u64, Option<Alike>)> = Vec::with_capacity(32);
+        let mut pieces = 0;
+        for (bit, hash) in
+            features.hashes().iter().enumerate().filter(|(_, hash)| self.table.keeps(tag(**hash)))
+        {
+            pieces += 1;
             for page in self.table.pages(tag(*hash)) {
                 match votes.iter_mut().find(|(voted, _)| *voted == page) {
-                    Some((_, bits)) => *bits |= 1u128 << bit,
-                    None if allowed(self.place(page)) => votes.push((page, 1u128 << bit)),
-                    None => {}
+                    Some((_, Some((_, bits)))) => *bits |= 1u128 << bit,
+                    Some((_, None)) => {}
+                    None => votes.push((page, place(self.place(page)).map(|page| (page, 1u128 << bit)))),
                 }
             }
         }
-        // The best one; then the one that has most of what that one lacks.
-        let mut found = Vec::new();
-        let mut covered = 0_u128;
-        while found.len() < most {
-            let gain = |bits: u128| (bits & !covered).count_ones();
-            let best = votes.iter().max_by_key(|(page, bits)| (gain(*bits), std::cmp::Reverse(*page)));
-            let Some((page, bits)) = best.filter(|(_, bits)| gain(*bits) > 0).copied() else { break };
-            covered |= bits;
-            found.push(self.place(page));
-        }
-        found
+        PageCandidates { found: votes.into_iter().filter_map(|(_, alike)| alike).collect(), pieces }
     }
 
     pub(crate) fn source(&self, source: usize) -> &'a PageSource {
@@ -262,9 +300,9 @@ impl<'a> Search<'a> {
 }
 
 fn next_data(source: &PageSource, file: &File, at: u64) -> Result<Option<u64>> {
-    if at >= source.size {
+    if at >= source.size() {
         return Ok(None);
     }
     let data = forkd_sys::next_data(file, at).map_err(Error::io("read", &source.path))?;
-    Ok(data.filter(|data| *data < source.size))
+    Ok(data.filter(|data| *data < source.size()))
 }

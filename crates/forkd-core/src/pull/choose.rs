@@ -5,8 +5,8 @@ use crate::error::{Kind, Result};
 use crate::hub::offer::Offer;
 use crate::pack::paged::kernel;
 use crate::pull::context::PullContext;
+use crate::pull::missing::missing;
 use crate::pull::probe::{HeaderProbe, PackProbe, probe};
-use crate::pull::ranges::missing;
 use crate::store::by_content::{self, LocalBlocks, LocalFile};
 use forkd_format::manifest::{Base, BaseKind};
 

@@ -3,12 +3,13 @@
 
 pub(crate) mod choose;
 pub(crate) mod context;
+pub(crate) mod frame_queue;
 pub(crate) mod journal;
 pub(crate) mod landed;
+pub(crate) mod missing;
 pub(crate) mod paged;
 pub(crate) mod plan;
 pub(crate) mod probe;
-pub(crate) mod ranges;
 pub(crate) mod stream;
 
 use crate::env::Env;

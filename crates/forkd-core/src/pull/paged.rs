@@ -1,7 +1,7 @@
 //! Paged packs: of the frames of a pack, those that no file of the store has are fetched, by several connections at a time.
 
 use crate::digest::sparse::read_data;
-use crate::env::Env;
+use crate::env::{Cancel, Env};
 use crate::error::{Error, Kind, Result};
 use crate::hub::remote::{Answer, Location, Request, Validator};
 use crate::pack::paged::assemble::{Feed, Feeder, FrameTarget};
@@ -11,10 +11,10 @@ use crate::pack::paged::header::{PagedHeader, read_exact};
 use crate::pack::paged::page_source::PageSource;
 use crate::pack::stream::zstd_frames::read_error;
 use crate::pull::context::{JOURNAL, PullContext, TrafficMeter, settle};
+use crate::pull::frame_queue::{FrameQueue, Pace, fetched_bytes};
 use crate::pull::journal::FrameJournal;
 use crate::pull::landed::Landed;
 use crate::pull::probe::HeaderProbe;
-use crate::pull::ranges::{Stretch, ranges};
 use crate::store::by_content::{self, LocalBlocks};
 use crate::store::lock::LockKind;
 use crate::store::record::Provenance;
@@ -25,10 +25,11 @@ use crate::unpack::paged::PagedFiles;
 use crate::unpack::plan::{Outcome, UnpackPlan, UnpackReport, local_tags};
 use forkd_format::Tag;
 use forkd_format::paged::{FRAME_PAGES, FRAME_SIZE, frame_len};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 /// What was pulled.
 pub(crate) struct PagedPull {
@@ -122,16 +123,24 @@ impl FrameFetch<'_> {
         stream: Option<Box<dyn Read + Send + '_>>,
     ) -> Result<()> {
         let progress = self.context.env.progress;
-        let ranges = ranges(self.header, landed);
-        let bytes: u64 = ranges.iter().map(|stretch| stretch.bytes.end - stretch.bytes.start).sum();
-        progress.start("pulling", Some(bytes));
-        let queue = Mutex::new(VecDeque::from(ranges));
+        let wanted: BTreeSet<usize> = (0..landed.len()).filter(|id| !landed[*id]).collect();
+        progress.start("pulling", Some(fetched_bytes(self.header, &wanted)));
+        let connections = self.context.options.connections.clamp(1, 16).min(wanted.len());
+        let queue = FrameQueue::new(self.header, wanted, connections);
+        // Ends what is coming a second time once all is here.
+        let enough = self.context.env.cancel.child();
         let feeders: Vec<Feeder<'_>> = match stream {
             Some(mut stream) => {
                 vec![Box::new(move |feed: &Feed<'_, '_>| self.feed_all(&mut stream, landed, feed))]
             }
-            None => (0..self.connections(&queue))
-                .map(|_| Box::new(|feed: &Feed<'_, '_>| self.feed(&queue, landed, feed)) as Feeder<'_>)
+            None => (0..connections)
+                .map(|connection| {
+                    let (queue, enough) = (&queue, &enough);
+                    Box::new(move |feed: &Feed<'_, '_>| {
+                        let fetched = self.feed(connection, queue, feed, enough);
+                        if fetched.is_err() && queue.is_done() { Ok(()) } else { fetched }
+                    }) as Feeder<'_>
+                })
                 .collect(),
         };
         let outcome = files.assemble(&self.location.to_string(), bases, landed.to_vec(), feeders);
@@ -139,39 +148,51 @@ impl FrameFetch<'_> {
         outcome
     }
 
-    fn connections(&self, queue: &Mutex<VecDeque<Stretch>>) -> usize {
-        let ranges = queue.lock().map_or(0, |queue| queue.len());
-        self.context.options.connections.clamp(1, 16).min(ranges)
-    }
-
-    /// Fetches ranges until none is left.
-    fn feed(&self, queue: &Mutex<VecDeque<Stretch>>, landed: &[bool], feed: &Feed<'_, '_>) -> Result<()> {
-        loop {
-            let next = queue.lock().ok().and_then(|mut queue| queue.pop_front());
-            let Some(Stretch { bytes: range, ids }) = next.filter(|_| !feed.failed()) else { return Ok(()) };
-            let only_of = Some(self.validator.clone()).filter(|validator| !validator.is_empty());
-            let request = Request { start: range.start, end: Some(range.end), only_of, ..Request::default() };
-            let changed = || Error::Changed { location: self.location.to_string() };
-            let answer = self.context.remote.request(self.location, &request, self.context.env.cancel)?;
-            let (mut body, skip) = match answer {
-                Answer::Part(download) => (download.body, 0),
-                // The server gave ranges when it was asked first, so it has another copy now; or it lost the gift.
-                Answer::Whole(download) if download.validator != *self.validator => return Err(changed()),
-                Answer::Whole(download) => (download.body, range.start),
-                Answer::NotModified => return Err(changed()),
-            };
+    /// Fetches stretches until nothing is left.
+    fn feed(
+        &self,
+        connection: usize,
+        queue: &FrameQueue<'_>,
+        feed: &Feed<'_, '_>,
+        enough: &Cancel,
+    ) -> Result<()> {
+        let mut pace = Pace::new();
+        while let Some(stretch) = queue.take(connection, &pace, || feed.failed() || enough.is_cancelled()) {
+            let begun = Instant::now();
+            let mut body = self.open(&stretch.bytes, enough)?;
             let name = self.location.to_string();
-            std::io::copy(&mut (&mut body).take(skip), &mut std::io::sink())
-                .map_err(|e| read_error(&name, e))?;
-            let mut body = self.metered(body);
-            for id in ids {
+            let mut read = 0;
+            for id in stretch.ids.take_while(|id| queue.begin(connection, *id)) {
                 let mut bytes = vec![0; self.header.stored(id).len as usize];
                 read_exact(&mut body, &mut bytes, &name)?;
-                if !landed[id] && !feed.land(id, bytes)? {
+                read += bytes.len() as u64;
+                if queue.arrived(id) && !feed.land(id, bytes)? {
                     return Ok(());
                 }
             }
+            pace.learn(read, begun.elapsed());
         }
+        if queue.is_done() {
+            enough.cancel();
+        }
+        Ok(())
+    }
+
+    /// Asks for a stretch of the pack.
+    fn open(&self, range: &std::ops::Range<u64>, cancel: &Cancel) -> Result<ProgressMeter<'_>> {
+        let only_of = Some(self.validator.clone()).filter(|validator| !validator.is_empty());
+        let request = Request { start: range.start, end: Some(range.end), only_of, ..Request::default() };
+        let changed = || Error::Changed { location: self.location.to_string() };
+        let (mut body, skip) = match self.context.remote.request(self.location, &request, cancel)? {
+            Answer::Part(download) => (download.body, 0),
+            // The server gave ranges when it was asked first, so it has another copy now; or it lost the gift.
+            Answer::Whole(download) if download.validator != *self.validator => return Err(changed()),
+            Answer::Whole(download) => (download.body, range.start),
+            Answer::NotModified => return Err(changed()),
+        };
+        let name = self.location.to_string();
+        std::io::copy(&mut (&mut body).take(skip), &mut std::io::sink()).map_err(|e| read_error(&name, e))?;
+        Ok(self.metered(body))
     }
 
     /// Takes all frames from one stream.

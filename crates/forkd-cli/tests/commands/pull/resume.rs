@@ -27,7 +27,7 @@ fn shop() -> Shop {
     shop
 }
 
-/// What may come in all, where a pull was broken off so many times: the pack, at each end of a connection one frame, and the head
+/// What may come in all by one connection, where a pull was broken off so many times: the pack, at each end of a connection one frame, and the head
 /// for each run.
 fn bound(shop: &Shop, broken: u64, runs: u64) -> u64 {
     shop.size("p.zst") + broken * longest_frame(&shop.file("p.zst")) + runs * HEADER_GUESS
@@ -36,9 +36,9 @@ fn bound(shop: &Shop, broken: u64, runs: u64) -> u64 {
 /// Runs a broken pull, which must leave nothing that others see, then one that must finish; gives the bytes that came.
 fn broken_then(shop: &Shop, broken: &str, then: &str) -> u64 {
     let (user, from) = (User::new(), shop.hub.requests().len());
-    user.fails(5, &["pull", &shop.pinned(broken, "p.zst")]);
+    user.fails(5, &["pull", "--jobs", "1", &shop.pinned(broken, "p.zst")]);
     assert!(!user.snapshot("py", "").exists(), "{broken}");
-    user.ok_noted(&["pull", &shop.pinned(then, "p.zst")]);
+    user.ok_noted(&["pull", "--jobs", "1", &shop.pinned(then, "p.zst")]);
     finished(shop, &user, "py");
     shop.sent(from, "/p.zst")
 }
@@ -67,7 +67,7 @@ fn a_connection_that_closes_or_stalls_or_finds_the_server_busy() {
         }
         // In one run.
         let (user, from) = (User::new(), shop.hub.requests().len());
-        user.ok(&["pull", &shop.pinned(&format!("once-cut/{}/", at.max(1)), "p.zst")]);
+        user.ok(&["pull", "--jobs", "1", &shop.pinned(&format!("once-cut/{}/", at.max(1)), "p.zst")]);
         finished(&shop, &user, "py");
         let sent = shop.sent(from, "/p.zst");
         assert!(sent <= bound(&shop, 1, 1), "once, {percent} %: {sent} of {size} bytes");
@@ -95,7 +95,8 @@ fn a_client_that_is_killed() {
     let held = 2 * size / 20;
     for percent in PERCENT {
         let (user, from) = (User::new(), shop.hub.requests().len());
-        let mut child = spawn(&user, &["pull", &shop.pinned(&format!("slow/{size}/"), "p.zst")]);
+        let mut child =
+            spawn(&user, &["pull", "--jobs", "1", &shop.pinned(&format!("slow/{size}/"), "p.zst")]);
         until(&mut child, || {
             shop.hub.requests().len() > from && shop.sent(from, "/p.zst") >= size * percent / 100
         });
@@ -197,7 +198,7 @@ fn an_interrupted_pull_is_gone_on_with() {
     shop.pack("py", "one.zst", &[]);
     for (name, signal) in [("p.zst", "-INT"), ("one.zst", "-TERM")] {
         let (user, size, from) = (User::new(), shop.size(name), shop.hub.requests().len());
-        let mut child = spawn(&user, &["pull", &shop.pinned(&format!("slow/{size}/"), name)]);
+        let mut child = spawn(&user, &["pull", "--jobs", "1", &shop.pinned(&format!("slow/{size}/"), name)]);
         until(&mut child, || shop.sent(from, name) >= size / 2);
         std::process::Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(130));

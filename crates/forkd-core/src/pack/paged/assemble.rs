@@ -12,8 +12,8 @@ use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
-/// Frames that one feeder may have waiting: what it holds back for others never keeps them from going on.
-const WAITING: usize = 8;
+/// Bytes of frames that may wait for others. One that waits for nothing is always taken, so that there is always one to go on with.
+const WAITING: usize = 64 << 20;
 
 /// Where finished frames go.
 pub(crate) trait FrameTarget: Sync {
@@ -37,7 +37,8 @@ pub(crate) struct Assembly<'a> {
 struct AssemblyState {
     done: Vec<bool>,
     waiting: BTreeMap<usize, PendingFrame>,
-    held: Vec<usize>,
+    /// Bytes of frames that have come and are not in their files yet.
+    held: usize,
     feeding: usize,
     running: usize,
     failure: Option<Error>,
@@ -50,13 +51,11 @@ struct PendingFrame {
     plan_len: usize,
     /// Frames of the pack that must be there first.
     needs: Vec<usize>,
-    feeder: usize,
 }
 
 /// What a feeder is given.
 pub(crate) struct Feed<'a, 'b> {
     assembly: &'b Assembly<'a>,
-    feeder: usize,
     env: Env<'b>,
 }
 
@@ -72,32 +71,22 @@ impl<'a> Assembly<'a> {
         target: &'a dyn FrameTarget,
         done: Vec<bool>,
     ) -> Self {
-        let state = AssemblyState {
-            done,
-            waiting: BTreeMap::new(),
-            held: Vec::new(),
-            feeding: 0,
-            running: 0,
-            failure: None,
-        };
+        let state =
+            AssemblyState { done, waiting: BTreeMap::new(), held: 0, feeding: 0, running: 0, failure: None };
         Self { header, name, sources, target, state: Mutex::new(state), wake: Condvar::new() }
     }
 
     /// Runs feeders until they have brought all that is missing.
     pub(crate) fn run(&self, feeders: Vec<Feeder<'_>>, env: Env<'_>) -> Result<()> {
-        {
-            let mut state = lock(&self.state);
-            state.feeding = feeders.len();
-            state.held = vec![0; feeders.len()];
-        }
+        lock(&self.state).feeding = feeders.len();
         std::thread::scope(|scope| {
             for _ in 0..env.jobs.max(1) {
                 scope.spawn(|| self.work(env));
             }
-            for (feeder, feed) in feeders.into_iter().enumerate() {
+            for feed in feeders {
                 scope.spawn(move || {
                     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                        feed(&Feed { assembly: self, feeder, env })
+                        feed(&Feed { assembly: self, env })
                     }));
                     let mut state = lock(&self.state);
                     state.feeding -= 1;
@@ -151,7 +140,7 @@ impl<'a> Assembly<'a> {
             });
             let mut state = lock(&self.state);
             state.running -= 1;
-            state.held[frame.feeder] -= 1;
+            state.held -= frame.bytes.len();
             match outcome {
                 Ok(()) => state.done[id] = true,
                 Err(error) => state.fail(error),
@@ -252,7 +241,7 @@ impl<'a> Assembly<'a> {
 
     /// Reads the plan of a frame that has come, and what it needs. A frame refers to earlier ones only, so that the first that is
     /// missing never waits.
-    fn admit(&self, id: usize, bytes: Vec<u8>, feeder: usize) -> Result<PendingFrame> {
+    fn admit(&self, id: usize, bytes: Vec<u8>) -> Result<PendingFrame> {
         let len = self.header.len(id);
         let body = parse_data_frame(&bytes).map_err(Error::malformed("frame"))?;
         let pages = |source: usize| {
@@ -261,7 +250,7 @@ impl<'a> Assembly<'a> {
         };
         let (plan, plan_len) = Plan::parse(body, len, pages).map_err(Error::malformed("frame"))?;
         let needs = self.header.needs(id, &plan).map_err(Error::malformed("frame"))?;
-        Ok(PendingFrame { bytes, plan, plan_len, needs, feeder })
+        Ok(PendingFrame { bytes, plan, plan_len, needs })
     }
 }
 
@@ -276,19 +265,20 @@ impl AssemblyState {
 }
 
 impl Feed<'_, '_> {
-    /// Hands over a frame, header included; waits while too many of this feeder's are waiting. False where there is no use in
+    /// Hands over a frame, header included; waits while too much is waiting. False where there is no use in
     /// going on.
     pub(crate) fn land(&self, id: usize, bytes: Vec<u8>) -> Result<bool> {
         let assembly = self.assembly;
-        let waiting = assembly.admit(id, bytes, self.feeder).map_err(|e| assembly.explain(id, e))?;
+        let waiting = assembly.admit(id, bytes).map_err(|e| assembly.explain(id, e))?;
         let mut state = lock(&assembly.state);
         loop {
             self.env.cancel.check()?;
             if state.failure.is_some() {
                 return Ok(false);
             }
-            if state.held[self.feeder] < WAITING {
-                state.held[self.feeder] += 1;
+            let is_ready = waiting.needs.iter().all(|id| state.done[*id]);
+            if is_ready || state.held + waiting.bytes.len() <= WAITING {
+                state.held += waiting.bytes.len();
                 state.waiting.insert(id, waiting);
                 drop(state);
                 assembly.wake.notify_all();

@@ -1,0 +1,193 @@
+//! Which frames are still to come, and which connection is bringing which. One that is slow loses its work to those that are idle.
+
+use crate::pack::paged::header::PagedHeader;
+use crate::pipeline::mutex::lock;
+use std::collections::{BTreeSet, VecDeque};
+use std::ops::Range;
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Frames that are not wanted are fetched along where they are so short that another request would cost more.
+const GAP: u64 = 8 << 10;
+
+/// Bytes of the first range that a connection is asked for; later ones are as long as it manages in [`PACE`].
+const FIRST: u64 = 1 << 20;
+const SHORTEST: u64 = 512 << 10;
+const LONGEST: u64 = 8 << 20;
+const PACE: Duration = Duration::from_millis(500);
+
+/// So many bytes are worth another request, and the loss of a connection that is cut short.
+const WORTH: u64 = 256 << 10;
+
+/// A connection that takes so long for what should take [`PACE`] is slow, and so is one that takes as long for a frame.
+const LATE: Duration = Duration::from_millis(1500);
+
+/// A stretch of a pack that one connection is to bring.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stretch {
+    pub(crate) bytes: Range<u64>,
+    /// The frames in it, wanted or not.
+    pub(crate) ids: Range<usize>,
+}
+
+/// Frames that are to come.
+pub(crate) struct FrameQueue<'a> {
+    header: &'a PagedHeader,
+    state: Mutex<QueueState>,
+    changed: Condvar,
+}
+
+struct QueueState {
+    /// What nobody is bringing.
+    missing: BTreeSet<usize>,
+    /// Of these, what comes before all others.
+    urgent: VecDeque<usize>,
+    /// What did not come yet.
+    wanted: BTreeSet<usize>,
+    /// What each connection is bringing.
+    taken: Vec<Option<Taken>>,
+}
+
+/// A stretch that is under way.
+struct Taken {
+    /// The frame that is coming, and those behind it.
+    ids: Range<usize>,
+    begun: Instant,
+    /// When that frame began to come.
+    since: Instant,
+    /// Whether another connection brings that frame too.
+    doubled: bool,
+}
+
+/// How fast a connection is.
+pub(crate) struct Pace {
+    next: u64,
+}
+
+impl Pace {
+    pub(crate) fn new() -> Self {
+        Self { next: FIRST }
+    }
+
+    /// So many bytes came in so much time.
+    pub(crate) fn learn(&mut self, bytes: u64, time: Duration) {
+        let rate = bytes as f64 / time.as_secs_f64().max(1e-4);
+        self.next = ((rate * PACE.as_secs_f64()) as u64).clamp(SHORTEST, LONGEST);
+    }
+}
+
+impl<'a> FrameQueue<'a> {
+    /// For so many connections.
+    pub(crate) fn new(header: &'a PagedHeader, wanted: BTreeSet<usize>, connections: usize) -> Self {
+        let state = QueueState {
+            missing: wanted.clone(),
+            urgent: VecDeque::new(),
+            wanted,
+            taken: (0..connections).map(|_| None).collect(),
+        };
+        Self { header, state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    /// What a connection is to bring next; waits while that may still change. `None` once all has come or `stop` says so.
+    pub(crate) fn take(&self, connection: usize, pace: &Pace, stop: impl Fn() -> bool) -> Option<Stretch> {
+        let mut state = lock(&self.state);
+        state.taken[connection] = None;
+        loop {
+            if state.wanted.is_empty() || stop() {
+                self.changed.notify_all();
+                return None;
+            }
+            let found = self.next(&mut state, pace.next).or_else(|| self.take_over(&mut state));
+            if let Some(ids) = found {
+                let first = self.header.stored(ids.start).offset;
+                let last = self.header.stored(ids.end - 1);
+                let now = Instant::now();
+                state.taken[connection] =
+                    Some(Taken { ids: ids.clone(), begun: now, since: now, doubled: false });
+                return Some(Stretch { bytes: first..last.offset + u64::from(last.len), ids });
+            }
+            let waited = self.changed.wait_timeout(state, Duration::from_millis(50));
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// The first frames that nobody is bringing, and what lies directly behind.
+    fn next(&self, state: &mut QueueState, longest: u64) -> Option<Range<usize>> {
+        state.urgent.retain(|id| state.missing.contains(id));
+        let begin = state.urgent.pop_front().or_else(|| state.missing.first().copied())?;
+        state.missing.remove(&begin);
+        let (mut end, from) = (begin + 1, self.header.stored(begin).offset);
+        while let Some(id) = state.missing.range(end..).next().copied() {
+            let last = self.header.stored(end - 1);
+            let frame = self.header.stored(id);
+            if frame.offset - (last.offset + u64::from(last.len)) > GAP
+                || frame.offset + u64::from(frame.len) - from > longest
+            {
+                break;
+            }
+            state.missing.remove(&id);
+            end = id + 1;
+        }
+        Some(begin..end)
+    }
+
+    /// The second half of what a connection has before it, of the one that has most; or the frame that one has been bringing for long.
+    fn take_over(&self, state: &mut QueueState) -> Option<Range<usize>> {
+        let behind = |taken: &Taken| {
+            let ids = taken.ids.start + 1..taken.ids.end;
+            ids.map(|id| u64::from(self.header.stored(id).len)).sum::<u64>()
+        };
+        let slow = state.taken.iter_mut().flatten().filter(|taken| taken.begun.elapsed() > LATE);
+        let most = slow.max_by_key(|taken| behind(taken))?;
+        if most.ids.len() > 1 && behind(most) >= WORTH {
+            let middle = most.ids.start + most.ids.len().div_ceil(2);
+            let rest = middle..most.ids.end;
+            most.ids.end = middle;
+            return Some(rest);
+        }
+        let late =
+            |taken: &&mut Taken| !taken.doubled && taken.since.elapsed() > LATE && !taken.ids.is_empty();
+        let slow = state.taken.iter_mut().flatten().find(late)?;
+        slow.doubled = true;
+        Some(slow.ids.clone())
+    }
+
+    /// A connection comes to a frame. False where another one brings that by now.
+    pub(crate) fn begin(&self, connection: usize, id: usize) -> bool {
+        let mut state = lock(&self.state);
+        let Some(taken) = state.taken[connection].as_mut().filter(|taken| id < taken.ids.end) else {
+            return false;
+        };
+        if taken.ids.start != id {
+            (taken.ids.start, taken.since, taken.doubled) = (id, Instant::now(), false);
+        }
+        true
+    }
+
+    /// A frame has come. False where it had come before, or nobody wants it.
+    pub(crate) fn arrived(&self, id: usize) -> bool {
+        let mut state = lock(&self.state);
+        let first = state.wanted.remove(&id);
+        if state.wanted.is_empty() {
+            self.changed.notify_all();
+        }
+        first
+    }
+
+    /// Whether all has come.
+    pub(crate) fn is_done(&self) -> bool {
+        lock(&self.state).wanted.is_empty()
+    }
+}
+
+/// The bytes of the stretches that hold some frames, with what is fetched along.
+pub(crate) fn fetched_bytes(header: &PagedHeader, wanted: &BTreeSet<usize>) -> u64 {
+    let (mut bytes, mut end) = (0, None);
+    for id in wanted {
+        let frame = header.stored(*id);
+        let gap = end.map_or(0, |end| frame.offset - end);
+        bytes += u64::from(frame.len) + if gap <= GAP { gap } else { 0 };
+        end = Some(frame.offset + u64::from(frame.len));
+    }
+    bytes
+}

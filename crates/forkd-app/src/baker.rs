@@ -5,7 +5,7 @@ use crate::lines::Lines;
 use crate::machines::{Machines, UnnamedFile};
 use crate::narrator::{Event, Speaker};
 use forkd_core::machine::{
-    self, Accel, BakeOptions, BakeReport, Guest, Machine, Network, SetUpOptions, Stream,
+    self, Accel, BakeOptions, BakeReport, Machine, Network, SetUpOptions, Stream, Trial,
 };
 use forkd_core::{Error, Kind, Result};
 use forkd_engine::{Kernel, initramfs};
@@ -68,7 +68,7 @@ impl<'a> Baker<'a> {
     pub(crate) fn bake(
         &self,
         options: &BakeOptions,
-        trial: &mut dyn FnMut(&mut Guest) -> Result<()>,
+        trial: &mut dyn FnMut(&mut Trial<'_>) -> Result<()>,
     ) -> Result<BakeReport> {
         let App { settings, env, narrator } = self.app;
         let (tag, memory) = (&options.tag, options.machine.memory);

@@ -17,6 +17,7 @@ mod narrator;
 mod pack;
 mod pull;
 mod recipe;
+mod record;
 mod remove;
 mod root_disk;
 mod settings;
@@ -37,6 +38,7 @@ pub use narrator::{Event, Narrator, Speaker};
 pub use pack::{BaseSource, PackRequest};
 pub use pull::{CONNECTIONS, EntryReport, PullRequest, PullSource, TagChoice};
 pub use recipe::RecipeFolder;
+pub use record::RecordRequest;
 pub use settings::{Settings, shown};
 
 pub use forkd_image::{CredentialFiles, ImageSource, Platform};

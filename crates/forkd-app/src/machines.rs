@@ -3,6 +3,7 @@
 use forkd_core::machine::{self, DetachedChild, Guest, Runtime};
 use forkd_core::{Env, Error, Kind, Result};
 use forkd_engine::Qemu;
+use forkd_mount::FuseMounter;
 use std::ffi::OsStr;
 use std::io::Write;
 use std::os::fd::AsRawFd;
@@ -24,7 +25,8 @@ impl Machines {
     /// # Errors
     /// [`Kind::Incompatible`] where it is not there.
     pub fn open(search_path: Option<&OsStr>, runtime_dir: &Path) -> Result<Self> {
-        Ok(Self { engine: Qemu::find(search_path)?, runtime: Runtime::new(runtime_dir.to_owned()) })
+        let runtime = Runtime::new(runtime_dir.to_owned());
+        Ok(Self { engine: Qemu::find(search_path)?, runtime: runtime.with_mounter(Box::new(FuseMounter)) })
     }
 
     /// For those that run already: QEMU itself need not be found.

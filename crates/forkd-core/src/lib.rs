@@ -23,6 +23,7 @@ pub mod json;
 pub mod machine;
 #[doc(hidden)]
 pub mod measure;
+pub mod mount;
 pub mod store;
 
 pub use chain::{ChainInfo, CompactReport, EngineFields, LinkInfo, chain_info, compact};

@@ -6,7 +6,7 @@ use crate::process::Process;
 use crate::qmp::Qmp;
 use crate::vm::QemuVm;
 use forkd_core::machine::{
-    ALIVE, Accel, Engine, Files, Limits, Machine, Network, PORTS, PROTOCOL, Vm, is_held,
+    ALIVE, Accel, Access, Engine, Files, Limits, Machine, Network, PORTS, PROTOCOL, Vm, is_held,
 };
 use forkd_core::store::StoredSnapshot;
 use forkd_core::{Env, Error, Kind, Result};
@@ -96,14 +96,15 @@ impl Qemu {
         arg("-m", &format!("{memory}B"));
         match files {
             Some(files) => {
-                let share = if files.shared { "on" } else { "off" };
+                let shared = files.access == Access::Shared;
+                let share = if shared { "on" } else { "off" };
                 let mem_path = path(&files.memory);
                 arg(
                     "-object",
                     &format!("memory-backend-file,id=mem,size={memory}B,mem-path={mem_path},share={share}"),
                 );
                 // A child's writes go to an overlay of its own, which QEMU has deleted already. A full disk is the guest's to report.
-                let overlay = if files.shared { "snapshot=off,cache=unsafe" } else { "snapshot=on" };
+                let overlay = if shared { "snapshot=off,cache=unsafe" } else { "snapshot=on" };
                 let disk = path(&files.rootfs);
                 arg(
                     "-drive",
@@ -243,6 +244,9 @@ impl Engine for Qemu {
         let mut command = self.command(accel(&snapshot.snapshot), memory, Some(files), run);
         Self::network(&mut command, limits.network.then_some("user"));
         command.args(["-incoming", "defer"]);
+        if files.access == Access::Shown {
+            forkd_sys::no_huge_reads(&mut command);
+        }
         let vmstate = snapshot.dir.join(VMSTATE);
         let state = File::open(&vmstate).map_err(Error::io("open", &vmstate))?;
         start(command, run, Some(state), limits)

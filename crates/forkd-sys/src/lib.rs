@@ -3,12 +3,16 @@
 
 mod child;
 mod disk;
+mod filter;
+mod fuse;
 mod lock;
 mod socket;
 mod sparse;
 
 pub use child::{die_with_parent, inherit, join_cgroup, kill, new_session, small_pages, terminate, user_id};
 pub use disk::{Call, DiskIo, Probe, SHARED_DIR, create_private_dirs, for_group};
+pub use filter::no_huge_reads;
+pub use fuse::{FuseMount, mount_fuse};
 pub use lock::{LockKind, NO_FOLLOW, try_lock};
 pub use socket::connect;
 pub use sparse::{

@@ -20,6 +20,7 @@ pub(crate) mod ping;
 pub(crate) mod pull;
 pub(crate) mod push;
 pub(crate) mod quickstart;
+pub(crate) mod record;
 pub(crate) mod rmi;
 pub(crate) mod snapshot;
 pub(crate) mod snapshot_compact;

@@ -3,14 +3,14 @@
 use crate::digest::sparse::{copy_disk, punch_zero_pages};
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
-use crate::machine::engine::{Accel, Engine, Files, Machine};
+use crate::machine::engine::{Accel, Access, Engine, Files, Machine};
 use crate::machine::frozen::seal_frozen;
 use crate::machine::guest::Guest;
 use crate::machine::program::{Stream, Streams};
 use crate::machine::run_dir::Runtime;
 use crate::machine::session::{explain, greet, rest};
 use crate::machine::shell::{require_shell, run_command, shell};
-use crate::machine::trial::prove;
+use crate::machine::trial::{Trial, prove};
 use crate::store::lock::LockKind;
 use crate::store::root::Store;
 use crate::store::staged::StagedSnapshot;
@@ -60,6 +60,8 @@ pub struct BakeReport {
     /// From the start of the trial fork until it was awake.
     #[serde(rename = "trial_seconds", serialize_with = "crate::json::seconds")]
     pub trial: Duration,
+    /// Pages that the trial fork read until it had passed its first test; 0 where that could not be recorded.
+    pub working_set_pages: u64,
 }
 
 /// Boots, warms, freezes and seals a machine, and forks it once; once `trial` has succeeded in that child the tag appears.
@@ -73,7 +75,7 @@ pub fn bake(
     options: &BakeOptions,
     env: Env<'_>,
     output: &mut dyn FnMut(Stream, &[u8]) -> Result<()>,
-    trial: &mut dyn FnMut(&mut Guest) -> Result<()>,
+    trial: &mut dyn FnMut(&mut Trial<'_>) -> Result<()>,
 ) -> Result<BakeReport> {
     let tag = &options.tag;
     let _lock = store.lock(tag, LockKind::Exclusive, env)?;
@@ -83,7 +85,7 @@ pub fn bake(
     let staging = store.stage(env)?;
     let staged = StagedSnapshot::create(&staging, "bake", tag)?;
     let dir = staged.dir().to_owned();
-    let files = Files { memory: dir.join(MEMORY), rootfs: dir.join(ROOTFS), shared: true };
+    let files = Files { memory: dir.join(MEMORY), rootfs: dir.join(ROOTFS), access: Access::Shared };
     copy_disk(store.disk(), &options.rootfs, &files.rootfs)?;
     // The guest touches all of its memory as it boots; that there is no room is better known now than in the middle.
     let memory = store.disk().create(&files.memory, 0o644).map_err(Error::io("create", &files.memory))?;
@@ -105,10 +107,14 @@ pub fn bake(
     punch_zero_pages(&files.memory)?;
     let (snapshot, created_at) = (Snapshot::new(fields), &options.created_at);
     let sealed = seal_frozen(staged, &snapshot, None, created_at, (store.disk(), env))?;
-    let trial = prove(engine, runtime, sealed.stored(), &files.memory, env, trial)?;
+    let proven = prove(engine, runtime, sealed.stored(), &files.memory, env, trial)?;
     env.cancel.check()?;
     let accel = options.machine.accel;
-    Ok(BakeReport { tag: tag.clone(), path: sealed.publish()?, accel, boot, warm: warmed, trial })
+    let pages = proven.working_set.iter().map(|run| run.count).sum();
+    let sealed = sealed.with_working_set(&proven.working_set)?;
+    let path = sealed.publish()?;
+    let (trial, tag) = (proven.time, tag.clone());
+    Ok(BakeReport { tag, path, accel, boot, warm: warmed, trial, working_set_pages: pages })
 }
 
 fn warm(

@@ -3,7 +3,7 @@
 use crate::digest::sparse::{copy_disk, punch};
 use crate::env::Env;
 use crate::error::{Error, Result};
-use crate::machine::engine::{Engine, Files, Limits};
+use crate::machine::engine::{Access, Engine, Files, Limits};
 use crate::machine::fork;
 use crate::machine::frozen::{ParentEdge, seal_frozen};
 use crate::machine::program::Stream;
@@ -81,7 +81,7 @@ pub fn snapshot_diff(
     let dir = staged.dir().to_owned();
     // The child writes to copies of its own: what it has changed is what differs in the end.
     let whole = staging.path().join("whole");
-    let files = Files { memory: whole.clone(), rootfs: dir.join(ROOTFS), shared: true };
+    let files = Files { memory: whole.clone(), rootfs: dir.join(ROOTFS), access: Access::Shared };
     copy_disk(store.disk(), &source.files.memory, &files.memory)?;
     copy_disk(store.disk(), &source.files.rootfs, &files.rootfs)?;
 

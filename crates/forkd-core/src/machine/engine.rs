@@ -64,8 +64,18 @@ pub struct Files {
     pub memory: PathBuf,
     /// Its root disk.
     pub rootfs: PathBuf,
-    /// Whether it writes to them; else its writes are private, and gone with it.
-    pub shared: bool,
+    pub access: Access,
+}
+
+/// How a machine uses its files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// It writes to them.
+    Shared,
+    /// Its writes are its own, and gone with it.
+    Private,
+    /// The same, and the files are made as they are read ([`crate::mount`]): no more is read than is used.
+    Shown,
 }
 
 /// What a restored machine may have.

@@ -2,7 +2,7 @@
 
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
-use crate::machine::engine::{Engine, Files, Limits, Vm};
+use crate::machine::engine::{Access, Engine, Files, Limits, Vm};
 use crate::machine::guest::Guest;
 use crate::machine::run_dir::{DetachedChild, RunDir, Runtime};
 use crate::machine::session::{WAKE_LIMIT, explain, greet, wake, with_console};
@@ -115,7 +115,7 @@ pub(crate) fn open(store: &Store, engine: &dyn Engine, tag: &Tag, env: Env<'_>) 
     let Some(rootfs) = stored.rootfs() else {
         return Err(Error::new(Kind::Incompatible, format!("'{tag}' has no {ROOTFS}")));
     };
-    let files = Files { memory, rootfs, shared: false };
+    let files = Files { memory, rootfs, access: Access::Private };
     Ok(Source { stored, files, _locks: locks })
 }
 

@@ -3,6 +3,7 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::machine::engine::Engine;
+use crate::mount::Mounter;
 use forkd_format::Tag;
 use forkd_sys::LockKind;
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,7 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Runtime {
     root: PathBuf,
+    mounter: Option<Box<dyn Mounter>>,
     /// Once a run is enough.
     swept: AtomicBool,
 }
@@ -84,10 +86,20 @@ impl Drop for RunDir {
 }
 
 impl Runtime {
+    /// With something that shows machines their files as they are read.
+    #[must_use]
+    pub fn with_mounter(self, mounter: Box<dyn Mounter>) -> Self {
+        Self { mounter: Some(mounter), ..self }
+    }
+
+    pub(crate) fn mounter(&self) -> Option<&dyn Mounter> {
+        self.mounter.as_deref()
+    }
+
     /// The runtime folder at a path, which need not exist yet.
     #[must_use]
     pub fn new(root: PathBuf) -> Self {
-        Self { root, swept: AtomicBool::new(false) }
+        Self { root, mounter: None, swept: AtomicBool::new(false) }
     }
 
     /// Its path.

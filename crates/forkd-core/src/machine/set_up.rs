@@ -2,7 +2,7 @@
 
 use crate::env::Env;
 use crate::error::{Error, Result};
-use crate::machine::engine::{Engine, Files, Machine, Network};
+use crate::machine::engine::{Access, Engine, Files, Machine, Network};
 use crate::machine::guest::Guest;
 use crate::machine::program::Stream;
 use crate::machine::run_dir::Runtime;
@@ -65,7 +65,7 @@ pub fn set_up(
     let files = Files {
         memory: format!("/proc/{}/fd/{}", std::process::id(), memory.as_raw_fd()).into(),
         rootfs: options.disk.clone(),
-        shared: true,
+        access: Access::Shared,
     };
     let run = runtime.create(engine)?;
     let mut vm = engine.boot(&machine, &files, run.path(), env)?;

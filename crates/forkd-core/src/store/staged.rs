@@ -7,7 +7,7 @@ use crate::store::root::{Store, is_taken_away};
 use crate::store::stored::StoredSnapshot;
 use crate::store::workdir::WorkDir;
 use forkd_format::manifest::{MEMORY, ROOTFS, SNAPSHOT_JSON};
-use forkd_format::{Snapshot, Tag};
+use forkd_format::{NeededRun, Snapshot, Tag};
 use forkd_sys::DiskIo;
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -109,7 +109,17 @@ impl StagedSnapshot {
                 named.map(|path| if other.dir.join(ROOTFS).exists() { own() } else { path.to_owned() })
             }
         };
-        let snapshot = snapshot.relocated(&format!("{}/", target.display()), rootfs.as_deref());
+        Self { store, tag, dir }.describe(snapshot, rootfs.as_deref(), record)
+    }
+
+    fn describe(
+        self,
+        snapshot: &Snapshot,
+        rootfs: Option<&str>,
+        record: Option<Record>,
+    ) -> Result<SealedSnapshot> {
+        let Self { store, tag, dir } = self;
+        let snapshot = snapshot.relocated(&format!("{}/", store.dir(&tag).display()), rootfs);
         let text = snapshot.to_bytes();
         // What nobody could read again is not written.
         Snapshot::parse(&text).map_err(Error::malformed(tag.to_string()))?;
@@ -140,6 +150,23 @@ impl SealedSnapshot {
     /// As it lies in the work folder.
     pub(crate) fn stored(&self) -> &StoredSnapshot {
         &self.stored
+    }
+
+    /// The same with another working set in its description; without one, as it is.
+    pub(crate) fn with_working_set(self, runs: &[NeededRun]) -> Result<Self> {
+        if runs.is_empty() {
+            return Ok(self);
+        }
+        let Self { store, stored: StoredSnapshot { tag, dir, snapshot, record } } = self;
+        for name in [SNAPSHOT_JSON, Record::NAME] {
+            let path = dir.join(name);
+            if path.exists() {
+                store.disk().remove_file(&path).map_err(Error::io("remove", &path))?;
+            }
+        }
+        let named = snapshot.rootfs().map(str::to_owned);
+        let staged = StagedSnapshot { store, tag, dir };
+        staged.describe(&snapshot.with_working_set(runs), named.as_deref(), record)
     }
 
     /// Puts it in the place of its tag, at once, and syncs. What was there before is left in the work folder.

@@ -1,0 +1,79 @@
+//! Records anew which pages a fork needs first.
+
+use crate::env::Env;
+use crate::error::{Error, Kind, Result};
+use crate::machine::engine::{Engine, Limits};
+use crate::machine::fork::open;
+use crate::machine::recording::Recording;
+use crate::machine::run_dir::Runtime;
+use crate::machine::session::{WAKE_LIMIT, explain, greet, wake, with_console};
+use crate::machine::trial::Trial;
+use crate::store::lock::LockKind;
+use crate::store::root::Store;
+use crate::store::staged::{RootfsPath, StagedSnapshot};
+use forkd_format::{NeededFile, Tag};
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// What to record.
+#[derive(Debug, Clone)]
+pub struct RecordOptions {
+    pub tag: Tag,
+}
+
+/// What was recorded.
+#[derive(Debug, Clone, Serialize)]
+pub struct RecordReport {
+    pub tag: Tag,
+    #[serde(serialize_with = "crate::json::path")]
+    pub path: PathBuf,
+    /// Pages of memory that were read, of 4 KiB.
+    pub memory_pages: u64,
+    /// The same of the root disk.
+    pub disk_pages: u64,
+}
+
+/// Forks a snapshot, notes what it reads until `work` is done in it, and keeps that as the snapshot's working set.
+///
+/// # Errors
+/// As [`crate::machine::fork`]; [`Kind::Incompatible`] where this host cannot show files.
+pub fn record(
+    store: &Store,
+    engine: &dyn Engine,
+    runtime: &Runtime,
+    options: &RecordOptions,
+    env: Env<'_>,
+    work: &mut dyn FnMut(&mut Trial<'_>) -> Result<()>,
+) -> Result<RecordReport> {
+    let tag = &options.tag;
+    let runs = {
+        let source = open(store, engine, tag, env)?;
+        let mounter = runtime
+            .mounter()
+            .ok_or_else(|| Error::new(Kind::Incompatible, "nothing here can show files as they are read"))?;
+        let recording = Recording::new(mounter, &source.files.memory, &source.files.rootfs)?;
+        let run = runtime.create(engine)?;
+        let mut vm = engine.restore(&source.stored, &recording.files(), Limits::default(), run.path())?;
+        vm.resume(env).map_err(|e| with_console(e, &run))?;
+        let mut guest = greet(vm.as_mut(), &run, WAKE_LIMIT, env)?;
+        wake(&mut guest, &run.id, false).map_err(|e| explain(e, vm.as_mut(), &run))?;
+        work(&mut Trial::new(&mut guest, Some(&recording))).map_err(|e| explain(e, vm.as_mut(), &run))?;
+        recording.runs()
+    };
+    let _lock = store.lock(tag, LockKind::Exclusive, env)?;
+    let stored = store.load(tag)?;
+    let staging = store.stage(env)?;
+    let staged = StagedSnapshot::create(&staging, "record", tag)?;
+    for (name, path) in stored.bodies().into_iter().filter(|(_, path)| path.starts_with(&stored.dir)) {
+        staged.link_file(name, &path)?;
+    }
+    let snapshot = stored.snapshot.with_working_set(&runs);
+    let sealed = staged.seal(&snapshot, RootfsPath::As(&stored), stored.record.clone())?;
+    let pages = |file| runs.iter().filter(|run| run.file == file).map(|run| run.count).sum();
+    Ok(RecordReport {
+        tag: tag.clone(),
+        path: sealed.publish()?,
+        memory_pages: pages(NeededFile::Memory),
+        disk_pages: pages(NeededFile::Rootfs),
+    })
+}

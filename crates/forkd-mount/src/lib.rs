@@ -1,0 +1,47 @@
+//! The port [`Mounter`] over FUSE: files that are made as they are read, in a folder that stands in no mount table. It is reached
+//! through this process, and is gone when this and all who have its files open are.
+
+mod filesystem;
+
+use crate::filesystem::ShownFolder;
+use forkd_core::mount::{Mount, Mounter, PageReader, ShownFile};
+use forkd_core::{Error, Kind, Result};
+use fuser::{BackgroundSession, Config, Session, SessionACL};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Mounts over FUSE, as root or in a user namespace.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct FuseMounter;
+
+impl Mounter for FuseMounter {
+    fn mount(&self, files: Vec<ShownFile>, reader: Arc<dyn PageReader>) -> Result<Box<dyn Mount>> {
+        let failed = |e: std::io::Error| {
+            let what = "files cannot be shown before they are here: FUSE is not to be had";
+            Error::new(Kind::Incompatible, format!("{what} ({e})"))
+        };
+        let mount = forkd_sys::mount_fuse().map_err(failed)?;
+        let mut config = Config::default();
+        config.acl = SessionACL::All;
+        let folder = ShownFolder::new(files, reader);
+        let session = Session::from_fd(folder, mount.device, SessionACL::All, config).map_err(failed)?;
+        let session = session.spawn().map_err(failed)?;
+        let path = PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), mount.root.as_raw_fd()));
+        Ok(Box::new(FuseFolder { path, _root: mount.root, _session: session }))
+    }
+}
+
+/// A folder that is being served. The kernel ends the session once nobody has the root or a file open.
+#[derive(Debug)]
+struct FuseFolder {
+    path: PathBuf,
+    _root: OwnedFd,
+    _session: BackgroundSession,
+}
+
+impl Mount for FuseFolder {
+    fn dir(&self) -> &Path {
+        &self.path
+    }
+}

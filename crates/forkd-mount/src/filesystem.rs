@@ -47,7 +47,8 @@ impl ShownFolder {
             kind,
             perm,
             nlink: 1,
-            uid: forkd_sys::user_id(),
+            // Whoever mounted it, in whichever user namespace that was: a number that is not known there could not be written to.
+            uid: 0,
             gid: 0,
             rdev: 0,
             blksize: 4096,

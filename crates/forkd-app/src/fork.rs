@@ -5,6 +5,7 @@ use crate::guest_eval::eval;
 use crate::lines::{KeptOutput, Lines};
 use crate::machines::Machines;
 use crate::narrator::{Event, Speaker};
+use forkd_core::arrival::Lease;
 use forkd_core::machine::{self, Child, Exec, ForkOptions, Guest, Limits, Stream, Streams};
 use forkd_core::{Error, Kind, Result};
 use forkd_format::Tag;
@@ -19,6 +20,8 @@ pub struct ForkRequest {
     pub count: usize,
     /// What they may have.
     pub limits: Limits,
+    /// Where the snapshot is arriving: the right to read it.
+    pub lease: Option<Lease>,
     pub work: ChildWork,
     /// For the work.
     pub time_limit: Option<Duration>,
@@ -92,9 +95,13 @@ impl App<'_> {
     /// As [`machine::fork`], and where the work fails in a child. No child is left then.
     pub fn fork(&self, request: &ForkRequest) -> Result<ForkReport> {
         let settings = self.settings;
-        settings.store.load(&request.tag)?;
+        if request.lease.is_none() {
+            settings.store.load(&request.tag)?;
+        }
         let machines = Machines::open(settings.search_path.as_deref(), &settings.runtime_dir)?;
-        let options = ForkOptions { tag: request.tag.clone(), count: request.count, limits: request.limits };
+        let lease = request.lease.clone();
+        let options =
+            ForkOptions { tag: request.tag.clone(), count: request.count, limits: request.limits, lease };
         let begun = Instant::now();
         let reports: Mutex<Vec<ChildReport>> = Mutex::default();
         let work = |child: &Child, guest: &mut Guest| {

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod app;
+mod arrive;
 mod bake;
 mod bake_summary;
 mod baker;
@@ -25,6 +26,7 @@ mod share;
 mod snapshot_diff;
 
 pub use app::App;
+pub use arrive::{ArrivalProgram, ArrivalWord, Arrived};
 pub use bake::{FromImageRequest, SnapshotRequest};
 pub use bake_summary::{BakeSummary, RecipeTestReport};
 pub use baker::{AccelChoice, MachineRequest};

@@ -129,7 +129,7 @@ impl App<'_> {
                 let remote = AnyRemote::new(&self.settings.http)?;
                 let hub = IndexHub::new(&remote, index, unpack.cache.as_ref());
                 let target = PullTarget::Name { reference: reference.clone(), hub: &hub };
-                let options = PullOptions { target, unpack: unpack.clone(), connections };
+                let options = PullOptions { target, unpack: unpack.clone(), connections, arrivals: None };
                 if let Some(tag) = forkd_core::plan_pull(store, &remote, &options, self.env)?.here() {
                     return Ok((store.clone(), tag.clone()));
                 }

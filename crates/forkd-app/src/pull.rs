@@ -1,6 +1,7 @@
 //! Packs that come from elsewhere: pulled, looked up, unpacked.
 
 use crate::app::App;
+use forkd_core::arrival::Arrivals;
 use forkd_core::hub::{IndexHub, Location};
 use forkd_core::machine::Engine;
 use forkd_core::{
@@ -65,7 +66,7 @@ impl App<'_> {
     /// # Errors
     /// As [`forkd_core::pull`].
     pub fn pull(&self, request: &PullRequest) -> Result<PullReport> {
-        self.with_pull(request, |remote, options| {
+        self.with_pull(request, None, |remote, options| {
             forkd_core::pull(&self.settings.store, remote, options, self.env)
         })
     }
@@ -75,14 +76,15 @@ impl App<'_> {
     /// # Errors
     /// As [`forkd_core::plan_pull`].
     pub fn pull_summary(&self, request: &PullRequest) -> Result<PullSummary> {
-        self.with_pull(request, |remote, options| {
+        self.with_pull(request, None, |remote, options| {
             forkd_core::plan_pull(&self.settings.store, remote, options, self.env)?.summary()
         })
     }
 
-    fn with_pull<T>(
+    pub(crate) fn with_pull<T>(
         &self,
         request: &PullRequest,
+        arrivals: Option<&dyn Arrivals>,
         work: impl FnOnce(&AnyRemote, &PullOptions<'_>) -> Result<T>,
     ) -> Result<T> {
         let http = &self.settings.http;
@@ -93,13 +95,13 @@ impl App<'_> {
         match &request.source {
             PullSource::Url(location) => {
                 let target = PullTarget::Url(location.clone());
-                work(&remote, &PullOptions { target, unpack, connections })
+                work(&remote, &PullOptions { target, unpack, connections, arrivals })
             }
             PullSource::Name(reference, index) => {
                 let cache = unpack.cache.clone();
                 let hub = IndexHub::new(&remote, index, cache.as_ref());
                 let target = PullTarget::Name { reference: reference.clone(), hub: &hub };
-                work(&remote, &PullOptions { target, unpack, connections })
+                work(&remote, &PullOptions { target, unpack, connections, arrivals })
             }
         }
     }

@@ -14,7 +14,19 @@ impl App<'_> {
         if dependents != Dependents::Orphan {
             self.refuse_running(tags, dependents)?;
         }
-        forkd_core::remove(&self.settings.store, tags, dependents, self.env)
+        let store = &self.settings.store;
+        let mut whole = Vec::new();
+        for tag in tags {
+            if store.contains(tag) || !forkd_core::arrival::stop(store, tag, self.env)? {
+                whole.push(tag.clone());
+            } else {
+                self.env.progress.note(&format!("'{tag}' was arriving; what had come is deleted"));
+            }
+        }
+        if whole.is_empty() && !tags.is_empty() {
+            return Ok(RemoveReport::default());
+        }
+        forkd_core::remove(store, &whole, dependents, self.env)
     }
 
     /// Children that run keep their files open and would go on without; but who removes their snapshot has hardly meant that.

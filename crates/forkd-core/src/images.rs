@@ -1,3 +1,4 @@
+use crate::arrival::note::{ArrivingSnapshot, arriving};
 use crate::error::{Error, Result};
 use crate::store::root::Store;
 use crate::store::stored::{StoredSnapshot, parent_of};
@@ -14,6 +15,8 @@ use std::time::SystemTime;
 pub struct SnapshotList {
     /// By tag, those that are damaged among them.
     pub snapshots: Vec<SnapshotSummary>,
+    /// Those of which not all is here yet.
+    pub arriving: Vec<ArrivingSnapshot>,
     /// Bytes that all of them take on the disk; files that several share count once.
     #[serde(rename = "total_bytes")]
     pub total: u64,
@@ -52,7 +55,8 @@ pub struct SnapshotSummary {
 /// # Errors
 /// [`crate::error::Error::Io`] where the store's folder cannot be read.
 pub fn images(store: &Store) -> Result<SnapshotList> {
-    let (mut list, mut seen) = (SnapshotList { snapshots: Vec::new(), total: 0 }, HashSet::new());
+    let (mut list, mut seen) =
+        (SnapshotList { snapshots: Vec::new(), arriving: arriving(store), total: 0 }, HashSet::new());
     for tag in store.folders()? {
         let bodies = match store.load(&tag) {
             Ok(stored) => {

@@ -2,6 +2,7 @@
 //! reads the environment or knows a home folder. Transports, machines and progress are traits that others fill.
 #![forbid(unsafe_code)]
 
+pub mod arrival;
 mod chain;
 mod digest;
 mod env;

@@ -247,6 +247,10 @@ impl Engine for Qemu {
         if files.access == Access::Shown {
             forkd_sys::no_huge_reads(&mut command);
         }
+        if let Some(lease) = &files.lease {
+            let copy = lease.try_clone().map_err(Error::io("keep open", &files.memory))?;
+            forkd_sys::inherit(&mut command, copy.into());
+        }
         let vmstate = snapshot.dir.join(VMSTATE);
         let state = File::open(&vmstate).map_err(Error::io("open", &vmstate))?;
         start(command, run, Some(state), limits)

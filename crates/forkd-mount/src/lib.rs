@@ -15,12 +15,29 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Copy, Default)]
 pub struct FuseMounter;
 
+impl FuseMounter {
+    /// Says whether this host can show files.
+    ///
+    /// # Errors
+    /// [`Kind::Incompatible`] with what is in the way.
+    pub fn probe() -> Result<()> {
+        forkd_sys::mount_fuse().map(drop).map_err(not_to_be_had)
+    }
+}
+
+/// Lets a program run on when the terminal and whoever started it are gone.
+pub fn in_background(command: &mut std::process::Command) {
+    forkd_sys::new_session(command);
+}
+
+fn not_to_be_had(error: std::io::Error) -> Error {
+    let what = "files cannot be shown before they are here: FUSE is not to be had";
+    Error::new(Kind::Incompatible, format!("{what} ({error})"))
+}
+
 impl Mounter for FuseMounter {
     fn mount(&self, files: Vec<ShownFile>, reader: Arc<dyn PageReader>) -> Result<Box<dyn Mount>> {
-        let failed = |e: std::io::Error| {
-            let what = "files cannot be shown before they are here: FUSE is not to be had";
-            Error::new(Kind::Incompatible, format!("{what} ({e})"))
-        };
+        let failed = not_to_be_had;
         let mount = forkd_sys::mount_fuse().map_err(failed)?;
         let mut config = Config::default();
         config.acl = SessionACL::All;

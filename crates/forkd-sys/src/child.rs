@@ -53,6 +53,13 @@ pub fn inherit(command: &mut Command, fd: OwnedFd) {
     }
 }
 
+/// The process of a thread; `None` where it has ended.
+#[must_use]
+pub fn process_of(thread: u32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok())
+}
+
 /// The user that this process runs as.
 #[must_use]
 pub fn user_id() -> u32 {

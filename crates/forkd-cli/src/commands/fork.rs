@@ -1,7 +1,10 @@
 use crate::config;
 use crate::context::Context;
-use anyhow::Result;
-use forkd_app::{ChildWork, ForkRequest};
+use crate::output::mib;
+use crate::place::source;
+use anyhow::{Context as _, Result};
+use forkd_app::{Arrived, CONNECTIONS, ChildWork, ForkRequest, PullRequest, Settings, TagChoice};
+use forkd_core::arrival::Lease;
 use forkd_core::machine::Limits;
 use forkd_format::Tag;
 use std::time::Duration;
@@ -13,9 +16,15 @@ use std::time::Duration;
                   forkd fork --tag python-numpy -n 8 -- sh -c 'hostname; date'\n  forkd fork --tag python-numpy --detach"
 )]
 pub(crate) struct ForkArgs {
-    /// The snapshot
+    /// A URL or owner/name[@version] on a hub; children start as soon as what they need first is here
+    #[arg(required_unless_present = "tag", conflicts_with = "tag")]
+    source: Option<String>,
+    /// A snapshot in the store
     #[arg(long)]
-    tag: Tag,
+    tag: Option<Tag>,
+    /// The registry for owner/name [env: FORKD_HUB_URL]
+    #[arg(long, value_name = "URL")]
+    hub: Option<String>,
     /// How many children
     #[arg(short, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     n: u16,
@@ -42,6 +51,30 @@ pub(crate) struct ForkArgs {
     command: Vec<String>,
 }
 
+/// What is to be forked, and the right to read it where it is arriving.
+fn find(args: &ForkArgs, context: &Context<'_>, settings: &Settings) -> Result<(Tag, Option<Lease>)> {
+    let Some(what) = &args.source else {
+        let tag = args.tag.clone().context("clap wants one of the two")?;
+        let lease = if settings.store.contains(&tag) { None } else { Lease::open(&settings.store, &tag)? };
+        return Ok((tag, lease));
+    };
+    let request = PullRequest {
+        source: source(what, args.hub.as_deref())?,
+        place: TagChoice::default(),
+        connections: context.connections.unwrap_or(CONNECTIONS),
+        limit_rate: None,
+    };
+    let program = super::pull::program(what, args.hub.as_deref(), &request)?;
+    match context.app(settings).arrive(&request, &program)? {
+        Arrived::Whole(tag) => Ok((tag, None)),
+        Arrived::Arriving(snapshot, lease) => {
+            let (tag, here, total) = (&snapshot.tag, mib(snapshot.here), mib(snapshot.total));
+            context.output.line(&format!("→ '{tag}' is arriving: {here} of {total} are here"));
+            Ok((snapshot.tag, Some(lease)))
+        }
+    }
+}
+
 pub(crate) fn run(args: &ForkArgs, context: &Context<'_>) -> Result<()> {
     let settings = config::settings()?;
     let (work, did) = match &args.eval {
@@ -49,8 +82,10 @@ pub(crate) fn run(args: &ForkArgs, context: &Context<'_>) -> Result<()> {
         None if args.command.is_empty() => (ChildWork::None, "ready"),
         None => (ChildWork::Program(args.command.clone()), "ended"),
     };
+    let (tag, lease) = find(args, context, &settings)?;
     let request = ForkRequest {
-        tag: args.tag.clone(),
+        tag: tag.clone(),
+        lease,
         count: args.n.into(),
         limits: Limits {
             network: args.net,
@@ -65,7 +100,7 @@ pub(crate) fn run(args: &ForkArgs, context: &Context<'_>) -> Result<()> {
     let report = context.app(&settings).fork(&request)?;
     let plural = if args.n == 1 { "child" } else { "children" };
     let time = report.time.as_secs_f64();
-    context.output.line(&format!("✓ {} {plural} of '{}' {did} in {time:.2}s", args.n, args.tag));
+    context.output.line(&format!("✓ {} {plural} of '{}' {did} in {time:.2}s", args.n, tag));
     if args.detach {
         let first = report.children.first().map_or("<ID>", |child| child.id.as_str());
         context.output.line(&format!("  next: forkd exec {first} -- <CMD>, forkd ls, forkd kill --all"));

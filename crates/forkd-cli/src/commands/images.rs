@@ -14,6 +14,7 @@ pub(crate) fn run(_args: &ImagesArgs, context: &Context<'_>) -> Result<()> {
     let list = forkd_core::images(&config::store()?)?;
     if context.output.is_quiet() {
         list.snapshots.iter().for_each(|image| context.output.answer(image.tag.as_str()));
+        list.arriving.iter().for_each(|snapshot| context.output.answer(snapshot.tag.as_str()));
     } else {
         context.output.answer(&table(&list, SystemTime::now()));
     }
@@ -23,7 +24,7 @@ pub(crate) fn run(_args: &ImagesArgs, context: &Context<'_>) -> Result<()> {
 
 fn table(list: &SnapshotList, now: SystemTime) -> String {
     let images = &list.snapshots;
-    if images.is_empty() {
+    if images.is_empty() && list.arriving.is_empty() {
         return "  no snapshots here yet\n  next: forkd pull deeplethe/python-numpy".to_owned();
     }
     let mut lines = vec!["  TAG                SIZE        MEMORY     CREATED  ROOTFS".to_owned()];
@@ -41,6 +42,11 @@ fn table(list: &SnapshotList, now: SystemTime) -> String {
         let (size, memory) = (mib(image.disk_size), mib(image.memory));
         let rootfs = if image.rootfs { "yes" } else { "no" };
         lines.push(format!("  {:<14} {size:>10}   {memory:>9}    {age:>6}   {rootfs}{chain}", image.tag));
+    }
+    for snapshot in &list.arriving {
+        let fetched = if snapshot.fetched { "" } else { ", nobody is fetching the rest" };
+        let (here, total) = (mib(snapshot.here), mib(snapshot.total));
+        lines.push(format!("  {:<14} arriving: {here} of {total} are here{fetched}", snapshot.tag));
     }
     let total = mib(list.total);
     let plural = if images.len() == 1 { "" } else { "s" };
@@ -84,6 +90,6 @@ mod tests {
 
   3 snapshots · 143.1 MiB total";
         let total = snapshots.iter().map(|image| image.disk_size).sum();
-        assert_eq!(table(&SnapshotList { snapshots, total }, now), expected);
+        assert_eq!(table(&SnapshotList { snapshots, arriving: Vec::new(), total }, now), expected);
     }
 }

@@ -4,10 +4,11 @@ use crate::context::Context;
 use crate::output::mib;
 use crate::place::source;
 use anyhow::Result;
-use forkd_app::{CONNECTIONS, PullRequest, PullSource};
+use forkd_app::{ArrivalProgram, Arrived, CONNECTIONS, PullRequest, PullSource};
 use forkd_core::PullSummary;
 use forkd_format::Tag;
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 
 /// Download a pack, check it, and unpack it into the local store
 #[derive(Debug, clap::Args)]
@@ -26,6 +27,12 @@ pub(crate) struct PullArgs {
     /// Say what would be fetched and what is here, and change nothing
     #[arg(long)]
     dry_run: bool,
+    /// Return as soon as the snapshot can be forked; the rest comes in the background
+    #[arg(long, conflicts_with = "dry_run")]
+    lazy: bool,
+    /// Fetch and serve a snapshot that is arriving; what happens is printed as JSON
+    #[arg(long, hide = true)]
+    serve_arrival: bool,
     /// Fetch no more bytes a second than this, over all connections: 500k, 2M
     #[arg(long, value_name = "RATE", value_parser = bytes_per_second)]
     limit_rate: Option<u64>,
@@ -38,12 +45,35 @@ pub(crate) fn run(args: &PullArgs, context: &Context<'_>) -> Result<()> {
         connections: context.connections.unwrap_or(CONNECTIONS),
         limit_rate: args.limit_rate,
     };
+    if args.serve_arrival {
+        let settings = config::settings()?;
+        context.app(&settings).serve_arrival(&request, &|word| {
+            use std::io::Write;
+            let mut out = std::io::stdout().lock();
+            // Nobody may be there to hear it any more.
+            let _ = serde_json::to_writer(&mut out, word)
+                .map(|()| out.write_all(b"\n").and_then(|()| out.flush()));
+        })?;
+        return Ok(());
+    }
     if let PullSource::Name(_, hub) = &request.source {
         context.output.line(&format!("→ resolves via {hub}"));
     }
     let settings = config::settings()?;
     if args.dry_run {
         return tell_plan(&context.app(&settings).pull_summary(&request)?, context);
+    }
+    if args.lazy
+        && let Arrived::Arriving(snapshot, _) =
+            context.app(&settings).arrive(&request, &program(&args.source, args.hub.as_deref(), &request)?)?
+    {
+        let (tag, here, total) = (&snapshot.tag, mib(snapshot.here), mib(snapshot.total));
+        context
+            .output
+            .line(&format!("✓ '{tag}' can be forked: {here} of {total} are here; the rest is arriving"));
+        context.output.line(&format!("  next: forkd fork --tag {tag} -n <N>"));
+        context.output.json(&snapshot);
+        return Ok(());
     }
     let report = context.app(&settings).pull(&request)?;
     if let Some(choice) = &report.choice {
@@ -66,6 +96,18 @@ pub(crate) fn run(args: &PullArgs, context: &Context<'_>) -> Result<()> {
     tell(&report.unpack, context);
     context.output.json(&report);
     Ok(())
+}
+
+/// This program, as one that fetches and serves what arrives.
+pub(crate) fn program(source: &str, hub: Option<&str>, request: &PullRequest) -> Result<ArrivalProgram> {
+    let mut args: Vec<OsString> = vec!["--jobs".into(), request.connections.to_string().into()];
+    args.extend(["pull".into(), "--serve-arrival".into()]);
+    args.extend(hub.into_iter().flat_map(|hub| ["--hub".into(), hub.into()]));
+    args.extend(request.place.tag.iter().flat_map(|tag| ["--tag".into(), tag.as_str().into()]));
+    args.extend(request.place.force.then(|| "--force".into()));
+    args.extend(request.limit_rate.iter().flat_map(|rate| ["--limit-rate".into(), rate.to_string().into()]));
+    args.extend(["--".into(), source.into()]);
+    Ok(ArrivalProgram { program: std::env::current_exe()?, args })
 }
 
 /// Says what would be fetched.

@@ -85,7 +85,8 @@ pub fn bake(
     let staging = store.stage(env)?;
     let staged = StagedSnapshot::create(&staging, "bake", tag)?;
     let dir = staged.dir().to_owned();
-    let files = Files { memory: dir.join(MEMORY), rootfs: dir.join(ROOTFS), access: Access::Shared };
+    let files =
+        Files { memory: dir.join(MEMORY), rootfs: dir.join(ROOTFS), access: Access::Shared, lease: None };
     copy_disk(store.disk(), &options.rootfs, &files.rootfs)?;
     // The guest touches all of its memory as it boots; that there is no room is better known now than in the middle.
     let memory = store.disk().create(&files.memory, 0o644).map_err(Error::io("create", &files.memory))?;

@@ -81,7 +81,8 @@ pub fn snapshot_diff(
     let dir = staged.dir().to_owned();
     // The child writes to copies of its own: what it has changed is what differs in the end.
     let whole = staging.path().join("whole");
-    let files = Files { memory: whole.clone(), rootfs: dir.join(ROOTFS), access: Access::Shared };
+    let files =
+        Files { memory: whole.clone(), rootfs: dir.join(ROOTFS), access: Access::Shared, lease: None };
     copy_disk(store.disk(), &source.files.memory, &files.memory)?;
     copy_disk(store.disk(), &source.files.rootfs, &files.rootfs)?;
 

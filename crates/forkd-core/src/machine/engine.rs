@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// How the guest's processor is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -65,6 +66,8 @@ pub struct Files {
     /// Its root disk.
     pub rootfs: PathBuf,
     pub access: Access,
+    /// What its process is to keep open: while one has it, its files are shown.
+    pub lease: Option<Arc<UnixStream>>,
 }
 
 /// How a machine uses its files.

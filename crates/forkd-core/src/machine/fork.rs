@@ -1,5 +1,6 @@
 //! From a snapshot to running children.
 
+use crate::arrival::lease::Lease;
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::machine::engine::{Access, Engine, Files, Limits, Vm};
@@ -12,6 +13,7 @@ use crate::store::stored::{StoredSnapshot, missing_file};
 use forkd_format::Tag;
 use forkd_format::manifest::{MEMORY, ROOTFS};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -22,6 +24,8 @@ pub struct ForkOptions {
     pub count: usize,
     /// What they may have.
     pub limits: Limits,
+    /// Where the snapshot is arriving: the right to read it.
+    pub lease: Option<Lease>,
 }
 
 /// A child that is awake.
@@ -115,8 +119,17 @@ pub(crate) fn open(store: &Store, engine: &dyn Engine, tag: &Tag, env: Env<'_>) 
     let Some(rootfs) = stored.rootfs() else {
         return Err(Error::new(Kind::Incompatible, format!("'{tag}' has no {ROOTFS}")));
     };
-    let files = Files { memory, rootfs, access: Access::Private };
+    let files = Files { memory, rootfs, access: Access::Private, lease: None };
     Ok(Source { stored, files, _locks: locks })
+}
+
+/// A snapshot that is arriving: its files are checked as they are read.
+fn open_lease(engine: &dyn Engine, lease: &Lease) -> Result<Source> {
+    let stored = lease.stored()?;
+    check(engine, &stored)?;
+    let (memory, rootfs) = (stored.dir.join(MEMORY), stored.dir.join(ROOTFS));
+    let files = Files { memory, rootfs, access: Access::Shown, lease: Some(lease.connection()) };
+    Ok(Source { stored, files, _locks: Vec::new() })
 }
 
 /// Says whether this host can fork a snapshot, from its description and its files' sizes only.
@@ -181,13 +194,32 @@ pub fn fork(
     env: Env<'_>,
     work: &(dyn Fn(&Child, &mut Guest) -> Result<()> + Sync),
 ) -> Result<Vec<Child>> {
-    let source = open(store, engine, &options.tag, env)?;
+    let source = match &options.lease {
+        Some(lease) => open_lease(engine, lease)?,
+        None => open(store, engine, &options.tag, env)?,
+    };
     let permits = Permits { free: Mutex::new((env.jobs * 2).max(2)), changed: Condvar::new() };
     let outcomes: Mutex<Vec<Result<Child>>> = Mutex::default();
     // When one fails the others are stopped.
     let stop = env.cancel.child();
     let stopped = Env { cancel: &stop, ..env };
+    let running = AtomicUsize::new(1);
     let started = std::thread::scope(|scope| {
+        if let Some(lease) = &options.lease {
+            let (running, stop, outcomes) = (&running, &stop, &outcomes);
+            // Without whoever serves their files the children can only hang or fail at random.
+            scope.spawn(move || {
+                while running.load(Ordering::SeqCst) > 0 {
+                    if let Err(error) = lease.check() {
+                        outcomes.lock().unwrap_or_else(PoisonError::into_inner).push(Err(error));
+                        stop.cancel();
+                        return;
+                    }
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+            });
+        }
+        let _done = Running(&running);
         for number in 1..=options.count {
             if permits.take(stopped).is_err() {
                 break;
@@ -197,8 +229,11 @@ pub fn fork(
             // From this thread: the machine ends with the thread that started it.
             let vm = engine.restore(&source.stored, &source.files, options.limits, run.path());
             let vm = vm.inspect_err(|_| stop.cancel())?;
+            if let Some(lease) = &options.lease {
+                lease.register(vm.pid(), run.path()).inspect_err(|_| stop.cancel())?;
+            }
             let (tag, network) = (options.tag.clone(), options.limits.network);
-            let snapshot = source.stored.dir.clone();
+            let snapshot = store.dir(&tag);
             let forked = Child {
                 number,
                 id: run.id.clone(),
@@ -210,9 +245,11 @@ pub fn fork(
                 vm,
                 run,
             };
-            let (permits, outcomes, stop) = (&permits, &outcomes, &stop);
+            let (permits, outcomes, stop, started) = (&permits, &outcomes, &stop, &running);
+            started.fetch_add(1, Ordering::SeqCst);
             scope.spawn(move || {
                 let outcome = start(forked, begun, permits, stopped, work);
+                started.fetch_sub(1, Ordering::SeqCst);
                 if outcome.is_err() {
                     stop.cancel();
                 }
@@ -237,6 +274,15 @@ pub fn fork(
     }
     children.sort_by_key(|child: &Child| child.number);
     Ok(children)
+}
+
+/// One of those that are counted, as long as it lives.
+struct Running<'a>(&'a AtomicUsize);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 fn start(

@@ -13,6 +13,7 @@ pub(crate) mod run_dir;
 pub(crate) mod session;
 pub(crate) mod set_up;
 pub(crate) mod shell;
+pub(crate) mod stopped;
 pub(crate) mod trial;
 
 pub use bake::{BakeOptions, BakeReport, bake};
@@ -26,4 +27,5 @@ pub use record::{RecordOptions, RecordReport, record};
 pub use run_dir::{ALIVE, DetachedChild, RunDir, Runtime, is_held, kill};
 pub use session::{greet, talk};
 pub use set_up::{SetUpOptions, set_up};
+pub use stopped::why_stopped;
 pub use trial::Trial;

@@ -58,7 +58,7 @@ impl Recording {
     /// What a machine is given.
     pub(crate) fn files(&self) -> Files {
         let dir = self.mount.dir();
-        Files { memory: dir.join(MEMORY), rootfs: dir.join(ROOTFS), access: Access::Shown }
+        Files { memory: dir.join(MEMORY), rootfs: dir.join(ROOTFS), access: Access::Shown, lease: None }
     }
 
     /// What is read from now on is not noted any more.

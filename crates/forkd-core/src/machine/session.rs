@@ -66,6 +66,9 @@ pub(crate) fn with_console(error: Error, run: &RunDir) -> Error {
     if error.kind() == Kind::Interrupted {
         return error;
     }
+    if let Some(why) = crate::machine::stopped::why_stopped(run.path()) {
+        return why;
+    }
     let console = crate::machine::engine::console(run.path()).unwrap_or_else(|| "nothing".into());
     Error::new(error.kind(), format!("{error}; its console ends with:\n  {console}"))
 }

@@ -66,6 +66,7 @@ pub fn set_up(
         memory: format!("/proc/{}/fd/{}", std::process::id(), memory.as_raw_fd()).into(),
         rootfs: options.disk.clone(),
         access: Access::Shared,
+        lease: None,
     };
     let run = runtime.create(engine)?;
     let mut vm = engine.boot(&machine, &files, run.path(), env)?;

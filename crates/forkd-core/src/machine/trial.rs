@@ -51,8 +51,12 @@ pub(crate) fn prove(
     trial: &mut dyn FnMut(&mut Trial<'_>) -> Result<()>,
 ) -> Result<Proven> {
     engine.check(&sealed.snapshot)?;
-    let mut files =
-        Files { memory: memory.to_owned(), rootfs: sealed.dir.join(ROOTFS), access: Access::Private };
+    let mut files = Files {
+        memory: memory.to_owned(),
+        rootfs: sealed.dir.join(ROOTFS),
+        access: Access::Private,
+        lease: None,
+    };
     let recording = match runtime.mounter().map(|mounter| Recording::new(mounter, memory, &files.rootfs)) {
         Some(Err(error)) if error.kind() != Kind::Incompatible => return Err(error),
         // Without it the snapshot is as good, and is read as a whole.

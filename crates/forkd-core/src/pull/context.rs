@@ -1,5 +1,6 @@
 //! What all parts of one pull share.
 
+use crate::arrival::begin::Arrivals;
 use crate::cache::answers::AnswerCache;
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
@@ -37,13 +38,21 @@ impl fmt::Debug for PullTarget<'_> {
 }
 
 /// How to pull.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct PullOptions<'a> {
     pub target: PullTarget<'a>,
     /// Tag and force.
     pub unpack: UnpackOptions,
     /// Connections at a time, 1 to 16.
     pub connections: usize,
+    /// Told as soon as the snapshot can be forked, if the pack lets it be before all is here.
+    pub arrivals: Option<&'a dyn Arrivals>,
+}
+
+impl fmt::Debug for PullOptions<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PullOptions").field("target", &self.target).finish_non_exhaustive()
+    }
 }
 
 /// One pull.

@@ -30,18 +30,41 @@ pub(crate) struct Stretch {
     pub(crate) ids: Range<usize>,
 }
 
+/// Frames that someone waits for, before all others.
+#[derive(Debug, Default)]
+pub(crate) struct Demands {
+    frames: Mutex<VecDeque<usize>>,
+    changed: Condvar,
+}
+
+impl Demands {
+    /// These before those that were demanded so far.
+    pub(crate) fn push(&self, frames: BTreeSet<usize>) {
+        let mut queue = lock(&self.frames);
+        frames.into_iter().rev().for_each(|id| queue.push_front(id));
+        self.changed.notify_all();
+    }
+}
+
+/// What a connection takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// Whatever comes next.
+    Any,
+    /// What is demanded, and nothing else.
+    Demanded,
+}
+
 /// Frames that are to come.
 pub(crate) struct FrameQueue<'a> {
     header: &'a PagedHeader,
     state: Mutex<QueueState>,
-    changed: Condvar,
+    demands: &'a Demands,
 }
 
 struct QueueState {
     /// What nobody is bringing.
     missing: BTreeSet<usize>,
-    /// Of these, what comes before all others.
-    urgent: VecDeque<usize>,
     /// What did not come yet.
     wanted: BTreeSet<usize>,
     /// What each connection is bringing.
@@ -62,42 +85,57 @@ struct Taken {
 /// How fast a connection is.
 pub(crate) struct Pace {
     next: u64,
+    longest: u64,
 }
 
 impl Pace {
     pub(crate) fn new() -> Self {
-        Self { next: FIRST }
+        Self { next: FIRST, longest: LONGEST }
+    }
+
+    /// One that never goes so far that demands would wait for long.
+    pub(crate) fn short() -> Self {
+        Self { next: FIRST, longest: FIRST }
     }
 
     /// So many bytes came in so much time.
     pub(crate) fn learn(&mut self, bytes: u64, time: Duration) {
         let rate = bytes as f64 / time.as_secs_f64().max(1e-4);
-        self.next = ((rate * PACE.as_secs_f64()) as u64).clamp(SHORTEST, LONGEST);
+        self.next = ((rate * PACE.as_secs_f64()) as u64).clamp(SHORTEST, self.longest);
     }
 }
 
 impl<'a> FrameQueue<'a> {
     /// For so many connections.
-    pub(crate) fn new(header: &'a PagedHeader, wanted: BTreeSet<usize>, connections: usize) -> Self {
-        let state = QueueState {
-            missing: wanted.clone(),
-            urgent: VecDeque::new(),
-            wanted,
-            taken: (0..connections).map(|_| None).collect(),
-        };
-        Self { header, state: Mutex::new(state), changed: Condvar::new() }
+    pub(crate) fn new(
+        header: &'a PagedHeader,
+        wanted: BTreeSet<usize>,
+        connections: usize,
+        demands: &'a Demands,
+    ) -> Self {
+        let state =
+            QueueState { missing: wanted.clone(), wanted, taken: (0..connections).map(|_| None).collect() };
+        Self { header, state: Mutex::new(state), demands }
     }
 
     /// What a connection is to bring next; waits while that may still change. `None` once all has come or `stop` says so.
-    pub(crate) fn take(&self, connection: usize, pace: &Pace, stop: impl Fn() -> bool) -> Option<Stretch> {
+    pub(crate) fn take(
+        &self,
+        connection: usize,
+        (pace, turn): (&Pace, Turn),
+        stop: impl Fn() -> bool,
+    ) -> Option<Stretch> {
         let mut state = lock(&self.state);
         state.taken[connection] = None;
         loop {
             if state.wanted.is_empty() || stop() {
-                self.changed.notify_all();
+                self.demands.changed.notify_all();
                 return None;
             }
-            let found = self.next(&mut state, pace.next).or_else(|| self.take_over(&mut state));
+            let found = match turn {
+                Turn::Any => self.next(&mut state, pace.next, turn).or_else(|| self.take_over(&mut state)),
+                Turn::Demanded => self.next(&mut state, pace.next, turn),
+            };
             if let Some(ids) = found {
                 let first = self.header.stored(ids.start).offset;
                 let last = self.header.stored(ids.end - 1);
@@ -106,15 +144,23 @@ impl<'a> FrameQueue<'a> {
                     Some(Taken { ids: ids.clone(), begun: now, since: now, doubled: false });
                 return Some(Stretch { bytes: first..last.offset + u64::from(last.len), ids });
             }
-            let waited = self.changed.wait_timeout(state, Duration::from_millis(50));
+            let waited = self.demands.changed.wait_timeout(state, Duration::from_millis(50));
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
     /// The first frames that nobody is bringing, and what lies directly behind.
-    fn next(&self, state: &mut QueueState, longest: u64) -> Option<Range<usize>> {
-        state.urgent.retain(|id| state.missing.contains(id));
-        let begin = state.urgent.pop_front().or_else(|| state.missing.first().copied())?;
+    fn next(&self, state: &mut QueueState, longest: u64, turn: Turn) -> Option<Range<usize>> {
+        let demanded = {
+            let mut frames = lock(&self.demands.frames);
+            frames.retain(|id| state.missing.contains(id));
+            frames.pop_front()
+        };
+        let longest = if demanded.is_some() { SHORTEST } else { longest };
+        let begin = match (demanded, turn) {
+            (None, Turn::Any) => state.missing.first().copied()?,
+            (demanded, _) => demanded?,
+        };
         state.missing.remove(&begin);
         let (mut end, from) = (begin + 1, self.header.stored(begin).offset);
         while let Some(id) = state.missing.range(end..).next().copied() {
@@ -169,7 +215,7 @@ impl<'a> FrameQueue<'a> {
         let mut state = lock(&self.state);
         let first = state.wanted.remove(&id);
         if state.wanted.is_empty() {
-            self.changed.notify_all();
+            self.demands.changed.notify_all();
         }
         first
     }

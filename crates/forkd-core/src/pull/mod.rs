@@ -38,7 +38,7 @@ pub fn pull(
     let mut restarts = 0;
     loop {
         match pull_once(&context) {
-            Err(Error::Changed { location }) if restarts < RESTARTS => {
+            Err(Error::Changed { location }) if restarts < RESTARTS && options.arrivals.is_none() => {
                 restarts += 1;
                 env.progress.finish();
                 env.progress.note(&format!("{location}: the server's copy changed; starting over"));

@@ -1,5 +1,6 @@
 //! Paged packs: of the frames of a pack, those that no file of the store has are fetched, by several connections at a time.
 
+use crate::arrival::begin::{ArrivalWatch, WatchedPull};
 use crate::digest::sparse::read_data;
 use crate::env::{Cancel, Env};
 use crate::error::{Error, Kind, Result};
@@ -11,7 +12,7 @@ use crate::pack::paged::header::{PagedHeader, read_exact};
 use crate::pack::paged::page_source::PageSource;
 use crate::pack::stream::zstd_frames::read_error;
 use crate::pull::context::{JOURNAL, PullContext, TrafficMeter, settle};
-use crate::pull::frame_queue::{FrameQueue, Pace, fetched_bytes};
+use crate::pull::frame_queue::{Demands, FrameQueue, Pace, Turn, fetched_bytes};
 use crate::pull::journal::FrameJournal;
 use crate::pull::landed::Landed;
 use crate::pull::probe::HeaderProbe;
@@ -27,8 +28,8 @@ use forkd_format::Tag;
 use forkd_format::paged::{FRAME_PAGES, FRAME_SIZE, frame_len};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 /// What was pulled.
@@ -50,6 +51,7 @@ pub(crate) fn pull(
     let HeaderProbe { header, validator, stream, .. } = probe;
     let key = format!("pack-{}", &header.id.id().digest().to_string()[..32]);
     let work = context.store.download(&key, context.env)?;
+    let header = Arc::new(header);
     let fetch = FrameFetch { context, location, name, header: &header, validator: &validator, work: &work };
     let outcome = fetch.run(stream);
     settle(work, outcome)
@@ -59,7 +61,7 @@ struct FrameFetch<'a> {
     context: &'a PullContext<'a>,
     location: &'a Location,
     name: &'a str,
-    header: &'a PagedHeader,
+    header: &'a Arc<PagedHeader>,
     validator: &'a Validator,
     work: &'a WorkDir,
 }
@@ -92,7 +94,23 @@ impl FrameFetch<'_> {
         let bases = search.open_all(header, &mut sidecar)?;
         let job = UnpackJob { store, manifest, plan: &plan, options, count_content: false, env };
         let staged = StagedPack::new(job, self.work)?;
-        let tell = |id: usize| journal.note(id);
+        let demands = Arc::new(Demands::default());
+        let watch = match (self.context.options.arrivals, &stream) {
+            // A stream that comes as it comes brings the front first all the same.
+            (Some(arrivals), _) => Some(ArrivalWatch::new(WatchedPull {
+                arrivals,
+                header: Arc::clone(header),
+                staged: &staged,
+                plan: &plan,
+                work: self.work.path(),
+                demands: Arc::clone(&demands),
+            })),
+            (None, _) => None,
+        };
+        let tell = |id: usize| {
+            journal.note(id)?;
+            watch.as_ref().map_or(Ok(()), |watch| watch.landed(id))
+        };
         let files = PagedFiles::new(header, &staged, Some(&tell))?;
         let landed = Landed::new(header, &plan, &staged);
         pulled.resumed = self.check_noted(&noted, &files, &landed)?;
@@ -105,7 +123,16 @@ impl FrameFetch<'_> {
             self.header.set_ids().filter(|id| self.header.pages_are_in(*id, |of| landed.has(of))).collect();
         self.check_noted(&set, &files, &landed)?;
         let landed = landed.into_inner();
-        self.fetch(&files, bases, &landed, stream)?;
+        let fetched = (|| {
+            if let Some(watch) = &watch {
+                watch.here(&landed)?;
+            }
+            self.fetch(&files, bases, (&landed, &demands), stream)
+        })();
+        if let Some(watch) = &watch {
+            watch.end(&fetched);
+        }
+        fetched?;
         files.finish();
         // What is replaced comes to lie here in its place, and may be in use: it is not gone on with.
         let replaces = plan.outcomes.contains(&Outcome::Replaced);
@@ -119,25 +146,28 @@ impl FrameFetch<'_> {
         &self,
         files: &PagedFiles<'_>,
         bases: Vec<PageSource>,
-        landed: &[bool],
+        (landed, demands): (&[bool], &Demands),
         stream: Option<Box<dyn Read + Send + '_>>,
     ) -> Result<()> {
         let progress = self.context.env.progress;
         let wanted: BTreeSet<usize> = (0..landed.len()).filter(|id| !landed[*id]).collect();
         progress.start("pulling", Some(fetched_bytes(self.header, &wanted)));
         let connections = self.context.options.connections.clamp(1, 16).min(wanted.len());
-        let queue = FrameQueue::new(self.header, wanted, connections);
+        // One more for what is demanded: it waits for none of the others.
+        let demanded = usize::from(self.context.options.arrivals.is_some() && connections > 0);
+        let queue = FrameQueue::new(self.header, wanted, connections + demanded, demands);
         // Ends what is coming a second time once all is here.
         let enough = self.context.env.cancel.child();
         let feeders: Vec<Feeder<'_>> = match stream {
             Some(mut stream) => {
                 vec![Box::new(move |feed: &Feed<'_, '_>| self.feed_all(&mut stream, landed, feed))]
             }
-            None => (0..connections)
+            None => (0..connections + demanded)
                 .map(|connection| {
                     let (queue, enough) = (&queue, &enough);
                     Box::new(move |feed: &Feed<'_, '_>| {
-                        let fetched = self.feed(connection, queue, feed, enough);
+                        let turn = if connection < connections { Turn::Any } else { Turn::Demanded };
+                        let fetched = self.feed((connection, turn), queue, feed, enough);
                         if fetched.is_err() && queue.is_done() { Ok(()) } else { fetched }
                     }) as Feeder<'_>
                 })
@@ -151,13 +181,14 @@ impl FrameFetch<'_> {
     /// Fetches stretches until nothing is left.
     fn feed(
         &self,
-        connection: usize,
+        (connection, turn): (usize, Turn),
         queue: &FrameQueue<'_>,
         feed: &Feed<'_, '_>,
         enough: &Cancel,
     ) -> Result<()> {
-        let mut pace = Pace::new();
-        while let Some(stretch) = queue.take(connection, &pace, || feed.failed() || enough.is_cancelled()) {
+        let mut pace = if self.context.options.arrivals.is_some() { Pace::short() } else { Pace::new() };
+        let stop = || feed.failed() || enough.is_cancelled();
+        while let Some(stretch) = queue.take(connection, (&pace, turn), stop) {
             let begun = Instant::now();
             let mut body = self.open(&stretch.bytes, enough)?;
             let name = self.location.to_string();

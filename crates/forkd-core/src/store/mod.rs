@@ -1,5 +1,6 @@
 //! The local store (`docs/format/store.md`): one folder a tag, work in progress beside them, locks.
 
+pub(crate) mod arrival_note;
 pub(crate) mod by_content;
 pub(crate) mod by_source;
 pub(crate) mod chain_memory;

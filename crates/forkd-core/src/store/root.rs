@@ -127,6 +127,11 @@ impl Store {
             let message = format!("no snapshot '{tag}' in {}", self.snapshots().display());
             let similar =
                 self.tags().ok().and_then(|tags| tags.into_iter().find(|other| is_similar(tag, other)));
+            if let Some((_, note)) = self.arrival_notes().into_iter().find(|(_, note)| note.tag == *tag) {
+                let message = format!("'{tag}' is arriving: it can be forked, but not all of it is here");
+                return Err(Error::new(Kind::NotFound, message)
+                    .hint(format!("`forkd pull {}` waits for the rest", note.name)));
+            }
             let hint = match similar {
                 Some(similar) => format!("did you mean '{similar}'? See `forkd images`"),
                 None => "see `forkd images`".to_owned(),

@@ -141,6 +141,17 @@ impl<'a> StagedPack<'a> {
         }
     }
 
+    /// A staged file by itself; `None` for a description.
+    pub(crate) fn open_staged(&self, id: FileId) -> Result<Option<File>> {
+        let staged = self.files[id.link][id.file].get();
+        staged.map(|StagedFile { path, file }| file.try_clone().map_err(Error::io("open", path))).transpose()
+    }
+
+    /// The description of a link, as far as it is here.
+    pub(crate) fn description(&self, link: usize) -> Vec<u8> {
+        lock(&self.descriptions)[link].clone()
+    }
+
     /// Reads a staged file; false for a description, which is in no file.
     pub(crate) fn read_staged(&self, id: FileId, offset: u64, buffer: &mut [u8]) -> Result<bool> {
         let Some(StagedFile { path, file }) = self.files[id.link][id.file].get() else { return Ok(false) };

@@ -36,8 +36,12 @@ fn tag(name: &str) -> Tag {
 /// Pulls from a folder, into a store whose calls may fail.
 fn pull(store: &Store, pack: &Path, force: bool) -> Result<PullReport> {
     let target = PullTarget::Url(Location::parse(&format!("file://{}", pack.display())).unwrap());
-    let options =
-        PullOptions { target, unpack: UnpackOptions { force, ..UnpackOptions::default() }, connections: 2 };
+    let options = PullOptions {
+        target,
+        unpack: UnpackOptions { force, ..UnpackOptions::default() },
+        connections: 2,
+        arrivals: None,
+    };
     forkd_core::pull(store, &*REMOTE, &options, env())
 }
 

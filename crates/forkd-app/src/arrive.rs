@@ -1,0 +1,174 @@
+//! Snapshots that are forked before all of them is here: a process of their own fetches and serves each.
+
+use crate::app::App;
+use crate::pull::{PullRequest, PullSource};
+use forkd_core::arrival::{ArrivalServer, ArrivingSnapshot, Lease, arriving};
+use forkd_core::{Env, Error, Kind, PullReport, Result};
+use forkd_format::Tag;
+use forkd_mount::FuseMounter;
+use serde::{Deserialize, Serialize};
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::Duration;
+
+/// A program that runs [`App::serve_arrival`] and prints what it is told, each in a line of its own.
+#[derive(Debug, Clone)]
+pub struct ArrivalProgram {
+    pub program: PathBuf,
+    pub args: Vec<std::ffi::OsString>,
+}
+
+/// What that program prints.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ArrivalWord {
+    /// The snapshot can be forked.
+    Ready(ArrivingSnapshot),
+    /// All of it is here, under this tag.
+    Whole(Tag),
+    /// Something that the user should know.
+    Note(String),
+    Failed {
+        kind: String,
+        message: String,
+    },
+}
+
+/// What can be forked.
+#[derive(Debug, Clone)]
+pub enum Arrived {
+    /// A snapshot in the store.
+    Whole(Tag),
+    /// One whose first pages are here.
+    Arriving(ArrivingSnapshot, Lease),
+}
+
+impl PullSource {
+    /// What was asked for, without secrets.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::Url(location) => location.to_string(),
+            Self::Name(reference, _) => reference.to_string(),
+        }
+    }
+}
+
+impl App<'_> {
+    /// Makes a snapshot ready to be forked, from a hub if it is not here; the rest of it comes while it is used. Where this host cannot show
+    /// files before they are here, all of it is pulled.
+    ///
+    /// # Errors
+    /// As [`App::pull`].
+    pub fn arrive(&self, request: &PullRequest, program: &ArrivalProgram) -> Result<Arrived> {
+        let (store, name) = (&self.settings.store, request.source.name());
+        if let Some(tag) = self.pulled_as(&name)? {
+            return Ok(Arrived::Whole(tag));
+        }
+        let known = arriving(store).into_iter().find(|snapshot| snapshot.name == name && snapshot.fetched);
+        if let Some(snapshot) = known
+            && let Ok(lease) = Lease::of(&snapshot)
+        {
+            return Ok(Arrived::Arriving(snapshot, lease));
+        }
+        if let Err(error) = FuseMounter::probe() {
+            self.env.progress.note(&format!("{error}; pulling all of {name} first"));
+            return Ok(Arrived::Whole(self.pull(request)?.unpack.head));
+        }
+        let mut command = Command::new(&program.program);
+        command.args(&program.args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        forkd_mount::in_background(&mut command);
+        let mut child = command.spawn().map_err(Error::io("start", &program.program))?;
+        let heard = self.hear(&mut child, &name);
+        if heard.is_err() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        match heard? {
+            ArrivalWord::Ready(_) => {
+                let found = arriving(store).into_iter().find(|snapshot| snapshot.name == name);
+                match found {
+                    Some(snapshot) => Lease::of(&snapshot).map(|lease| Arrived::Arriving(snapshot, lease)),
+                    // The rest was faster than we.
+                    None => Ok(Arrived::Whole(self.pull(request)?.unpack.head)),
+                }
+            }
+            ArrivalWord::Whole(tag) => Ok(Arrived::Whole(tag)),
+            ArrivalWord::Note(message) | ArrivalWord::Failed { message, .. } => {
+                Err(Error::new(Kind::General, message))
+            }
+        }
+    }
+
+    /// The tag of a snapshot that was pulled under a name.
+    fn pulled_as(&self, name: &str) -> Result<Option<Tag>> {
+        let store = &self.settings.store;
+        let is_it = |tag: &Tag| {
+            let source = store.load(tag).ok().and_then(|stored| stored.record)?.source?;
+            (source.name == name && source.head.is_none_or(|head| head == *tag)).then_some(())
+        };
+        Ok(store.tags()?.into_iter().find(|tag| is_it(tag).is_some()))
+    }
+
+    /// Listens to the program until it says what became of the snapshot.
+    fn hear(&self, child: &mut Child, name: &str) -> Result<ArrivalWord> {
+        let ended =
+            || Error::new(Kind::General, format!("the process that fetches {name} has ended at once"));
+        let out = child.stdout.take().ok_or_else(ended)?;
+        let (send, lines) = std::sync::mpsc::channel();
+        std::thread::spawn(move || BufReader::new(out).lines().try_for_each(|line| send.send(line)));
+        loop {
+            let line = match lines.recv_timeout(Duration::from_millis(50)) {
+                Ok(line) => line.map_err(|_| ended())?,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.env.cancel.check()?;
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => return Err(ended()),
+            };
+            match serde_json::from_str(&line) {
+                Ok(ArrivalWord::Note(text)) => self.env.progress.note(&text),
+                Ok(ArrivalWord::Failed { kind, message }) => {
+                    return Err(Error::new(Kind::named(&kind), message));
+                }
+                Ok(word) => return Ok(word),
+                Err(_) => return Err(ended()),
+            }
+        }
+    }
+
+    /// Fetches a snapshot and serves it until it is whole and nobody needs it served any more. `tell` is told what happens.
+    ///
+    /// # Errors
+    /// As [`App::pull`].
+    pub fn serve_arrival(
+        &self,
+        request: &PullRequest,
+        tell: &'static (dyn Fn(&ArrivalWord) + Send + Sync),
+    ) -> Result<PullReport> {
+        let settings = self.settings;
+        let cancel = self.env.cancel.child();
+        let server = ArrivalServer::new(
+            settings.store.clone(),
+            Box::new(FuseMounter),
+            request.source.name(),
+            cancel.clone(),
+            Box::new(|snapshot| tell(&ArrivalWord::Ready(snapshot.clone()))),
+        );
+        let env = Env { cancel: &cancel, ..self.env };
+        let outcome = self.with_pull(request, Some(&server), |remote, options| {
+            forkd_core::pull(&settings.store, remote, options, env)
+        });
+        match &outcome {
+            Ok(report) => tell(&ArrivalWord::Whole(report.unpack.head.clone())),
+            Err(error) => tell(&ArrivalWord::Failed {
+                kind: error.kind().name().to_owned(),
+                message: error.to_string(),
+            }),
+        }
+        server.wait();
+        outcome
+    }
+}

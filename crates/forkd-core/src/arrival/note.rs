@@ -1,0 +1,76 @@
+//! What others see of snapshots that are arriving.
+
+use crate::arrival::protocol::{Word, ask, say};
+use crate::env::Env;
+use crate::error::{Error, Result};
+use crate::pull::context::JOURNAL;
+use crate::store::arrival_note::ArrivalNote;
+use crate::store::lock::LockKind;
+use crate::store::root::Store;
+use forkd_format::Tag;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// A snapshot that is arriving.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ArrivingSnapshot {
+    pub tag: Tag,
+    /// What was asked for, without secrets.
+    pub name: String,
+    /// Bytes of the pack.
+    #[serde(rename = "total_bytes")]
+    pub total: u64,
+    /// Bytes that are here, about.
+    #[serde(rename = "here_bytes")]
+    pub here: u64,
+    /// Whether someone is fetching the rest.
+    pub fetched: bool,
+    #[serde(skip)]
+    pub(crate) work: PathBuf,
+}
+
+impl ArrivingSnapshot {
+    pub(crate) fn new(note: ArrivalNote, work: PathBuf) -> Self {
+        let ArrivalNote { tag, name, total, frames } = note;
+        let landed = work.join(JOURNAL).metadata().map_or(0, |journal| journal.len() / 4).min(frames);
+        let here = (u128::from(total) * u128::from(landed) / u128::from(frames.max(1))) as u64;
+        Self { tag, name, total, here, fetched: false, work }
+    }
+}
+
+/// The snapshots of a store that are arriving, by tag.
+#[must_use]
+pub fn arriving(store: &Store) -> Vec<ArrivingSnapshot> {
+    let mut found: Vec<ArrivingSnapshot> = Vec::new();
+    for (work, note) in store.arrival_notes() {
+        // What came as a whole in the meantime is that.
+        if !store.contains(&note.tag) {
+            let snapshot = ArrivingSnapshot::new(note, work);
+            found.push(ArrivingSnapshot { fetched: ask(&snapshot.work).is_ok(), ..snapshot });
+        }
+    }
+    found.sort_by(|a, b| a.tag.cmp(&b.tag));
+    found
+}
+
+/// Ends the arrival of a tag, if it is arriving, and deletes what has come. Says whether it was.
+///
+/// # Errors
+/// [`crate::Kind::Locked`] where whoever fetches it does not end.
+pub fn stop(store: &Store, tag: &Tag, env: Env<'_>) -> Result<bool> {
+    let Some(snapshot) = arriving(store).into_iter().find(|snapshot| snapshot.tag == *tag) else {
+        return Ok(false);
+    };
+    if let Ok((stream, _)) = ask(&snapshot.work) {
+        let _ = say(&stream, &Word::Stop);
+    }
+    let key = snapshot.work.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+    let _turn = store.lock_name(&key, &format!("the arrival of '{tag}'"), LockKind::Exclusive, env)?;
+    match store.disk().remove_tree(&snapshot.work) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            return Err(Error::Io { action: "remove", path: snapshot.work, source: e });
+        }
+        _ => store.remove_empty(&[store.partial_dir()]),
+    }
+    Ok(true)
+}

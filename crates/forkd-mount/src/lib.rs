@@ -21,7 +21,7 @@ impl FuseMounter {
     /// # Errors
     /// [`Kind::Incompatible`] with what is in the way.
     pub fn probe() -> Result<()> {
-        forkd_sys::mount_fuse().map(drop).map_err(not_to_be_had)
+        forkd_sys::mount_fuse().map(drop).map_err(|e| not_to_be_had(&e))
     }
 }
 
@@ -30,14 +30,14 @@ pub fn in_background(command: &mut std::process::Command) {
     forkd_sys::new_session(command);
 }
 
-fn not_to_be_had(error: std::io::Error) -> Error {
+fn not_to_be_had(error: &std::io::Error) -> Error {
     let what = "files cannot be shown before they are here: FUSE is not to be had";
     Error::new(Kind::Incompatible, format!("{what} ({error})"))
 }
 
 impl Mounter for FuseMounter {
     fn mount(&self, files: Vec<ShownFile>, reader: Arc<dyn PageReader>) -> Result<Box<dyn Mount>> {
-        let failed = not_to_be_had;
+        let failed = |e| not_to_be_had(&e);
         let mount = forkd_sys::mount_fuse().map_err(failed)?;
         let mut config = Config::default();
         config.acl = SessionACL::All;

@@ -10,6 +10,9 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Mutex, OnceLock};
 
+/// What the kernel makes a failed read of, and of a page that is mapped a SIGBUS.
+const EIO: i32 = 5;
+
 /// What is called where a read can never be answered: who reads, and why.
 pub(crate) type Stop = Box<dyn Fn(u32, &Failure) + Send + Sync>;
 
@@ -88,7 +91,7 @@ impl Arriving {
         if let Some(stop) = self.stop.get() {
             stop(request.pid, &Failure { message, ..failure.clone() });
         }
-        answer(Err(io::Error::from_raw_os_error(5)));
+        answer(Err(io::Error::from_raw_os_error(EIO)));
     }
 
     /// The frames of which a frame is made, those first that others need.
@@ -111,9 +114,8 @@ impl PageReader for Arriving {
             return answer(Err(io::ErrorKind::NotFound.into()));
         };
         let mut state = lock(&self.state);
-        let missing = match self.pack.read(&state.landed, body, request.offset, &mut bytes) {
-            Ok(missing) => missing,
-            Err(_) => return answer(Err(io::Error::from_raw_os_error(5))),
+        let Ok(missing) = self.pack.read(&state.landed, body, request.offset, &mut bytes) else {
+            return answer(Err(io::Error::from_raw_os_error(EIO)));
         };
         if missing.is_empty() {
             drop(state);

@@ -60,7 +60,7 @@ impl Lease {
 
     /// Fails where whoever serves the snapshot has ended.
     pub(crate) fn check(&self) -> Result<()> {
-        if forkd_sys::is_hung_up(&*self.stream) { Err(self.gone()) } else { Ok(()) }
+        if forkd_sys::is_hung_up(&self.stream) { Err(self.gone()) } else { Ok(()) }
     }
 
     fn gone(&self) -> Error {

@@ -1,19 +1,17 @@
 //! The table of a pack's frames.
 
-use super::file_root::{FileRoot, RootHasher};
-use super::frame_hash::{FrameHash, zero_frame_hash};
-use super::sizes::{FRAME_SIZE, MAX_DEPTH, MAX_FRAME_LEN, MAX_NEEDS, frame_count, frame_len};
+use super::file_frames::{FileFrames, StoredFrame};
+use super::file_root::FileRoot;
+use super::sizes::{FRAME_SIZE, MAX_NEEDS, frame_count};
+use super::table_reader::{ENTRY_LEN, Parsed, TableReader, cut, wrong};
 use super::varint::{NumberReader, put};
 use super::working_set::{SetRun, WorkingSet};
-use crate::error::FormatError;
 use crate::little_endian::{le32, le64};
 use crate::sizes::PAGE_SIZE;
 
 const MAGIC: &[u8; 8] = b"forkdix3";
 /// What we write; a reader takes a longer one and passes over what it does not know.
 const HEADER_LEN: usize = 72;
-/// An entry without the frames that it needs.
-const ENTRY_LEN: usize = 44;
 /// The present edition of the format. The first one, which no hub ever held, had zeros in its place.
 const EDITION: u32 = 2;
 /// What a writer keeps room for in an entry, for the frames that it needs: a number, and so many of at most three bytes.
@@ -21,43 +19,6 @@ const NEEDS_ROOM: usize = 1 + 3 * Index::NEEDS_A_FRAME;
 
 /// Features without which a pack cannot be read. None is defined yet.
 const KNOWN_INCOMPATIBLE: u64 = 0;
-
-/// A frame that stands in the pack.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredFrame {
-    /// Of what it decodes to, checked whenever it is decoded.
-    pub hash: FrameHash,
-    /// XXH3-64 of what it decodes to, zeros included: finds the same bytes elsewhere, proves nothing.
-    pub sum: u64,
-    /// Where it begins in the pack, in bytes.
-    pub offset: u64,
-    /// Bytes in the pack, the skippable frame's header around it included.
-    pub len: u32,
-    /// The frames that it refers to, by their places in the pack, ascending; those of the working set do not count.
-    pub needs: Box<[u32]>,
-}
-
-/// The frames of one file; those without an entry are all zero.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FileFrames {
-    /// Size of the file in bytes.
-    pub size: u64,
-    /// One for each MiB of the file, in order.
-    pub frames: Vec<Option<StoredFrame>>,
-}
-
-impl FileFrames {
-    /// The file's root, from its frames.
-    #[must_use]
-    pub fn root(&self) -> FileRoot {
-        let mut root = RootHasher::default();
-        for (number, frame) in self.frames.iter().enumerate() {
-            let zero = || zero_frame_hash(frame_len(self.size, number));
-            root.push(&frame.as_ref().map_or_else(zero, |frame| frame.hash));
-        }
-        root.finish(self.size)
-    }
-}
 
 /// Where each frame lies and what it decodes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,9 +32,6 @@ pub struct Index {
     /// Files in the order of the manifest.
     pub files: Vec<FileFrames>,
 }
-
-/// What is wrong with an index, or that it is cut off.
-type Parsed<T> = Result<T, FormatError>;
 
 impl Index {
     /// How many frames a frame needs on average, at most, in the packs that we write: for so many room is kept.
@@ -227,87 +185,6 @@ impl Index {
             frames.filter_map(move |(number, frame)| frame.as_ref().map(|frame| (file, number, frame)))
         })
     }
-}
-
-/// Reads one file's bitmap and table after another.
-struct TableReader<'a> {
-    reader: NumberReader<'a>,
-    /// Where the next frame begins in the pack.
-    offset: u64,
-    /// How deep each frame so far lies.
-    depths: Vec<u8>,
-    /// Frames of the working set, once it was read: all come before any other, so that nothing needs to name them.
-    set: Option<u64>,
-}
-
-impl TableReader<'_> {
-    fn read(&mut self, size: u64) -> Parsed<FileFrames> {
-        let count = frame_count(size);
-        let bytes = self.reader.bytes;
-        let at = self.reader.at;
-        let bitmap = bytes.get(at..at + count.div_ceil(8)).ok_or_else(cut)?;
-        self.reader.at += bitmap.len();
-        if !count.is_multiple_of(8) && bitmap.last().is_some_and(|last| last >> (count % 8) != 0) {
-            return Err(wrong("it marks frames behind the end of a file"));
-        }
-        let mut frames = Vec::with_capacity(count);
-        for number in 0..count {
-            let is_stored = bitmap[number / 8] >> (number % 8) & 1 != 0;
-            frames.push(if is_stored { Some(self.entry()?) } else { None });
-        }
-        Ok(FileFrames { size, frames })
-    }
-
-    fn entry(&mut self) -> Parsed<StoredFrame> {
-        let at = self.reader.at;
-        let entry = self.reader.bytes.get(at..at + ENTRY_LEN).ok_or_else(cut)?;
-        self.reader.at += ENTRY_LEN;
-        let mut hash = [0; 32];
-        hash.copy_from_slice(&entry[..32]);
-        let sum = le64(entry, 32).ok_or_else(cut)?;
-        let len = le32(entry, 40).ok_or_else(cut)?;
-        if !(9..=MAX_FRAME_LEN).contains(&(len as usize)) {
-            return Err(wrong(format!("a frame of {len} bytes; at most {MAX_FRAME_LEN} are read")));
-        }
-        let needs = self.needs()?;
-        let offset = self.offset;
-        self.offset = offset.checked_add(u64::from(len)).ok_or_else(|| wrong("it lies beyond any file"))?;
-        Ok(StoredFrame { hash: FrameHash::from_bytes(hash), sum, offset, len, needs })
-    }
-
-    fn needs(&mut self) -> Parsed<Box<[u32]>> {
-        let count = self.reader.number().ok_or_else(cut)?;
-        if count > MAX_NEEDS as u64 {
-            return Err(wrong(format!("a frame that needs {count} others; at most {MAX_NEEDS} are read")));
-        }
-        let mut needs = Vec::with_capacity(count as usize);
-        let mut last = self.depths.len() as u64;
-        let mut depth = 0;
-        for _ in 0..count {
-            let distance = self.reader.number().ok_or_else(cut)?;
-            let first = self.set.unwrap_or(u64::MAX);
-            let need = last.checked_sub(distance).filter(|need| distance > 0 && *need >= first);
-            last = need.ok_or_else(|| wrong("a frame needs one that is not before it"))?;
-            depth = depth.max(self.depths[last as usize] + 1);
-            needs.push(last as u32);
-        }
-        if depth > MAX_DEPTH {
-            return Err(wrong(format!(
-                "frames that need each other {depth} deep; at most {MAX_DEPTH} are read"
-            )));
-        }
-        self.depths.push(depth);
-        needs.reverse();
-        Ok(needs.into())
-    }
-}
-
-fn cut() -> FormatError {
-    wrong("it is cut off")
-}
-
-fn wrong(message: impl Into<String>) -> FormatError {
-    FormatError::Index(message.into())
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The working set: the pages that a guest needs first, by themselves at the beginning of a pack.
 
-use super::index::FileFrames;
+use super::file_frames::FileFrames;
 use super::varint::{NumberReader, put, put_signed};
 use crate::error::FormatError;
 use crate::sizes::PAGE_SIZE;

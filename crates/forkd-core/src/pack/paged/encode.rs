@@ -2,8 +2,9 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::pack::paged::needs::{Candidates, Needs};
+use crate::pack::paged::page_ref::PageRef;
 use crate::pack::paged::page_source::PageSource;
-use crate::pack::paged::search::{PageRef, Search};
+use crate::pack::paged::search::Search;
 use crate::pack::paged::set_written::PackSet;
 use forkd_format::PAGE_SIZE;
 use forkd_format::paged::{

@@ -8,6 +8,7 @@ pub(crate) mod encode;
 pub(crate) mod header;
 pub(crate) mod kernel;
 pub(crate) mod needs;
+pub(crate) mod page_ref;
 pub(crate) mod page_source;
 pub(crate) mod search;
 pub(crate) mod set_places;

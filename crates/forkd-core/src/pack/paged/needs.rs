@@ -1,6 +1,7 @@
 //! Which earlier frames a frame may refer to: few, and none that lies deep, so that a frame can be had without most of the pack.
 
-use crate::pack::paged::search::{PageRef, Search};
+use crate::pack::paged::page_ref::{PageCandidates, PageRef};
+use crate::pack::paged::search::Search;
 use forkd_format::PAGE_SIZE;
 use forkd_format::paged::{FRAME_PAGES, Index, MAX_NEEDS, frame_count};
 use std::collections::BTreeMap;
@@ -16,16 +17,6 @@ const WORTH_AT_HAND: u32 = 128;
 
 /// A page of few pieces compresses well by itself.
 const FEW_PIECES: u32 = 8;
-
-/// A page like one that is to be packed, and which of that one's pieces it has.
-pub(crate) type Alike = (PageRef, u128);
-
-/// The pages that are like a page.
-pub(crate) struct PageCandidates {
-    pub(crate) found: Vec<Alike>,
-    /// Pieces that were looked for.
-    pub(crate) pieces: u32,
-}
 
 /// The pages that are like those of one frame.
 pub(crate) struct Candidates {

@@ -3,7 +3,7 @@
 
 use crate::env::Env;
 use crate::error::{Error, Result};
-use crate::pack::paged::needs::{Alike, PageCandidates};
+use crate::pack::paged::page_ref::{Alike, PageCandidates, PageRef};
 use crate::pack::paged::page_source::PageSource;
 use crate::pipeline::buffers::Buffers;
 use crate::pipeline::lanes::{self, LaneKind};
@@ -143,13 +143,6 @@ impl Table {
 /// Half of a hash: what a piece is known by.
 fn tag(hash: u64) -> u32 {
     (hash >> 32) as u32
-}
-
-/// A page of a source.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct PageRef {
-    pub(crate) source: usize,
-    pub(crate) page: u64,
 }
 
 /// The pieces of a page that are looked at.

@@ -2,8 +2,9 @@
 
 use crate::error::{Error, Result};
 use crate::pack::input::PackInput;
+use crate::pack::paged::page_ref::PageRef;
 use crate::pack::paged::page_source::PageSource;
-use crate::pack::paged::search::{PageRef, Search};
+use crate::pack::paged::search::Search;
 use crate::pack::paged::set_places::SetPlaces;
 use crate::store::stored::StoredSnapshot;
 use forkd_format::manifest::{MEMORY, ROOTFS};

@@ -12,6 +12,7 @@ mod fork;
 mod from_image;
 mod from_image_refused;
 mod isolation;
+mod lazy;
 mod python;
 mod snapshot;
 mod snapshot_diff;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         detached::TESTS,
         doctor::TESTS,
         isolation::TESTS,
+        lazy::TESTS,
         python::TESTS,
     ];
     let guests = tests.concat().into_iter().map(|test| trial(test, ready));

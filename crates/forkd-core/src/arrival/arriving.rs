@@ -8,6 +8,7 @@ use crate::pull::frame_queue::Demands;
 use forkd_format::Tag;
 use std::collections::BTreeSet;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 /// What the kernel makes a failed read of, and of a page that is mapped a SIGBUS.
@@ -25,6 +26,8 @@ pub struct Arriving {
     pub(crate) demands: Arc<Demands>,
     pub(crate) state: Mutex<ArrivingState>,
     pub(crate) stop: OnceLock<Stop>,
+    /// Bytes of the pack that had to come for what was read so far.
+    pub(crate) needed: AtomicU64,
 }
 
 impl std::fmt::Debug for Arriving {
@@ -37,6 +40,8 @@ pub(crate) struct ArrivingState {
     /// By their places in the pack.
     pub(crate) landed: Vec<bool>,
     pub(crate) waiting: Vec<WaitingRead>,
+    /// What reads have waited for, each once.
+    pub(crate) demanded: BTreeSet<usize>,
     pub(crate) failed: Option<Failure>,
 }
 
@@ -126,6 +131,9 @@ impl PageReader for Arriving {
             return self.refuse(request, answer, &failure);
         }
         let wanted = self.closure(&missing, &state.landed);
+        let new = wanted.iter().filter(|id| state.demanded.insert(**id));
+        let bytes = new.map(|id| u64::from(self.pack.header.stored(*id).len)).sum();
+        self.needed.fetch_add(bytes, Ordering::Relaxed);
         state.waiting.push(WaitingRead { request, missing, answer });
         drop(state);
         self.demands.push(wanted);

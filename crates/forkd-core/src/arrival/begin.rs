@@ -16,6 +16,7 @@ use forkd_format::reader::FileId;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::Path;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock};
 
 /// Told of a snapshot that can be forked from now on.
@@ -60,6 +61,7 @@ impl<'a> ArrivalWatch<'a> {
         let WatchedPull { arrivals, header, staged, plan, work, demands } = pull;
         let front = front(&header);
         demands.push(closure(&header, &front));
+        demands.come_alone();
         let landed = Mutex::new(vec![false; header.frames()]);
         Self {
             arrivals,
@@ -135,7 +137,15 @@ impl<'a> ArrivalWatch<'a> {
         let shown = self.shown(&files, &descriptions)?;
         let tag = self.plan.tags[self.plan.tags.len() - 1].clone();
         let landed = lock(&self.landed);
-        let state = ArrivingState { landed: landed.clone(), waiting: Vec::new(), failed: None };
+        let state = ArrivingState {
+            landed: landed.clone(),
+            waiting: Vec::new(),
+            demanded: BTreeSet::new(),
+            failed: None,
+        };
+        let front = closure(&self.header, &front(&self.header));
+        let front = front.into_iter().map(|id| u64::from(self.header.stored(id).len)).sum::<u64>();
+        let needed = AtomicU64::new(self.header.index.header_len + front);
         let arriving = Arc::new(Arriving {
             tag,
             shown,
@@ -143,9 +153,11 @@ impl<'a> ArrivalWatch<'a> {
             demands: Arc::clone(&self.demands),
             state: Mutex::new(state),
             stop: OnceLock::new(),
+            needed,
         });
         let _ = self.arriving.set(Arc::clone(&arriving));
         drop(landed);
+        self.demands.share();
         self.arrivals.begun(arriving, self.work)
     }
 

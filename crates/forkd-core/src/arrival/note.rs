@@ -23,6 +23,9 @@ pub struct ArrivingSnapshot {
     /// Bytes that are here, about.
     #[serde(rename = "here_bytes")]
     pub here: u64,
+    /// Bytes that had to come for what its forks have read so far; 0 where nobody is fetching the rest.
+    #[serde(rename = "needed_bytes")]
+    pub needed: u64,
     /// Whether someone is fetching the rest.
     pub fetched: bool,
     #[serde(skip)]
@@ -34,7 +37,7 @@ impl ArrivingSnapshot {
         let ArrivalNote { tag, name, total, frames } = note;
         let landed = work.join(JOURNAL).metadata().map_or(0, |journal| journal.len() / 4).min(frames);
         let here = (u128::from(total) * u128::from(landed) / u128::from(frames.max(1))) as u64;
-        Self { tag, name, total, here, fetched: false, work }
+        Self { tag, name, total, here, needed: 0, fetched: false, work }
     }
 }
 
@@ -46,7 +49,9 @@ pub fn arriving(store: &Store) -> Vec<ArrivingSnapshot> {
         // What came as a whole in the meantime is that.
         if !store.contains(&note.tag) {
             let snapshot = ArrivingSnapshot::new(note, work);
-            found.push(ArrivingSnapshot { fetched: ask(&snapshot.work).is_ok(), ..snapshot });
+            let hello = ask(&snapshot.work).ok().map(|(_, hello)| hello);
+            let needed = hello.as_ref().map_or(0, |hello| hello.needed);
+            found.push(ArrivingSnapshot { fetched: hello.is_some(), needed, ..snapshot });
         }
     }
     found.sort_by(|a, b| a.tag.cmp(&b.tag));

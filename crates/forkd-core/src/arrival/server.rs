@@ -7,13 +7,14 @@ use crate::arrival::protocol::{Hello, SOCKET, Word};
 use crate::env::Cancel;
 use crate::error::{Error, Result};
 use crate::machine::stopped;
-use crate::mount::{Mount, Mounter};
+use crate::mount::{Mount, Mounter, PageReader};
 use crate::pipeline::mutex::lock;
 use crate::store::arrival_note::ArrivalNote;
 use crate::store::root::Store;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 /// Serves one arriving snapshot.
@@ -84,13 +85,16 @@ impl Arrivals for ArrivalServer {
             frames: header.frames() as u64,
         };
         let files = arriving.files();
-        let mount = self.mounter.mount(files, arriving)?;
-        let hello = Hello { dir: mount.dir().to_owned() };
+        let mount = self.mounter.mount(files, Arc::clone(&arriving) as Arc<dyn PageReader>)?;
+        let dir = mount.dir().to_owned();
         *lock(&self.mount) = Some(mount);
         let socket = work.join(SOCKET);
         let _ = std::fs::remove_file(&socket);
         let listener = forkd_sys::listen(&socket).map_err(Error::io("create", &socket))?;
-        let hello = format!("{}\n", serde_json::to_string(&hello).unwrap_or_default());
+        let hello = move || {
+            let hello = Hello { dir: dir.clone(), needed: arriving.needed.load(Ordering::Relaxed) };
+            format!("{}\n", serde_json::to_string(&hello).unwrap_or_default())
+        };
         let shared = Arc::clone(&self.shared);
         std::thread::spawn(move || serve(&listener, &hello, &shared));
         note.write(&self.store, work)?;
@@ -99,11 +103,11 @@ impl Arrivals for ArrivalServer {
     }
 }
 
-fn serve(listener: &UnixListener, hello: &str, shared: &Arc<ServerState>) {
+fn serve(listener: &UnixListener, hello: &dyn Fn() -> String, shared: &Arc<ServerState>) {
     for stream in listener.incoming() {
         let Ok(stream) = stream else { return };
         lock(&shared.leases).count += 1;
-        let (shared, hello) = (Arc::clone(shared), hello.to_owned());
+        let (shared, hello) = (Arc::clone(shared), hello());
         std::thread::spawn(move || {
             let _ = hear(&stream, &hello, &shared);
             lock(&shared.leases).count -= 1;

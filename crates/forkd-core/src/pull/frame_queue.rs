@@ -4,6 +4,7 @@ use crate::pack::paged::header::PagedHeader;
 use crate::pipeline::mutex::lock;
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,15 +13,15 @@ const GAP: u64 = 8 << 10;
 
 /// Bytes of the first range that a connection is asked for; later ones are as long as it manages in [`PACE`].
 const FIRST: u64 = 1 << 20;
-const SHORTEST: u64 = 512 << 10;
+const SHORTEST: u64 = 256 << 10;
 const LONGEST: u64 = 8 << 20;
-const PACE: Duration = Duration::from_millis(500);
+const PACE: Duration = Duration::from_secs(1);
 
 /// So many bytes are worth another request, and the loss of a connection that is cut short.
 const WORTH: u64 = 256 << 10;
 
 /// A connection that takes so long for what should take [`PACE`] is slow, and so is one that takes as long for a frame.
-const LATE: Duration = Duration::from_millis(1500);
+const LATE: Duration = Duration::from_millis(2500);
 
 /// A stretch of a pack that one connection is to bring.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,9 +36,22 @@ pub(crate) struct Stretch {
 pub(crate) struct Demands {
     frames: Mutex<VecDeque<usize>>,
     changed: Condvar,
+    /// Whether nothing else is to come for now.
+    alone: AtomicBool,
 }
 
 impl Demands {
+    /// Until [`Demands::share`] nothing comes but what is demanded: all of the link is for that.
+    pub(crate) fn come_alone(&self) {
+        self.alone.store(true, Ordering::SeqCst);
+    }
+
+    /// From now on other frames come as well.
+    pub(crate) fn share(&self) {
+        self.alone.store(false, Ordering::SeqCst);
+        self.changed.notify_all();
+    }
+
     /// These before those that were demanded so far.
     pub(crate) fn push(&self, frames: BTreeSet<usize>) {
         let mut queue = lock(&self.frames);
@@ -65,6 +79,8 @@ pub(crate) struct FrameQueue<'a> {
 struct QueueState {
     /// What nobody is bringing.
     missing: BTreeSet<usize>,
+    /// Bytes of that.
+    left: u64,
     /// What did not come yet.
     wanted: BTreeSet<usize>,
     /// What each connection is bringing.
@@ -95,13 +111,22 @@ impl Pace {
 
     /// One that never goes so far that demands would wait for long.
     pub(crate) fn short() -> Self {
-        Self { next: FIRST, longest: FIRST }
+        Self { next: FIRST, longest: 2 * FIRST }
     }
 
     /// So many bytes came in so much time.
     pub(crate) fn learn(&mut self, bytes: u64, time: Duration) {
         let rate = bytes as f64 / time.as_secs_f64().max(1e-4);
         self.next = ((rate * PACE.as_secs_f64()) as u64).clamp(SHORTEST, self.longest);
+    }
+}
+
+impl QueueState {
+    /// Someone brings a frame from now on.
+    fn remove(&mut self, id: usize, header: &PagedHeader) {
+        if self.missing.remove(&id) {
+            self.left -= u64::from(header.stored(id).len);
+        }
     }
 }
 
@@ -113,8 +138,9 @@ impl<'a> FrameQueue<'a> {
         connections: usize,
         demands: &'a Demands,
     ) -> Self {
-        let state =
-            QueueState { missing: wanted.clone(), wanted, taken: (0..connections).map(|_| None).collect() };
+        let left = wanted.iter().map(|id| u64::from(header.stored(*id).len)).sum();
+        let taken = (0..connections).map(|_| None).collect();
+        let state = QueueState { missing: wanted.clone(), left, wanted, taken };
         Self { header, state: Mutex::new(state), demands }
     }
 
@@ -132,9 +158,10 @@ impl<'a> FrameQueue<'a> {
                 self.demands.changed.notify_all();
                 return None;
             }
-            let found = match turn {
+            let alone = self.demands.alone.load(Ordering::SeqCst);
+            let found = match if alone { Turn::Demanded } else { turn } {
                 Turn::Any => self.next(&mut state, pace.next, turn).or_else(|| self.take_over(&mut state)),
-                Turn::Demanded => self.next(&mut state, pace.next, turn),
+                Turn::Demanded => self.next(&mut state, pace.next, Turn::Demanded),
             };
             if let Some(ids) = found {
                 let first = self.header.stored(ids.start).offset;
@@ -156,12 +183,14 @@ impl<'a> FrameQueue<'a> {
             frames.retain(|id| state.missing.contains(id));
             frames.pop_front()
         };
-        let longest = if demanded.is_some() { SHORTEST } else { longest };
+        // Towards the end less at a time, so that all connections end together.
+        let share = state.left / (2 * state.taken.len() as u64);
+        let longest = if demanded.is_some() { SHORTEST } else { longest.min(share.max(SHORTEST)) };
         let begin = match (demanded, turn) {
             (None, Turn::Any) => state.missing.first().copied()?,
             (demanded, _) => demanded?,
         };
-        state.missing.remove(&begin);
+        state.remove(begin, self.header);
         let (mut end, from) = (begin + 1, self.header.stored(begin).offset);
         while let Some(id) = state.missing.range(end..).next().copied() {
             let last = self.header.stored(end - 1);
@@ -171,7 +200,7 @@ impl<'a> FrameQueue<'a> {
             {
                 break;
             }
-            state.missing.remove(&id);
+            state.remove(id, self.header);
             end = id + 1;
         }
         Some(begin..end)

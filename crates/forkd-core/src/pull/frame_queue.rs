@@ -227,6 +227,24 @@ impl<'a> FrameQueue<'a> {
         Some(slow.ids.clone())
     }
 
+    /// What a connection is bringing without having been asked: the frames from the first one up to a place in the pack. None where
+    /// nobody wants any of them.
+    pub(crate) fn claim(&self, connection: usize, end: u64) -> Range<usize> {
+        let mut state = lock(&self.state);
+        let inside = |id: &usize| {
+            let frame = self.header.stored(*id);
+            frame.offset + u64::from(frame.len) <= end
+        };
+        let count = (0..self.header.frames()).take_while(inside).count();
+        if state.missing.range(..count).next().is_none() {
+            return 0..0;
+        }
+        (0..count).for_each(|id| state.remove(id, self.header));
+        let now = Instant::now();
+        state.taken[connection] = Some(Taken { ids: 0..count, begun: now, since: now, doubled: false });
+        0..count
+    }
+
     /// A connection comes to a frame. False where another one brings that by now.
     pub(crate) fn begin(&self, connection: usize, id: usize) -> bool {
         let mut state = lock(&self.state);

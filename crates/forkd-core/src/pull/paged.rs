@@ -15,7 +15,7 @@ use crate::pull::context::{JOURNAL, PullContext, TrafficMeter, settle};
 use crate::pull::frame_queue::{Demands, FrameQueue, Pace, Turn, fetched_bytes};
 use crate::pull::journal::FrameJournal;
 use crate::pull::landed::Landed;
-use crate::pull::probe::HeaderProbe;
+use crate::pull::probe::{Front, HeaderProbe};
 use crate::store::by_content::{self, LocalBlocks};
 use crate::store::lock::LockKind;
 use crate::store::record::Provenance;
@@ -48,12 +48,12 @@ pub(crate) fn pull(
     name: &str,
     probe: HeaderProbe<'_>,
 ) -> Result<PagedPull> {
-    let HeaderProbe { header, validator, stream, .. } = probe;
+    let HeaderProbe { header, validator, stream, front, .. } = probe;
     let key = format!("pack-{}", &header.id.id().digest().to_string()[..32]);
     let work = context.store.download(&key, context.env)?;
     let header = Arc::new(header);
     let fetch = FrameFetch { context, location, name, header: &header, validator: &validator, work: &work };
-    let outcome = fetch.run(stream);
+    let outcome = fetch.run(Incoming { stream, front });
     settle(work, outcome)
 }
 
@@ -66,8 +66,16 @@ struct FrameFetch<'a> {
     work: &'a WorkDir,
 }
 
+/// Frames that come without being asked for.
+struct Incoming<'a> {
+    /// All of them.
+    stream: Option<Box<dyn Read + Send + 'a>>,
+    /// The first ones.
+    front: Option<Front<'a>>,
+}
+
 impl FrameFetch<'_> {
-    fn run(&self, stream: Option<Box<dyn Read + Send + '_>>) -> Result<PagedPull> {
+    fn run(&self, incoming: Incoming<'_>) -> Result<PagedPull> {
         let PullContext { store, remote, options, env, .. } = *self.context;
         let (header, options) = (self.header, &options.unpack);
         let manifest = &header.manifest;
@@ -95,18 +103,16 @@ impl FrameFetch<'_> {
         let job = UnpackJob { store, manifest, plan: &plan, options, count_content: false, env };
         let staged = StagedPack::new(job, self.work)?;
         let demands = Arc::new(Demands::default());
-        let watch = match (self.context.options.arrivals, &stream) {
-            // A stream that comes as it comes brings the front first all the same.
-            (Some(arrivals), _) => Some(ArrivalWatch::new(WatchedPull {
+        let watch = self.context.options.arrivals.map(|arrivals| {
+            ArrivalWatch::new(WatchedPull {
                 arrivals,
                 header: Arc::clone(header),
                 staged: &staged,
                 plan: &plan,
                 work: self.work.path(),
                 demands: Arc::clone(&demands),
-            })),
-            (None, _) => None,
-        };
+            })
+        });
         let tell = |id: usize| {
             journal.note(id)?;
             watch.as_ref().map_or(Ok(()), |watch| watch.landed(id))
@@ -127,7 +133,7 @@ impl FrameFetch<'_> {
             if let Some(watch) = &watch {
                 watch.here(&landed)?;
             }
-            self.fetch(&files, bases, (&landed, &demands), stream)
+            self.fetch(&files, bases, (&landed, &demands), incoming)
         })();
         if let Some(watch) = &watch {
             watch.end(&fetched);
@@ -147,7 +153,7 @@ impl FrameFetch<'_> {
         files: &PagedFiles<'_>,
         bases: Vec<PageSource>,
         (landed, demands): (&[bool], &Demands),
-        stream: Option<Box<dyn Read + Send + '_>>,
+        Incoming { stream, mut front }: Incoming<'_>,
     ) -> Result<()> {
         let progress = self.context.env.progress;
         let wanted: BTreeSet<usize> = (0..landed.len()).filter(|id| !landed[*id]).collect();
@@ -164,10 +170,18 @@ impl FrameFetch<'_> {
             }
             None => (0..connections + demanded)
                 .map(|connection| {
-                    let (queue, enough) = (&queue, &enough);
+                    let (queue, enough, front) = (&queue, &enough, front.take());
                     Box::new(move |feed: &Feed<'_, '_>| {
                         let turn = if connection < connections { Turn::Any } else { Turn::Demanded };
-                        let fetched = self.feed((connection, turn), queue, feed, enough);
+                        let fetched = front
+                            .map_or(Ok(true), |front| self.feed_front(front, queue, feed))
+                            .and_then(|goes_on| {
+                                if goes_on {
+                                    self.feed((connection, turn), queue, feed, enough)
+                                } else {
+                                    Ok(())
+                                }
+                            });
                         if fetched.is_err() && queue.is_done() { Ok(()) } else { fetched }
                     }) as Feeder<'_>
                 })
@@ -176,6 +190,22 @@ impl FrameFetch<'_> {
         let outcome = files.assemble(&self.location.to_string(), bases, landed.to_vec(), feeders);
         progress.finish();
         outcome
+    }
+
+    /// Takes the frames that came with the header, for the first connection. False where there is no use in going on.
+    fn feed_front(&self, front: Front<'_>, queue: &FrameQueue<'_>, feed: &Feed<'_, '_>) -> Result<bool> {
+        let name = self.location.to_string();
+        let mut body = front.body;
+        for id in queue.claim(0, front.end) {
+            let mut bytes = vec![0; self.header.stored(id).len as usize];
+            read_exact(&mut body, &mut bytes, &name)?;
+            self.context.env.progress.advance(bytes.len() as u64);
+            queue.begin(0, id);
+            if queue.arrived(id) && !feed.land(id, bytes)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Fetches stretches until nothing is left.

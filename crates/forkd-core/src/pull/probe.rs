@@ -17,6 +17,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// A range that is asked for while it is not known how much is needed is no longer.
 const LONGEST_GUESS: u64 = 8 << 20;
 
+/// What is asked for first where a snapshot is to be forked as it arrives: head and working set, as a rule.
+const FRONT_GUESS: u64 = 3 << 20;
+
 /// What a registry may say that a header has, in bytes; what is beyond these is asked for all the same, in other steps.
 const LEAST: u64 = 1 << 10;
 const MOST: u64 = 32 << 20;
@@ -39,6 +42,15 @@ pub(crate) struct HeaderProbe<'a> {
     pub(crate) validator: Validator,
     /// The frames, where the server gives no ranges and is sending them all.
     pub(crate) stream: Option<Box<dyn Read + Send + 'a>>,
+    /// The first frames, where they were asked for with the header.
+    pub(crate) front: Option<Front<'a>>,
+}
+
+/// What comes behind a header without another request.
+pub(crate) struct Front<'a> {
+    pub(crate) body: Box<dyn Read + Send + 'a>,
+    /// Where it ends in the pack.
+    pub(crate) end: u64,
 }
 
 /// Opens a pack. `unless` is the copy that is known; all that comes is kept in `keep`.
@@ -52,7 +64,12 @@ pub(crate) fn probe<'a>(
     keep: Option<PartialPack>,
 ) -> Result<PackProbe<'a>> {
     let (location, env) = (&offer.location, context.env);
-    let first = offer.header_bytes.map_or(HEADER_GUESS, |bytes| bytes.clamp(LEAST, MOST));
+    let is_arriving = context.options.arrivals.is_some();
+    let first = match offer.header_bytes {
+        _ if is_arriving => FRONT_GUESS,
+        Some(bytes) => bytes.clamp(LEAST, MOST),
+        None => HEADER_GUESS,
+    };
     let request = Request { end: Some(first), unless, ..Request::default() };
     let (download, ranged) = match context.remote.request(location, &request, env.cancel)? {
         Answer::NotModified => return Ok(PackProbe::NotModified),
@@ -103,8 +120,13 @@ pub(crate) fn probe<'a>(
     if let Some(size) = size {
         header.check_size(size, &name)?;
     }
-    let stream = (!ranged).then(|| Box::new(rest) as Box<dyn Read + Send + 'a>);
-    Ok(PackProbe::Header(Box::new(HeaderProbe { header, verified, validator, stream })))
+    let body: Box<dyn Read + Send + 'a> = Box::new(rest);
+    let (stream, front) = match (ranged, is_arriving) {
+        (false, _) => (Some(body), None),
+        (true, true) => (None, Some(Front { body, end: first })),
+        (true, false) => (None, None),
+    };
+    Ok(PackProbe::Header(Box::new(HeaderProbe { header, verified, validator, stream, front })))
 }
 
 /// Reads an object range by range, each longer than the one before; once it is known that all is wanted, all that is left.

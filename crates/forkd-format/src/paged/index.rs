@@ -105,7 +105,7 @@ impl Index {
     /// Reads an index, and holds it against the sizes and roots that the manifest declares for its files.
     ///
     /// # Errors
-    /// [`FormatError::Index`] where it breaks a rule of `docs/format/pack-v3.md`.
+    /// [`crate::FormatError::Index`] where it breaks a rule of `docs/format/pack-v3.md`.
     pub fn parse(bytes: &[u8], files: &[(u64, FileRoot)]) -> Parsed<Self> {
         if bytes.get(..8) != Some(MAGIC) {
             return Err(wrong("it does not begin like one"));

@@ -69,7 +69,7 @@ fn a_set_that_lies_is_refused() {
         pack
     };
     // Its frame keeps the page itself, and the set says another one.
-    refused(&lying(&|pack| pack.set = FileParts::plain("", &noise(9, 2))), "another in the working set");
+    refused(&lying(&|pack| pack.set = FileParts::plain("", &noise(9, 2))), "t/memory.bin");
     let plain = |pack: &mut PackParts| pack.files[2].frames[0] = Some(FrameParts::plain(&memory()[..MIB]));
     let other = lying(&|pack| {
         plain(pack);

@@ -62,6 +62,9 @@ impl Machines {
         if machine::is_held(&child.run.join(machine::ALIVE)) {
             return error.within(format!("child {}", child.id));
         }
+        if let Some(why) = machine::why_stopped(&child.run) {
+            return why.within(format!("child {}", child.id));
+        }
         let console = machine::console(&child.run).unwrap_or_else(|| "nothing".into());
         let message = format!("child {} has ended; its console ends with:\n  {console}", child.id);
         Error::new(Kind::General, message)

@@ -28,8 +28,6 @@ pub enum ArrivalWord {
     Ready(ArrivingSnapshot),
     /// All of it is here, under this tag.
     Whole(Tag),
-    /// Something that the user should know.
-    Note(String),
     Failed {
         kind: String,
         message: String,
@@ -96,9 +94,7 @@ impl App<'_> {
                 }
             }
             ArrivalWord::Whole(tag) => Ok(Arrived::Whole(tag)),
-            ArrivalWord::Note(message) | ArrivalWord::Failed { message, .. } => {
-                Err(Error::new(Kind::General, message))
-            }
+            ArrivalWord::Failed { message, .. } => Err(Error::new(Kind::General, message)),
         }
     }
 
@@ -129,7 +125,6 @@ impl App<'_> {
                 Err(RecvTimeoutError::Disconnected) => return Err(ended()),
             };
             match serde_json::from_str(&line) {
-                Ok(ArrivalWord::Note(text)) => self.env.progress.note(&text),
                 Ok(ArrivalWord::Failed { kind, message }) => {
                     return Err(Error::new(Kind::named(&kind), message));
                 }

@@ -30,5 +30,5 @@ pub use pack_format::{PackFormat, PackId};
 pub use recipe::Recipe;
 pub use reference::Reference;
 pub use sizes::{PAGE_SIZE, PIECE_SIZE};
-pub use snapshot::{NeededFile, NeededRun, ParentLink, Snapshot};
+pub use snapshot::{NeededFile, NeededRun, ParentLink, Snapshot, is_in_runs};
 pub use tag::Tag;

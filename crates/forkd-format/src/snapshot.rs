@@ -30,6 +30,13 @@ pub struct ParentLink {
     pub content_hash: Option<Digest>,
 }
 
+/// Whether one of some runs of pages, which ascend as [`Snapshot::zero_pages`] does, has a page.
+#[must_use]
+pub fn is_in_runs(runs: &[(u64, u64)], page: u64) -> bool {
+    let after = runs.partition_point(|(first, _)| *first <= page);
+    after.checked_sub(1).is_some_and(|at| page - runs[at].0 < runs[at].1)
+}
+
 /// A file of a running machine, as its working set names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum NeededFile {
@@ -267,6 +274,39 @@ impl Snapshot {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn runs_hold_their_pages_and_no_others() {
+        let runs = [(3, 2), (7, 1), (10, 5)];
+        let held: Vec<u64> = (0..20).filter(|page| is_in_runs(&runs, *page)).collect();
+        assert_eq!(held, [3, 4, 7, 10, 11, 12, 13, 14]);
+        assert!(!is_in_runs(&[], 0));
+    }
+
+    #[test]
+    fn a_working_set_is_read_as_it_was_written_or_refused() {
+        let runs = [
+            NeededRun { file: NeededFile::Rootfs, first: 0, count: 1 },
+            NeededRun { file: NeededFile::Memory, first: 7, count: 3 },
+        ];
+        let snapshot = Snapshot::parse(b"{\"a\":1}").unwrap().with_working_set(&runs);
+        let read = Snapshot::parse(&snapshot.to_bytes()).unwrap();
+        assert_eq!(read.working_set().unwrap(), runs);
+        assert_eq!(read.with_working_set(&[]), Snapshot::parse(b"{\"a\":1}").unwrap());
+        for wrong in [
+            "1",
+            "[1]",
+            "[[\"memory\",1]]",
+            "[[\"vmstate\",1,1]]",
+            "[[\"memory\",1,0]]",
+            "[[\"memory\",-1,1]]",
+        ] {
+            assert!(Snapshot::parse(format!("{{\"working_set\":{wrong}}}").as_bytes()).is_err(), "{wrong}");
+        }
+        for wrong in ["[[\"memory\",0,65537]]", "[[\"memory\",18446744073709551615,1]]"] {
+            assert!(Snapshot::parse(format!("{{\"working_set\":{wrong}}}").as_bytes()).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn unknown_keys_survive_in_order() {

@@ -98,18 +98,6 @@ impl Arriving {
         }
         answer(Err(io::Error::from_raw_os_error(EIO)));
     }
-
-    /// The frames of which a frame is made, those first that others need.
-    fn closure(&self, ids: &BTreeSet<usize>, landed: &[bool]) -> BTreeSet<usize> {
-        let mut all = BTreeSet::new();
-        let mut left: Vec<usize> = ids.iter().copied().collect();
-        while let Some(id) = left.pop() {
-            if !landed[id] && all.insert(id) {
-                left.extend(self.pack.header.stored(id).needs.iter().map(|need| *need as usize));
-            }
-        }
-        all
-    }
 }
 
 impl PageReader for Arriving {
@@ -130,7 +118,7 @@ impl PageReader for Arriving {
             drop(state);
             return self.refuse(request, answer, &failure);
         }
-        let wanted = self.closure(&missing, &state.landed);
+        let wanted = self.pack.header.closure(&missing, |id| state.landed[id]);
         let new = wanted.iter().filter(|id| state.demanded.insert(**id));
         let bytes = new.map(|id| u64::from(self.pack.header.stored(*id).len)).sum();
         self.needed.fetch_add(bytes, Ordering::Relaxed);

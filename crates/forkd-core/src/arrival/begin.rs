@@ -26,9 +26,6 @@ pub trait Arrivals: Sync {
     /// # Errors
     /// Where it cannot be shown; then the pull fails.
     fn begun(&self, arriving: Arc<Arriving>, work: &Path) -> Result<()>;
-
-    /// Its files are whole, and in their places.
-    fn done(&self) {}
 }
 
 /// Watches a pull until the snapshot can be forked, and hands on what lands after that.
@@ -60,7 +57,7 @@ impl<'a> ArrivalWatch<'a> {
     pub(crate) fn new(pull: WatchedPull<'a>) -> Self {
         let WatchedPull { arrivals, header, staged, plan, work, demands } = pull;
         let front = front(&header);
-        demands.push(closure(&header, &front));
+        demands.push(header.closure(&front, |_| false));
         demands.come_alone();
         let landed = Mutex::new(vec![false; header.frames()]);
         Self {
@@ -107,12 +104,10 @@ impl<'a> ArrivalWatch<'a> {
         if waited && front.is_empty() { self.begin() } else { Ok(()) }
     }
 
-    /// What comes of it is told: an error, or that all is here.
-    pub(crate) fn end<T>(&self, outcome: &Result<T>) {
-        match (self.arriving.get(), outcome) {
-            (Some(arriving), Err(error)) => arriving.fail(error),
-            (_, Ok(_)) => self.arrivals.done(),
-            _ => {}
+    /// Nothing more comes.
+    pub(crate) fn fail(&self, error: &Error) {
+        if let Some(arriving) = self.arriving.get() {
+            arriving.fail(error);
         }
     }
 
@@ -143,7 +138,7 @@ impl<'a> ArrivalWatch<'a> {
             demanded: BTreeSet::new(),
             failed: None,
         };
-        let front = closure(&self.header, &front(&self.header));
+        let front = self.header.closure(&front(&self.header), |_| false);
         let front = front.into_iter().map(|id| u64::from(self.header.stored(id).len)).sum::<u64>();
         let needed = AtomicU64::new(self.header.index.header_len + front);
         let arriving = Arc::new(Arriving {
@@ -199,18 +194,6 @@ impl<'a> ArrivalWatch<'a> {
         }
         Ok(shown)
     }
-}
-
-/// Some frames and all that they need.
-fn closure(header: &PagedHeader, frames: &BTreeSet<usize>) -> BTreeSet<usize> {
-    let mut all = BTreeSet::new();
-    let mut left: Vec<usize> = frames.iter().copied().collect();
-    while let Some(id) = left.pop() {
-        if all.insert(id) {
-            left.extend(header.stored(id).needs.iter().map(|need| *need as usize));
-        }
-    }
-    all
 }
 
 /// What a fork needs in any case: the working set, the descriptions, the head's device state.

@@ -90,7 +90,7 @@ impl PackFiles {
     ) -> Result<Option<usize>> {
         let mut whole = [0; PAGE_SIZE];
         for (file, zeros) in links {
-            if zeros.iter().any(|(first, count)| (*first..first + count).contains(&page)) {
+            if forkd_format::is_in_runs(zeros, page) {
                 break;
             }
             if let Err(id) = self.page(landed, *file, page) {

@@ -245,11 +245,12 @@ pub fn fork(
                 vm,
                 run,
             };
-            let (permits, outcomes, stop, started) = (&permits, &outcomes, &stop, &running);
-            started.fetch_add(1, Ordering::SeqCst);
+            let (permits, outcomes, stop) = (&permits, &outcomes, &stop);
+            running.fetch_add(1, Ordering::SeqCst);
+            let counted = Running(&running);
             scope.spawn(move || {
                 let outcome = start(forked, begun, permits, stopped, work);
-                started.fetch_sub(1, Ordering::SeqCst);
+                drop(counted);
                 if outcome.is_err() {
                     stop.cancel();
                 }

@@ -135,8 +135,8 @@ impl FrameFetch<'_> {
             }
             self.fetch(&files, bases, (&landed, &demands), incoming)
         })();
-        if let Some(watch) = &watch {
-            watch.end(&fetched);
+        if let (Some(watch), Err(error)) = (&watch, &fetched) {
+            watch.fail(error);
         }
         fetched?;
         files.finish();

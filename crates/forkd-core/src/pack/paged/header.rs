@@ -10,6 +10,7 @@ use forkd_format::paged::{
     FRAME_PAGES, FileRoot, Index, Plan, SKIPPABLE_HEADER, StoredFrame, frame_len, parse_index_frame_header,
 };
 use forkd_format::{Digest, FormatError, Manifest};
+use std::collections::BTreeSet;
 use std::io::Read;
 
 /// Bytes of padding that may follow an index.
@@ -129,6 +130,18 @@ impl PagedHeader {
     pub(crate) fn set_needs(&self, file: usize, number: usize) -> impl Iterator<Item = usize> + '_ {
         let pages = self.set.in_frame(file, number);
         pages.filter_map(|(_, page)| self.id(self.set_file(), page as usize / FRAME_PAGES))
+    }
+
+    /// Some frames and all that they need, but for those that are here.
+    pub(crate) fn closure(&self, frames: &BTreeSet<usize>, here: impl Fn(usize) -> bool) -> BTreeSet<usize> {
+        let mut all = BTreeSet::new();
+        let mut left: Vec<usize> = frames.iter().copied().collect();
+        while let Some(id) = left.pop() {
+            if !here(id) && all.insert(id) {
+                left.extend(self.stored[id].needs.iter().map(|need| *need as usize));
+            }
+        }
+        all
     }
 
     /// Whether each page of a frame of the working set stands in one of some frames of files.

@@ -98,7 +98,7 @@ fn layer(memories: &[(usize, Vec<(u64, u64)>)], sources: &[PageSource], page: u6
         if page >= sources[*file].pages() {
             return Ok(None);
         }
-        if zeros.iter().any(|(first, count)| (*first..first + count).contains(&page)) {
+        if forkd_format::is_in_runs(zeros, page) {
             return Ok(None);
         }
         if number + 1 == memories.len() {

@@ -96,8 +96,11 @@ fn a_recording_is_kept_and_packed() {
 fn a_fork_starts_before_all_is_here() {
     let (hub, size) = hub();
     let user = User::new();
+    // One connection, and one for what is demanded: the server is slow by the request.
     let out = user.ok(&[
         "fork",
+        "--jobs",
+        "1",
         &hub.url(&format!("slow/{}/demo.pack", size / 8)),
         "-n",
         "2",
@@ -130,8 +133,8 @@ fn a_fork_starts_before_all_is_here() {
 fn what_is_arriving_is_shown_and_can_be_removed() {
     let (hub, size) = hub();
     let user = User::new();
-    let url = hub.url(&format!("slow/{}/demo.pack", size / 30));
-    let out = user.ok(&["pull", "--lazy", &url]);
+    let url = hub.url(&format!("slow/{}/demo.pack", size / 15));
+    let out = user.ok(&["pull", "--lazy", "--jobs", "1", &url]);
     assert!(out.contains("'demo' can be forked") && out.contains("next: forkd fork --tag demo"), "{out}");
     assert!(user.ok(&["images"]).contains("arriving: "));
     // A second one finds it.
@@ -167,8 +170,8 @@ fn a_source_that_ends_stops_who_needs_it() {
 fn a_server_that_is_killed_leaves_nothing_but_what_came() {
     let (hub, size) = hub();
     let user = User::new();
-    let url = hub.url(&format!("slow/{}/demo.pack", size / 30));
-    user.ok(&["fork", &url, "--detach", "--", "cat", "/run/warm"]);
+    let url = hub.url(&format!("slow/{}/demo.pack", size / 15));
+    user.ok(&["fork", "--jobs", "1", &url, "--detach", "--", "cat", "/run/warm"]);
     let [server] = servers(&user)[..] else { panic!("{:?}", servers(&user)) };
     kill(server);
     until("the server lives", || servers(&user).is_empty());

@@ -135,7 +135,8 @@ proptest! {
         let out = a.dir.path().join("out");
         forkd_core::pack(&a.store, &options, &out, env()).unwrap();
         let facts = forkd_core::inspect_file(&out, env()).unwrap().paged.unwrap();
-        prop_assert_eq!(facts.working_set.pages > 0, facts.working_set.bytes > 0);
+        // Pages of zeros take no bytes.
+        prop_assert!(facts.working_set.pages > 0 || facts.working_set.bytes == 0);
         b.unpack(&std::fs::read(&out).unwrap()).unwrap();
         for name in ["vmstate", "rootfs.ext4", "memory.bin"] {
             let read = |home: &Home| std::fs::read(home.store.dir(&"t".parse().unwrap()).join(name)).unwrap();

@@ -36,7 +36,7 @@ pub enum ArrivalWord {
 
 /// What can be forked.
 #[derive(Debug, Clone)]
-pub enum Arrived {
+pub enum ForkSource {
     /// A snapshot in the store.
     Whole(Tag),
     /// One whose first pages are here.
@@ -60,20 +60,20 @@ impl App<'_> {
     ///
     /// # Errors
     /// As [`App::pull`].
-    pub fn arrive(&self, request: &PullRequest, program: &ArrivalProgram) -> Result<Arrived> {
+    pub fn arrive(&self, request: &PullRequest, program: &ArrivalProgram) -> Result<ForkSource> {
         let (store, name) = (&self.settings.store, request.source.name());
         if let Some(tag) = self.pulled_as(&name)? {
-            return Ok(Arrived::Whole(tag));
+            return Ok(ForkSource::Whole(tag));
         }
         let known = arriving(store).into_iter().find(|snapshot| snapshot.name == name && snapshot.fetched);
         if let Some(snapshot) = known
             && let Ok(lease) = Lease::of(&snapshot)
         {
-            return Ok(Arrived::Arriving(snapshot, lease));
+            return Ok(ForkSource::Arriving(snapshot, lease));
         }
         if let Err(error) = FuseMounter::probe() {
             self.env.progress.note(&format!("{error}; pulling all of {name} first"));
-            return Ok(Arrived::Whole(self.pull(request)?.unpack.head));
+            return Ok(ForkSource::Whole(self.pull(request)?.unpack.head));
         }
         let mut command = Command::new(&program.program);
         command.args(&program.args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -88,12 +88,12 @@ impl App<'_> {
             ArrivalWord::Ready(_) => {
                 let found = arriving(store).into_iter().find(|snapshot| snapshot.name == name);
                 match found {
-                    Some(snapshot) => Lease::of(&snapshot).map(|lease| Arrived::Arriving(snapshot, lease)),
+                    Some(snapshot) => Lease::of(&snapshot).map(|lease| ForkSource::Arriving(snapshot, lease)),
                     // The rest was faster than we.
-                    None => Ok(Arrived::Whole(self.pull(request)?.unpack.head)),
+                    None => Ok(ForkSource::Whole(self.pull(request)?.unpack.head)),
                 }
             }
-            ArrivalWord::Whole(tag) => Ok(Arrived::Whole(tag)),
+            ArrivalWord::Whole(tag) => Ok(ForkSource::Whole(tag)),
             ArrivalWord::Failed { message, .. } => Err(Error::new(Kind::General, message)),
         }
     }

@@ -26,7 +26,7 @@ mod share;
 mod snapshot_diff;
 
 pub use app::App;
-pub use arrive::{ArrivalProgram, ArrivalWord, Arrived};
+pub use arrive::{ArrivalProgram, ArrivalWord, ForkSource};
 pub use bake::{FromImageRequest, SnapshotRequest};
 pub use bake_summary::{BakeSummary, RecipeTestReport};
 pub use baker::{AccelChoice, MachineRequest};

@@ -36,9 +36,7 @@ pub fn retag(store: &Store, old: &Tag, new: &Tag, env: Env<'_>) -> Result<RetagR
     store.require_free(new)?;
     let staging = store.stage(env)?;
     let staged = StagedSnapshot::create(&staging, "tag", new)?;
-    for (name, path) in stored.bodies().into_iter().filter(|(_, path)| path.starts_with(&stored.dir)) {
-        staged.link_file(name, &path)?;
-    }
+    staged.link_bodies(&stored)?;
     let sealed = staged.seal(&stored.snapshot, RootfsPath::As(&stored), stored.record.clone())?;
     Ok(RetagReport { old: old.clone(), new: new.clone(), path: sealed.publish()? })
 }

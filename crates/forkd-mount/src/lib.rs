@@ -1,5 +1,6 @@
 //! The port [`Mounter`] over FUSE: files that are made as they are read, in a folder that stands in no mount table. It is reached
 //! through this process, and is gone when this and all who have its files open are.
+#![forbid(unsafe_code)]
 
 mod filesystem;
 

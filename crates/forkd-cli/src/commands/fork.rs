@@ -3,7 +3,7 @@ use crate::context::Context;
 use crate::output::mib;
 use crate::place::source;
 use anyhow::{Context as _, Result};
-use forkd_app::{Arrived, CONNECTIONS, ChildWork, ForkRequest, PullRequest, Settings, TagChoice};
+use forkd_app::{CONNECTIONS, ChildWork, ForkRequest, ForkSource, PullRequest, Settings, TagChoice};
 use forkd_core::arrival::Lease;
 use forkd_core::machine::Limits;
 use forkd_format::Tag;
@@ -66,8 +66,8 @@ fn find(args: &ForkArgs, context: &Context<'_>, settings: &Settings) -> Result<(
     };
     let program = super::pull::program(what, args.hub.as_deref(), &request)?;
     match context.app(settings).arrive(&request, &program)? {
-        Arrived::Whole(tag) => Ok((tag, None)),
-        Arrived::Arriving(snapshot, lease) => {
+        ForkSource::Whole(tag) => Ok((tag, None)),
+        ForkSource::Arriving(snapshot, lease) => {
             let (tag, here, total) = (&snapshot.tag, mib(snapshot.here), mib(snapshot.total));
             context.output.line(&format!("→ '{tag}' is arriving: {here} of {total} are here"));
             Ok((snapshot.tag, Some(lease)))

@@ -4,7 +4,7 @@ use crate::context::Context;
 use crate::output::mib;
 use crate::place::source;
 use anyhow::Result;
-use forkd_app::{ArrivalProgram, Arrived, CONNECTIONS, PullRequest, PullSource};
+use forkd_app::{ArrivalProgram, CONNECTIONS, ForkSource, PullRequest, PullSource};
 use forkd_core::PullSummary;
 use forkd_format::Tag;
 use std::collections::BTreeMap;
@@ -64,7 +64,7 @@ pub(crate) fn run(args: &PullArgs, context: &Context<'_>) -> Result<()> {
         return tell_plan(&context.app(&settings).pull_summary(&request)?, context);
     }
     if args.lazy
-        && let Arrived::Arriving(snapshot, _) =
+        && let ForkSource::Arriving(snapshot, _) =
             context.app(&settings).arrive(&request, &program(&args.source, args.hub.as_deref(), &request)?)?
     {
         let (tag, here, total) = (&snapshot.tag, mib(snapshot.here), mib(snapshot.total));

@@ -18,7 +18,7 @@ const EIO: i32 = 5;
 pub(crate) type Stop = Box<dyn Fn(u32, &Failure) + Send + Sync>;
 
 /// A snapshot that is arriving.
-pub struct Arriving {
+pub struct ArrivalReader {
     /// Its tag.
     pub tag: Tag,
     pub(crate) shown: Vec<(ShownFile, ShownBody)>,
@@ -30,9 +30,9 @@ pub struct Arriving {
     pub(crate) needed: AtomicU64,
 }
 
-impl std::fmt::Debug for Arriving {
+impl std::fmt::Debug for ArrivalReader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Arriving").field("tag", &self.tag).finish_non_exhaustive()
+        f.debug_struct("ArrivalReader").field("tag", &self.tag).finish_non_exhaustive()
     }
 }
 
@@ -59,7 +59,7 @@ pub(crate) struct Failure {
     pub(crate) message: String,
 }
 
-impl Arriving {
+impl ArrivalReader {
     /// The files, as a mount shows them.
     pub(crate) fn files(&self) -> Vec<ShownFile> {
         self.shown.iter().map(|(file, _)| file.clone()).collect()
@@ -100,7 +100,7 @@ impl Arriving {
     }
 }
 
-impl PageReader for Arriving {
+impl PageReader for ArrivalReader {
     fn read(&self, request: ReadRequest, answer: ReadAnswer) {
         let mut bytes = vec![0; request.len];
         let Some((_, body)) = self.shown.get(request.file) else {

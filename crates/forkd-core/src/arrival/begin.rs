@@ -1,6 +1,6 @@
 //! From a pull to an arriving snapshot: once what stands in front has landed.
 
-use crate::arrival::arriving::{Arriving, ArrivingState};
+use crate::arrival::arriving::{ArrivalReader, ArrivingState};
 use crate::arrival::shown::{PackFiles, ShownBody};
 use crate::error::{Error, Result};
 use crate::mount::ShownFile;
@@ -25,7 +25,7 @@ pub trait Arrivals: Sync {
     ///
     /// # Errors
     /// Where it cannot be shown; then the pull fails.
-    fn begun(&self, arriving: Arc<Arriving>, work: &Path) -> Result<()>;
+    fn begun(&self, arriving: Arc<ArrivalReader>, work: &Path) -> Result<()>;
 }
 
 /// Watches a pull until the snapshot can be forked, and hands on what lands after that.
@@ -40,7 +40,7 @@ pub(crate) struct ArrivalWatch<'a> {
     pub(crate) landed: Mutex<Vec<bool>>,
     /// Frames that a fork needs in any case and that did not land yet.
     front: Mutex<BTreeSet<usize>>,
-    arriving: OnceLock<Arc<Arriving>>,
+    arriving: OnceLock<Arc<ArrivalReader>>,
 }
 
 /// Whose arrival is watched.
@@ -141,7 +141,7 @@ impl<'a> ArrivalWatch<'a> {
         let front = self.header.closure(&front(&self.header), |_| false);
         let front = front.into_iter().map(|id| u64::from(self.header.stored(id).len)).sum::<u64>();
         let needed = AtomicU64::new(self.header.index.header_len + front);
-        let arriving = Arc::new(Arriving {
+        let arriving = Arc::new(ArrivalReader {
             tag,
             shown,
             pack: PackFiles { header: Arc::clone(&self.header), files },

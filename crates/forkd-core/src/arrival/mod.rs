@@ -9,7 +9,7 @@ pub(crate) mod protocol;
 pub(crate) mod server;
 pub(crate) mod shown;
 
-pub use arriving::Arriving;
+pub use arriving::ArrivalReader;
 pub use begin::Arrivals;
 pub use lease::Lease;
 pub use note::{ArrivingSnapshot, arriving, stop};

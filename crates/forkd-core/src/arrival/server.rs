@@ -1,6 +1,6 @@
 //! Whoever fetches an arriving snapshot serves it: files to machines, leases to those who start them.
 
-use crate::arrival::arriving::{Arriving, Failure};
+use crate::arrival::arriving::{ArrivalReader, Failure};
 use crate::arrival::begin::Arrivals;
 use crate::arrival::note::ArrivingSnapshot;
 use crate::arrival::protocol::{Hello, SOCKET, Word};
@@ -74,7 +74,7 @@ impl ArrivalServer {
 }
 
 impl Arrivals for ArrivalServer {
-    fn begun(&self, arriving: Arc<Arriving>, work: &Path) -> Result<()> {
+    fn begun(&self, arriving: Arc<ArrivalReader>, work: &Path) -> Result<()> {
         let shared = Arc::clone(&self.shared);
         let _ = arriving.stop.set(Box::new(move |reader, failure| shared.stop(reader, failure)));
         let header = &arriving.pack.header;

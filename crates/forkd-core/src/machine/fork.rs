@@ -219,7 +219,7 @@ pub fn fork(
                 }
             });
         }
-        let _done = Running(&running);
+        let _done = RunCount(&running);
         for number in 1..=options.count {
             if permits.take(stopped).is_err() {
                 break;
@@ -247,7 +247,7 @@ pub fn fork(
             };
             let (permits, outcomes, stop) = (&permits, &outcomes, &stop);
             running.fetch_add(1, Ordering::SeqCst);
-            let counted = Running(&running);
+            let counted = RunCount(&running);
             scope.spawn(move || {
                 let outcome = start(forked, begun, permits, stopped, work);
                 drop(counted);
@@ -278,9 +278,9 @@ pub fn fork(
 }
 
 /// One of those that are counted, as long as it lives.
-struct Running<'a>(&'a AtomicUsize);
+struct RunCount<'a>(&'a AtomicUsize);
 
-impl Drop for Running<'_> {
+impl Drop for RunCount<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }

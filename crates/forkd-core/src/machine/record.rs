@@ -46,7 +46,7 @@ pub fn record(
     work: &mut dyn FnMut(&mut Trial<'_>) -> Result<()>,
 ) -> Result<RecordReport> {
     let tag = &options.tag;
-    let runs = {
+    let (recorded, runs) = {
         let source = open(store, engine, tag, env)?;
         let mounter = runtime
             .mounter()
@@ -58,15 +58,18 @@ pub fn record(
         let mut guest = greet(vm.as_mut(), &run, WAKE_LIMIT, env)?;
         wake(&mut guest, &run.id, false).map_err(|e| explain(e, vm.as_mut(), &run))?;
         work(&mut Trial::new(&mut guest, Some(&recording))).map_err(|e| explain(e, vm.as_mut(), &run))?;
-        recording.runs()
+        (source.stored.snapshot.clone(), recording.runs())
     };
     let _lock = store.lock(tag, LockKind::Exclusive, env)?;
     let stored = store.load(tag)?;
+    if stored.snapshot != recorded {
+        let replaced =
+            format!("'{tag}' was replaced while it was recorded; nothing was changed: record it again");
+        return Err(Error::new(Kind::General, replaced));
+    }
     let staging = store.stage(env)?;
     let staged = StagedSnapshot::create(&staging, "record", tag)?;
-    for (name, path) in stored.bodies().into_iter().filter(|(_, path)| path.starts_with(&stored.dir)) {
-        staged.link_file(name, &path)?;
-    }
+    staged.link_bodies(&stored)?;
     let snapshot = stored.snapshot.with_working_set(&runs);
     let sealed = staged.seal(&snapshot, RootfsPath::As(&stored), stored.record.clone())?;
     let pages = |file| runs.iter().filter(|run| run.file == file).map(|run| run.count).sum();

@@ -34,7 +34,7 @@ impl<'a> Trial<'a> {
 }
 
 /// What a trial found.
-pub(crate) struct Proven {
+pub(crate) struct TrialResult {
     /// Until it was awake.
     pub(crate) time: Duration,
     /// What it read, where that could be recorded.
@@ -49,7 +49,7 @@ pub(crate) fn prove(
     memory: &Path,
     env: Env<'_>,
     trial: &mut dyn FnMut(&mut Trial<'_>) -> Result<()>,
-) -> Result<Proven> {
+) -> Result<TrialResult> {
     engine.check(&sealed.snapshot)?;
     let mut files = Files {
         memory: memory.to_owned(),
@@ -78,5 +78,5 @@ pub(crate) fn prove(
     let time = begun.elapsed();
     let mut tried = Trial::new(&mut guest, recording.as_ref());
     trial(&mut tried).map_err(|e| explain(e, vm.as_mut(), &run))?;
-    Ok(Proven { time, working_set: recording.map(|recording| recording.runs()).unwrap_or_default() })
+    Ok(TrialResult { time, working_set: recording.map(|recording| recording.runs()).unwrap_or_default() })
 }

@@ -84,11 +84,11 @@ struct QueueState {
     /// What did not come yet.
     wanted: BTreeSet<usize>,
     /// What each connection is bringing.
-    taken: Vec<Option<Taken>>,
+    taken: Vec<Option<Assignment>>,
 }
 
 /// A stretch that is under way.
-struct Taken {
+struct Assignment {
     /// The frame that is coming, and those behind it.
     ids: Range<usize>,
     begun: Instant,
@@ -168,7 +168,7 @@ impl<'a> FrameQueue<'a> {
                 let last = self.header.stored(ids.end - 1);
                 let now = Instant::now();
                 state.taken[connection] =
-                    Some(Taken { ids: ids.clone(), begun: now, since: now, doubled: false });
+                    Some(Assignment { ids: ids.clone(), begun: now, since: now, doubled: false });
                 return Some(Stretch { bytes: first..last.offset + u64::from(last.len), ids });
             }
             let waited = self.demands.changed.wait_timeout(state, Duration::from_millis(50));
@@ -208,7 +208,7 @@ impl<'a> FrameQueue<'a> {
 
     /// The second half of what a connection has before it, of the one that has most; or the frame that one has been bringing for long.
     fn take_over(&self, state: &mut QueueState) -> Option<Range<usize>> {
-        let behind = |taken: &Taken| {
+        let behind = |taken: &Assignment| {
             let ids = taken.ids.start + 1..taken.ids.end;
             ids.map(|id| u64::from(self.header.stored(id).len)).sum::<u64>()
         };
@@ -221,7 +221,7 @@ impl<'a> FrameQueue<'a> {
             return Some(rest);
         }
         let late =
-            |taken: &&mut Taken| !taken.doubled && taken.since.elapsed() > LATE && !taken.ids.is_empty();
+            |taken: &&mut Assignment| !taken.doubled && taken.since.elapsed() > LATE && !taken.ids.is_empty();
         let slow = state.taken.iter_mut().flatten().find(late)?;
         slow.doubled = true;
         Some(slow.ids.clone())
@@ -241,7 +241,7 @@ impl<'a> FrameQueue<'a> {
         }
         (0..count).for_each(|id| state.remove(id, self.header));
         let now = Instant::now();
-        state.taken[connection] = Some(Taken { ids: 0..count, begun: now, since: now, doubled: false });
+        state.taken[connection] = Some(Assignment { ids: 0..count, begun: now, since: now, doubled: false });
         0..count
     }
 

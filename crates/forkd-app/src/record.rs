@@ -4,7 +4,7 @@ use crate::app::App;
 use crate::fork::ChildWork;
 use crate::guest_eval::eval;
 use crate::machines::Machines;
-use forkd_core::machine::{self, Exec, Guest, RecordOptions, RecordReport, Streams};
+use forkd_core::machine::{self, Exec, RecordReport, Streams, Trial};
 use forkd_core::{Error, Kind, Result};
 use forkd_format::Tag;
 use std::time::Duration;
@@ -27,27 +27,29 @@ impl App<'_> {
         let settings = self.settings;
         settings.store.load(&request.tag)?;
         let machines = Machines::open(settings.search_path.as_deref(), &settings.runtime_dir)?;
-        let options = RecordOptions { tag: request.tag.clone() };
         let (engine, runtime) = (&machines.engine, &machines.runtime);
-        machine::record(
-            &settings.store,
-            engine,
-            runtime,
-            &options,
-            self.env,
-            &mut |trial| match &request.work {
-                ChildWork::None => Ok(()),
-                ChildWork::Eval(expression) => eval(trial.guest, expression, request.time_limit).map(drop),
-                ChildWork::Program(argv) => self.recorded_program(argv, request.time_limit, trial.guest),
-            },
-        )
+        machine::record(&settings.store, engine, runtime, &request.tag, self.env, &mut |trial| match &request
+            .work
+        {
+            ChildWork::None => Ok(()),
+            ChildWork::Eval(expression) => eval(trial.guest, expression, request.time_limit).map(drop),
+            ChildWork::Program(argv) => self.recorded_program(argv, request.time_limit, trial),
+        })
     }
 
-    fn recorded_program(&self, argv: &[String], limit: Option<Duration>, guest: &mut Guest) -> Result<()> {
+    fn recorded_program(
+        &self,
+        argv: &[String],
+        limit: Option<Duration>,
+        trial: &mut Trial<'_>,
+    ) -> Result<()> {
         let limit_ms = limit.map_or(0, |limit| limit.as_millis() as u64);
         let exec = Exec { argv: argv.to_vec(), limit_ms, ..Exec::default() };
+        let is_rehearsal = trial.is_rehearsal();
         let exit = self.hearing_guest(|output| {
-            guest.exec(&exec, &mut Streams { input: None, output, controls: None })
+            let mut heard = |stream, bytes: &[u8]| if is_rehearsal { Ok(()) } else { output(stream, bytes) };
+            let output = &mut heard;
+            trial.guest.exec(&exec, &mut Streams { input: None, output, controls: None })
         })?;
         match (exit.timed_out, exit.shell_code()) {
             (false, 0) => Ok(()),

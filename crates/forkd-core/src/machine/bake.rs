@@ -10,7 +10,7 @@ use crate::machine::program::{Stream, Streams};
 use crate::machine::run_dir::Runtime;
 use crate::machine::session::{explain, greet, rest};
 use crate::machine::shell::{require_shell, run_command, shell};
-use crate::machine::trial::{Trial, prove};
+use crate::machine::trial::{Trial, TrialFork};
 use crate::store::lock::LockKind;
 use crate::store::root::Store;
 use crate::store::staged::StagedSnapshot;
@@ -108,13 +108,18 @@ pub fn bake(
     punch_zero_pages(&files.memory)?;
     let (snapshot, created_at) = (Snapshot::new(fields), &options.created_at);
     let sealed = seal_frozen(staged, &snapshot, None, created_at, (store.disk(), env))?;
-    let proven = prove(engine, runtime, sealed.stored(), &files.memory, env, trial)?;
+    let fork = TrialFork::of_staged((engine, runtime), sealed.stored(), &files.memory, env)?;
+    let (time, working_set) = match fork.record(trial) {
+        // Without a recording the snapshot is as good, and is read as a whole.
+        Err(error) if error.kind() == Kind::Incompatible => (fork.run(trial)?, Vec::new()),
+        recorded => recorded?,
+    };
     env.cancel.check()?;
     let accel = options.machine.accel;
-    let pages = proven.working_set.iter().map(|run| run.count).sum();
-    let sealed = sealed.with_working_set(&proven.working_set)?;
+    let pages = working_set.iter().map(|run| run.count).sum();
+    let sealed = sealed.with_working_set(&working_set)?;
     let path = sealed.publish()?;
-    let (trial, tag) = (proven.time, tag.clone());
+    let (trial, tag) = (time, tag.clone());
     Ok(BakeReport { tag, path, accel, boot, warm: warmed, trial, working_set_pages: pages })
 }
 

@@ -10,7 +10,7 @@ use crate::machine::program::Stream;
 use crate::machine::run_dir::Runtime;
 use crate::machine::session::{greet, rest, wake, with_console};
 use crate::machine::shell::{require_shell, run_command};
-use crate::machine::trial::prove;
+use crate::machine::trial::TrialFork;
 use crate::store::chain_memory::adopt_assembled;
 use crate::store::lock::LockKind;
 use crate::store::root::Store;
@@ -134,7 +134,7 @@ pub fn snapshot_diff(
         seal_frozen(staged, &base, None, &options.created_at, (store.disk(), env))?
     };
     let proven = if is_link { &whole } else { &memory };
-    prove(engine, runtime, sealed.stored(), proven, env, &mut |_| Ok(()))?;
+    TrialFork::of_staged((engine, runtime), sealed.stored(), proven, env)?.run(&mut |_| Ok(()))?;
     if is_link {
         // Its first fork needs what is here already.
         adopt_assembled(store, &whole, &pages.sha256_full, env)?;

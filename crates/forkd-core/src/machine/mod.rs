@@ -23,7 +23,7 @@ pub use fork::{Child, ForkOptions, check, fork};
 pub use forkd_agent::message::{Exec, Exit, PROTOCOL};
 pub use guest::Guest;
 pub use program::{Control, Stream, Streams};
-pub use record::{RecordOptions, RecordReport, record};
+pub use record::{RecordReport, record};
 pub use run_dir::{ALIVE, DetachedChild, RunDir, Runtime, is_held, kill};
 pub use session::{greet, talk};
 pub use set_up::{SetUpOptions, set_up};

@@ -2,24 +2,16 @@
 
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
-use crate::machine::engine::{Engine, Limits};
+use crate::machine::engine::Engine;
 use crate::machine::fork::open;
-use crate::machine::recording::Recording;
 use crate::machine::run_dir::Runtime;
-use crate::machine::session::{WAKE_LIMIT, explain, greet, wake, with_console};
-use crate::machine::trial::Trial;
+use crate::machine::trial::{Trial, TrialFork};
 use crate::store::lock::LockKind;
 use crate::store::root::Store;
 use crate::store::staged::{RootfsPath, StagedSnapshot};
 use forkd_format::{NeededFile, Tag};
 use serde::Serialize;
 use std::path::PathBuf;
-
-/// What to record.
-#[derive(Debug, Clone)]
-pub struct RecordOptions {
-    pub tag: Tag,
-}
 
 /// What was recorded.
 #[derive(Debug, Clone, Serialize)]
@@ -33,7 +25,7 @@ pub struct RecordReport {
     pub disk_pages: u64,
 }
 
-/// Forks a snapshot, notes what it reads until `work` is done in it, and keeps that as the snapshot's working set.
+/// Forks a snapshot a few times, notes what the children read until `work` is done in them, and keeps that as the snapshot's working set.
 ///
 /// # Errors
 /// As [`crate::machine::fork`]; [`Kind::Incompatible`] where this host cannot show files.
@@ -41,24 +33,16 @@ pub fn record(
     store: &Store,
     engine: &dyn Engine,
     runtime: &Runtime,
-    options: &RecordOptions,
+    tag: &Tag,
     env: Env<'_>,
     work: &mut dyn FnMut(&mut Trial<'_>) -> Result<()>,
 ) -> Result<RecordReport> {
-    let tag = &options.tag;
     let (recorded, runs) = {
         let source = open(store, engine, tag, env)?;
-        let mounter = runtime
-            .mounter()
-            .ok_or_else(|| Error::new(Kind::Incompatible, "nothing here can show files as they are read"))?;
-        let recording = Recording::new(mounter, &source.files.memory, &source.files.rootfs)?;
-        let run = runtime.create(engine)?;
-        let mut vm = engine.restore(&source.stored, &recording.files(), Limits::default(), run.path())?;
-        vm.resume(env).map_err(|e| with_console(e, &run))?;
-        let mut guest = greet(vm.as_mut(), &run, WAKE_LIMIT, env)?;
-        wake(&mut guest, &run.id, false).map_err(|e| explain(e, vm.as_mut(), &run))?;
-        work(&mut Trial::new(&mut guest, Some(&recording))).map_err(|e| explain(e, vm.as_mut(), &run))?;
-        (source.stored.snapshot.clone(), recording.runs())
+        let (stored, files) = (&source.stored, source.files.clone());
+        let fork = TrialFork { engine, runtime, stored, files, env };
+        let (_, runs) = fork.record(work)?;
+        (source.stored.snapshot.clone(), runs)
     };
     let _lock = store.lock(tag, LockKind::Exclusive, env)?;
     let stored = store.load(tag)?;

@@ -1,4 +1,4 @@
-//! The one fork before anyone sees a tag.
+//! The fork of a snapshot before anyone sees its tag, and for what it reads.
 
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
@@ -6,77 +6,122 @@ use crate::machine::engine::{Access, Engine, Files, Limits};
 use crate::machine::guest::Guest;
 use crate::machine::recording::Recording;
 use crate::machine::run_dir::Runtime;
-use crate::machine::session::{explain, greet, wake, with_console};
+use crate::machine::session::{WAKE_LIMIT, explain, greet, wake, with_console};
 use crate::store::stored::StoredSnapshot;
 use forkd_format::NeededRun;
 use forkd_format::manifest::ROOTFS;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+/// A recording is rehearsed until a child reads nothing new, and no more often than this.
+const REHEARSALS: usize = 4;
+
+/// How long a child goes on after its answer: it reads a little as its caller leaves, and a machine that waits for that ends late.
+const LINGER: Duration = Duration::from_millis(50);
+
 /// The child in which a snapshot is tried.
 pub struct Trial<'a> {
     /// Its agent.
     pub guest: &'a mut Guest,
-    recording: Option<&'a Recording>,
+    recording: Option<&'a Recording<'a>>,
+    is_rehearsal: bool,
 }
 
-impl<'a> Trial<'a> {
-    pub(crate) fn new(guest: &'a mut Guest, recording: Option<&'a Recording>) -> Self {
-        Self { guest, recording }
-    }
-
+impl Trial<'_> {
     /// What the child reads from now on is not part of the snapshot's working set.
     pub fn stop_recording(&self) {
         if let Some(recording) = self.recording {
             recording.stop();
         }
     }
-}
 
-/// What a trial found.
-pub(crate) struct TrialResult {
-    /// Until it was awake.
-    pub(crate) time: Duration,
-    /// What it read, where that could be recorded.
-    pub(crate) working_set: Vec<NeededRun>,
-}
-
-/// Forks a snapshot once, before anyone can see it.
-pub(crate) fn prove(
-    engine: &dyn Engine,
-    runtime: &Runtime,
-    sealed: &StoredSnapshot,
-    memory: &Path,
-    env: Env<'_>,
-    trial: &mut dyn FnMut(&mut Trial<'_>) -> Result<()>,
-) -> Result<TrialResult> {
-    engine.check(&sealed.snapshot)?;
-    let mut files = Files {
-        memory: memory.to_owned(),
-        rootfs: sealed.dir.join(ROOTFS),
-        access: Access::Private,
-        lease: None,
-    };
-    let recording = match runtime.mounter().map(|mounter| Recording::new(mounter, memory, &files.rootfs)) {
-        Some(Err(error)) if error.kind() != Kind::Incompatible => return Err(error),
-        // Without it the snapshot is as good, and is read as a whole.
-        recording => recording.and_then(Result::ok),
-    };
-    if let Some(recording) = &recording {
-        files = recording.files();
+    /// Whether the work was done before, and is done again for what a child reads whose pages come late: what it says is known, and what
+    /// follows [`Trial::stop_recording`] is of no use.
+    #[must_use]
+    pub fn is_rehearsal(&self) -> bool {
+        self.is_rehearsal
     }
-    let begun = Instant::now();
-    let run = runtime.create(engine)?;
-    let mut vm = engine.restore(sealed, &files, Limits::default(), run.path())?;
-    let failed = |e: Error| match e.kind() {
-        Kind::Interrupted => e,
-        kind => Error::new(kind, format!("the snapshot does not restore: {e}")),
-    };
-    vm.resume(env).map_err(|e| failed(with_console(e, &run)))?;
-    let mut guest = greet(vm.as_mut(), &run, crate::machine::session::WAKE_LIMIT, env).map_err(failed)?;
-    wake(&mut guest, &run.id, false).map_err(|e| failed(explain(e, vm.as_mut(), &run)))?;
-    let time = begun.elapsed();
-    let mut tried = Trial::new(&mut guest, recording.as_ref());
-    trial(&mut tried).map_err(|e| explain(e, vm.as_mut(), &run))?;
-    Ok(TrialResult { time, working_set: recording.map(|recording| recording.runs()).unwrap_or_default() })
+}
+
+/// What is done in a child.
+pub(crate) type Work<'a> = dyn FnMut(&mut Trial<'_>) -> Result<()> + 'a;
+
+/// A snapshot that is forked once, or a few times.
+pub(crate) struct TrialFork<'a> {
+    pub(crate) engine: &'a dyn Engine,
+    pub(crate) runtime: &'a Runtime,
+    pub(crate) stored: &'a StoredSnapshot,
+    pub(crate) files: Files,
+    pub(crate) env: Env<'a>,
+}
+
+impl<'a> TrialFork<'a> {
+    /// Of a snapshot that nobody sees yet.
+    pub(crate) fn of_staged(
+        (engine, runtime): (&'a dyn Engine, &'a Runtime),
+        sealed: &'a StoredSnapshot,
+        memory: &Path,
+        env: Env<'a>,
+    ) -> Result<Self> {
+        engine.check(&sealed.snapshot)?;
+        let (memory, rootfs) = (memory.to_owned(), sealed.dir.join(ROOTFS));
+        let files = Files { memory, rootfs, access: Access::Private, lease: None };
+        Ok(Self { engine, runtime, stored: sealed, files, env })
+    }
+
+    /// Does the work in a child; how long it took until that was awake.
+    pub(crate) fn run(&self, work: &mut Work<'_>) -> Result<Duration> {
+        self.child(&self.files, work, (None, false))
+    }
+
+    /// The same, with what the child read, in its order; then again in children that have to wait for what none of them has read so far.
+    ///
+    /// # Errors
+    /// [`Kind::Incompatible`] where this host cannot show files.
+    pub(crate) fn record(&self, work: &mut Work<'_>) -> Result<(Duration, Vec<NeededRun>)> {
+        let mounter = self
+            .runtime
+            .mounter()
+            .ok_or_else(|| Error::new(Kind::Incompatible, "nothing here can show files as they are read"))?;
+        let recording = Recording::new(mounter, &self.files)?;
+        let time = self.child(&recording.files(), work, (Some(&recording), false))?;
+        for _ in 0..REHEARSALS {
+            let known = recording.pages();
+            let rehearsal = recording.rehearsal()?;
+            match self.child(&rehearsal.files(), work, (Some(&rehearsal), true)) {
+                Err(error) if error.kind() == Kind::Interrupted => return Err(error),
+                // What was recorded so far is good; work that must be done in time may fail where pages come late.
+                Err(_) => break,
+                Ok(_) if recording.pages() == known => break,
+                Ok(_) => {}
+            }
+        }
+        Ok((time, recording.runs()))
+    }
+
+    fn child(
+        &self,
+        files: &Files,
+        work: &mut Work<'_>,
+        (recording, is_rehearsal): (Option<&Recording<'_>>, bool),
+    ) -> Result<Duration> {
+        let begun = Instant::now();
+        let run = self.runtime.create(self.engine)?;
+        let mut vm = self.engine.restore(self.stored, files, Limits::default(), run.path())?;
+        let failed = |e: Error| match e.kind() {
+            Kind::Interrupted => e,
+            kind => Error::new(kind, format!("the snapshot does not restore: {e}")),
+        };
+        vm.resume(self.env).map_err(|e| failed(with_console(e, &run)))?;
+        let mut guest = greet(vm.as_mut(), &run, WAKE_LIMIT, self.env).map_err(failed)?;
+        wake(&mut guest, &run.id, false).map_err(|e| failed(explain(e, vm.as_mut(), &run)))?;
+        let time = begun.elapsed();
+        let mut trial = Trial { guest: &mut guest, recording, is_rehearsal };
+        work(&mut trial).map_err(|e| explain(e, vm.as_mut(), &run))?;
+        if is_rehearsal {
+            drop(guest);
+            std::thread::sleep(LINGER);
+        }
+        Ok(time)
+    }
 }

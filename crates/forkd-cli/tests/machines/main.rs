@@ -13,6 +13,7 @@ mod from_image;
 mod from_image_refused;
 mod isolation;
 mod lazy;
+mod lazy_faults;
 mod python;
 mod snapshot;
 mod snapshot_diff;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         doctor::TESTS,
         isolation::TESTS,
         lazy::TESTS,
+        lazy_faults::TESTS,
         python::TESTS,
     ];
     let guests = tests.concat().into_iter().map(|test| trial(test, ready));
@@ -60,7 +62,7 @@ fn main() -> ExitCode {
         .into_iter()
         .map(|test| trial(test, with_images));
     let as_root = from_image::AS_ROOT.iter().map(|test| trial(*test, with_images && root));
-    let others = fork::AS_ROOT.iter().map(|test| trial(*test, ready && root));
+    let others = fork::AS_ROOT.iter().chain(lazy::AS_ROOT).map(|test| trial(*test, ready && root));
     let trials = as_root.chain(others).chain(images).chain(guests).collect();
     let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);
     from_image::end();

@@ -4,7 +4,7 @@ use crate::arrival::shown::{PackFiles, ShownBody};
 use crate::error::{Error, Kind};
 use crate::mount::{PageReader, ReadAnswer, ReadRequest, ShownFile};
 use crate::pipeline::mutex::lock;
-use crate::pull::frame_queue::Demands;
+use crate::pull::demands::Demands;
 use forkd_format::Tag;
 use std::collections::BTreeSet;
 use std::io;

@@ -7,7 +7,7 @@ use crate::mount::ShownFile;
 use crate::pack::description::parse_description;
 use crate::pack::paged::header::PagedHeader;
 use crate::pipeline::mutex::lock;
-use crate::pull::frame_queue::Demands;
+use crate::pull::demands::Demands;
 use crate::unpack::files::StagedPack;
 use crate::unpack::plan::{Outcome, UnpackPlan};
 use forkd_format::Snapshot;

@@ -104,6 +104,9 @@ impl<R: Read> Read for TrafficMeter<R> {
     }
 }
 
+/// Downloads of paged packs have names that begin so.
+pub(crate) const PAGED: &str = "pack-";
+
 /// Files of a download whose bytes are worth going on with.
 pub(crate) const JOURNAL: &str = "journal";
 pub(crate) const PACK: &str = "pack";

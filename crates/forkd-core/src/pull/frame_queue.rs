@@ -1,11 +1,11 @@
 //! Which frames are still to come, and which connection is bringing which. One that is slow loses its work to those that are idle.
 
-use crate::pack::paged::header::PagedHeader;
 use crate::pipeline::mutex::lock;
-use std::collections::{BTreeSet, VecDeque};
+use crate::pull::demands::Demands;
+use forkd_format::paged::StoredFrame;
+use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// Frames that are not wanted are fetched along where they are so short that another request would cost more.
@@ -31,41 +31,6 @@ pub(crate) struct Stretch {
     pub(crate) ids: Range<usize>,
 }
 
-/// Frames that someone waits for, before all others.
-#[derive(Debug, Default)]
-pub(crate) struct Demands {
-    frames: Mutex<VecDeque<usize>>,
-    changed: Condvar,
-    /// Whether nothing else is to come for now.
-    alone: AtomicBool,
-}
-
-impl Demands {
-    /// Until [`Demands::share`] nothing comes but what is demanded: all of the link is for that.
-    pub(crate) fn come_alone(&self) {
-        self.alone.store(true, Ordering::SeqCst);
-    }
-
-    /// From now on other frames come as well.
-    pub(crate) fn share(&self) {
-        self.alone.store(false, Ordering::SeqCst);
-        self.wake();
-    }
-
-    /// These before those that were demanded so far.
-    pub(crate) fn push(&self, frames: BTreeSet<usize>) {
-        let mut queue = lock(&self.frames);
-        frames.into_iter().rev().for_each(|id| queue.push_front(id));
-        self.changed.notify_all();
-    }
-
-    /// Under the lock that connections fall asleep with, so that none of them misses it.
-    fn wake(&self) {
-        let _frames = lock(&self.frames);
-        self.changed.notify_all();
-    }
-}
-
 /// What a connection takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Turn {
@@ -77,9 +42,11 @@ pub(crate) enum Turn {
 
 /// Frames that are to come.
 pub(crate) struct FrameQueue<'a> {
-    header: &'a PagedHeader,
+    frames: &'a [StoredFrame],
     state: Mutex<QueueState>,
     demands: &'a Demands,
+    /// See [`LATE`].
+    late: Duration,
 }
 
 struct QueueState {
@@ -129,9 +96,9 @@ impl Pace {
 
 impl QueueState {
     /// Someone brings a frame from now on.
-    fn remove(&mut self, id: usize, header: &PagedHeader) {
+    fn remove(&mut self, id: usize, frames: &[StoredFrame]) {
         if self.missing.remove(&id) {
-            self.left -= u64::from(header.stored(id).len);
+            self.left -= u64::from(frames[id].len);
         }
     }
 }
@@ -139,15 +106,15 @@ impl QueueState {
 impl<'a> FrameQueue<'a> {
     /// For so many connections.
     pub(crate) fn new(
-        header: &'a PagedHeader,
+        frames: &'a [StoredFrame],
         wanted: BTreeSet<usize>,
         connections: usize,
         demands: &'a Demands,
     ) -> Self {
-        let left = wanted.iter().map(|id| u64::from(header.stored(*id).len)).sum();
+        let left = wanted.iter().map(|id| u64::from(frames[*id].len)).sum();
         let taken = (0..connections).map(|_| None).collect();
         let state = QueueState { missing: wanted.clone(), left, wanted, taken };
-        Self { header, state: Mutex::new(state), demands }
+        Self { frames, state: Mutex::new(state), demands, late: LATE }
     }
 
     /// What a connection is to bring next; waits while that may still change. `None` once all has come or `stop` says so.
@@ -164,57 +131,46 @@ impl<'a> FrameQueue<'a> {
                 self.demands.wake();
                 return None;
             }
-            let alone = self.demands.alone.load(Ordering::SeqCst);
+            let alone = self.demands.are_alone();
             let found = match if alone { Turn::Demanded } else { turn } {
                 Turn::Any => self.next(&mut state, pace.next, turn).or_else(|| self.take_over(&mut state)),
                 Turn::Demanded => self.next(&mut state, pace.next, Turn::Demanded),
             };
             if let Some(ids) = found {
-                let first = self.header.stored(ids.start).offset;
-                let last = self.header.stored(ids.end - 1);
+                let first = self.frames[ids.start].offset;
+                let last = &self.frames[ids.end - 1];
                 let now = Instant::now();
                 state.taken[connection] =
                     Some(Assignment { ids: ids.clone(), begun: now, since: now, doubled: false });
                 return Some(Stretch { bytes: first..last.offset + u64::from(last.len), ids });
             }
-            // Looked at under their lock, so that none is missed while this falls asleep.
-            let frames = lock(&self.demands.frames);
-            drop(state);
-            if frames.is_empty() {
-                let waited = self.demands.changed.wait_timeout(frames, Duration::from_millis(50));
-                drop(waited.unwrap_or_else(PoisonError::into_inner).0);
-            } else {
-                drop(frames);
-            }
+            self.demands.wait(state);
             state = lock(&self.state);
         }
     }
 
     /// The first frames that nobody is bringing, and what lies directly behind.
     fn next(&self, state: &mut QueueState, longest: u64, turn: Turn) -> Option<Range<usize>> {
-        let demanded = {
-            let mut frames = lock(&self.demands.frames);
-            frames.retain(|id| state.missing.contains(id));
-            frames.pop_front()
-        };
+        let demanded = self.demands.pop(&state.missing);
         // Towards the end less at a time, so that all connections end together.
         let share = state.left / (2 * state.taken.len() as u64);
-        let longest = if demanded.is_some() { SHORTEST } else { longest.min(share.max(SHORTEST)) };
+        let longest =
+            if demanded.is_some() { SHORTEST } else { longest.min(share.max(SHORTEST).max(longest / 4)) };
         let begin = match (demanded, turn) {
             (None, Turn::Any) => state.missing.first().copied()?,
             (demanded, _) => demanded?,
         };
-        state.remove(begin, self.header);
-        let (mut end, from) = (begin + 1, self.header.stored(begin).offset);
+        state.remove(begin, self.frames);
+        let (mut end, from) = (begin + 1, self.frames[begin].offset);
         while let Some(id) = state.missing.range(end..).next().copied() {
-            let last = self.header.stored(end - 1);
-            let frame = self.header.stored(id);
+            let last = &self.frames[end - 1];
+            let frame = &self.frames[id];
             if frame.offset - (last.offset + u64::from(last.len)) > GAP
                 || frame.offset + u64::from(frame.len) - from > longest
             {
                 break;
             }
-            state.remove(id, self.header);
+            state.remove(id, self.frames);
             end = id + 1;
         }
         Some(begin..end)
@@ -224,9 +180,9 @@ impl<'a> FrameQueue<'a> {
     fn take_over(&self, state: &mut QueueState) -> Option<Range<usize>> {
         let behind = |taken: &Assignment| {
             let ids = taken.ids.start + 1..taken.ids.end;
-            ids.map(|id| u64::from(self.header.stored(id).len)).sum::<u64>()
+            ids.map(|id| u64::from(self.frames[id].len)).sum::<u64>()
         };
-        let slow = state.taken.iter_mut().flatten().filter(|taken| taken.begun.elapsed() > LATE);
+        let slow = state.taken.iter_mut().flatten().filter(|taken| taken.begun.elapsed() > self.late);
         let most = slow.max_by_key(|taken| behind(taken))?;
         if most.ids.len() > 1 && behind(most) >= WORTH {
             let middle = most.ids.start + most.ids.len().div_ceil(2);
@@ -234,8 +190,9 @@ impl<'a> FrameQueue<'a> {
             most.ids.end = middle;
             return Some(rest);
         }
-        let late =
-            |taken: &&mut Assignment| !taken.doubled && taken.since.elapsed() > LATE && !taken.ids.is_empty();
+        let late = |taken: &&mut Assignment| {
+            !taken.doubled && taken.since.elapsed() > self.late && !taken.ids.is_empty()
+        };
         let slow = state.taken.iter_mut().flatten().find(late)?;
         slow.doubled = true;
         Some(slow.ids.clone())
@@ -246,17 +203,22 @@ impl<'a> FrameQueue<'a> {
     pub(crate) fn claim(&self, connection: usize, end: u64) -> Range<usize> {
         let mut state = lock(&self.state);
         let inside = |id: &usize| {
-            let frame = self.header.stored(*id);
+            let frame = &self.frames[*id];
             frame.offset + u64::from(frame.len) <= end
         };
-        let count = (0..self.header.frames()).take_while(inside).count();
+        let count = (0..self.frames.len()).take_while(inside).count();
         if state.missing.range(..count).next().is_none() {
             return 0..0;
         }
-        (0..count).for_each(|id| state.remove(id, self.header));
+        (0..count).for_each(|id| state.remove(id, self.frames));
         let now = Instant::now();
         state.taken[connection] = Some(Assignment { ids: 0..count, begun: now, since: now, doubled: false });
         0..count
+    }
+
+    /// See [`Demands::share`].
+    pub(crate) fn share(&self) {
+        self.demands.share();
     }
 
     /// A connection comes to a frame. False where another one brings that by now.
@@ -288,13 +250,16 @@ impl<'a> FrameQueue<'a> {
 }
 
 /// The bytes of the stretches that hold some frames, with what is fetched along.
-pub(crate) fn fetched_bytes(header: &PagedHeader, wanted: &BTreeSet<usize>) -> u64 {
+pub(crate) fn fetched_bytes(frames: &[StoredFrame], wanted: &BTreeSet<usize>) -> u64 {
     let (mut bytes, mut end) = (0, None);
     for id in wanted {
-        let frame = header.stored(*id);
+        let frame = &frames[*id];
         let gap = end.map_or(0, |end| frame.offset - end);
         bytes += u64::from(frame.len) + if gap <= GAP { gap } else { 0 };
         end = Some(frame.offset + u64::from(frame.len));
     }
     bytes
 }
+
+#[cfg(test)]
+mod tests;

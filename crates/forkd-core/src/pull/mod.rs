@@ -3,9 +3,11 @@
 
 pub(crate) mod choose;
 pub(crate) mod context;
+pub(crate) mod demands;
 pub(crate) mod frame_queue;
 pub(crate) mod journal;
 pub(crate) mod landed;
+pub(crate) mod local;
 pub(crate) mod missing;
 pub(crate) mod paged;
 pub(crate) mod plan;

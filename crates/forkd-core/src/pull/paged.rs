@@ -1,22 +1,21 @@
 //! Paged packs: of the frames of a pack, those that no file of the store has are fetched, by several connections at a time.
 
 use crate::arrival::begin::{ArrivalWatch, WatchedPull};
-use crate::digest::sparse::read_data;
 use crate::env::{Cancel, Env};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::hub::remote::{Answer, Location, Request, Validator};
-use crate::pack::paged::assemble::{Feed, Feeder, FrameTarget};
+use crate::pack::paged::assemble::{Feed, Feeder};
 use crate::pack::paged::bases::BaseSearch;
-use crate::pack::paged::decode::Pages;
 use crate::pack::paged::header::{PagedHeader, read_exact};
 use crate::pack::paged::page_source::PageSource;
 use crate::pack::stream::zstd_frames::read_error;
-use crate::pull::context::{JOURNAL, PullContext, TrafficMeter, settle};
-use crate::pull::frame_queue::{Demands, FrameQueue, Pace, Turn, fetched_bytes};
+use crate::pull::context::{JOURNAL, PAGED, PullContext, TrafficMeter, settle};
+use crate::pull::demands::Demands;
+use crate::pull::frame_queue::{FrameQueue, Pace, Turn, fetched_bytes};
 use crate::pull::journal::FrameJournal;
 use crate::pull::landed::Landed;
+use crate::pull::local::LocalFrames;
 use crate::pull::probe::{Front, HeaderProbe};
-use crate::store::by_content::{self, LocalBlocks};
 use crate::store::lock::LockKind;
 use crate::store::record::Provenance;
 use crate::store::workdir::WorkDir;
@@ -25,12 +24,10 @@ use crate::unpack::job::UnpackJob;
 use crate::unpack::paged::PagedFiles;
 use crate::unpack::plan::{Outcome, UnpackPlan, UnpackReport, local_tags};
 use forkd_format::Tag;
-use forkd_format::paged::{FRAME_PAGES, FRAME_SIZE, frame_len};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// What was pulled.
 pub(crate) struct PagedPull {
@@ -49,13 +46,16 @@ pub(crate) fn pull(
     probe: HeaderProbe<'_>,
 ) -> Result<PagedPull> {
     let HeaderProbe { header, validator, stream, front, .. } = probe;
-    let key = format!("pack-{}", &header.id.id().digest().to_string()[..32]);
+    let key = format!("{PAGED}{}", &header.id.id().digest().to_string()[..32]);
     let work = context.store.download(&key, context.env)?;
     let header = Arc::new(header);
     let fetch = FrameFetch { context, location, name, header: &header, validator: &validator, work: &work };
     let outcome = fetch.run(Incoming { stream, front });
     settle(work, outcome)
 }
+
+/// What comes in less time than this is under way: other requests do not hold it up.
+const UNDER_WAY: Duration = Duration::from_millis(120);
 
 struct FrameFetch<'a> {
     context: &'a PullContext<'a>,
@@ -119,15 +119,16 @@ impl FrameFetch<'_> {
         };
         let files = PagedFiles::new(header, &staged, Some(&tell))?;
         let landed = Landed::new(header, &plan, &staged);
-        pulled.resumed = self.check_noted(&noted, &files, &landed)?;
+        let local = LocalFrames { store, header, files: &files, landed: &landed, env };
+        pulled.resumed = local.check_noted(&noted)?;
         if !noted.is_empty() {
-            self.clear_rest(&files, &landed)?;
+            local.clear_rest()?;
         }
-        pulled.reused = self.reuse(&files, &landed)?;
+        pulled.reused = local.reuse()?;
         // Where all that the working set has is here, that need not come.
         let set: Vec<usize> =
             self.header.set_ids().filter(|id| self.header.pages_are_in(*id, |of| landed.has(of))).collect();
-        self.check_noted(&set, &files, &landed)?;
+        local.check_noted(&set)?;
         let landed = landed.into_inner();
         let fetched = (|| {
             if let Some(watch) = &watch {
@@ -157,11 +158,11 @@ impl FrameFetch<'_> {
     ) -> Result<()> {
         let progress = self.context.env.progress;
         let wanted: BTreeSet<usize> = (0..landed.len()).filter(|id| !landed[*id]).collect();
-        progress.start("pulling", Some(fetched_bytes(self.header, &wanted)));
+        progress.start("pulling", Some(fetched_bytes(self.header.all_stored(), &wanted)));
         let connections = self.context.options.connections.clamp(1, 16).min(wanted.len());
         // One more for what is demanded: it waits for none of the others.
         let demanded = usize::from(self.context.options.arrivals.is_some() && connections > 0);
-        let queue = FrameQueue::new(self.header, wanted, connections + demanded, demands);
+        let queue = FrameQueue::new(self.header.all_stored(), wanted, connections + demanded, demands);
         // Ends what is coming a second time once all is here.
         let enough = self.context.env.cancel.child();
         let feeders: Vec<Feeder<'_>> = match stream {
@@ -196,9 +197,18 @@ impl FrameFetch<'_> {
     fn feed_front(&self, front: Front<'_>, queue: &FrameQueue<'_>, feed: &Feed<'_, '_>) -> Result<bool> {
         let name = self.location.to_string();
         let mut body = front.body;
-        for id in queue.claim(0, front.end) {
+        let (begun, mut read) = (Instant::now(), 0);
+        let set: u64 = self.header.set_ids().map(|id| u64::from(self.header.stored(id).len)).sum();
+        let claimed = queue.claim(0, front.end);
+        let has_set = claimed.end >= self.header.set_ids().end;
+        for id in claimed {
             let mut bytes = vec![0; self.header.stored(id).len as usize];
             read_exact(&mut body, &mut bytes, &name)?;
+            read += bytes.len() as u64;
+            let soon = begun.elapsed().as_secs_f64() * set.saturating_sub(read) as f64 / read as f64;
+            if has_set && soon < UNDER_WAY.as_secs_f64() {
+                queue.share();
+            }
             self.context.env.progress.advance(bytes.len() as u64);
             queue.begin(0, id);
             if queue.arrived(id) && !feed.land(id, bytes)? {
@@ -271,111 +281,6 @@ impl FrameFetch<'_> {
 
     fn metered(&self, body: Box<dyn Read + Send>) -> ProgressMeter<'_> {
         ProgressMeter { body: self.context.traffic.meter(body), env: self.context.env }
-    }
-
-    /// Reads what an earlier run noted again: a machine that went down may have lost it.
-    fn check_noted(&self, noted: &[usize], files: &PagedFiles<'_>, landed: &Landed) -> Result<u64> {
-        let bytes = AtomicU64::new(0);
-        self.each(noted, |id, pages, raw| {
-            let len = self.header.len(id);
-            if landed.has(id) || !files.read(id, &mut raw[..len])? {
-                return Ok(());
-            }
-            if self.is_frame(id, pages, &raw[..len]) {
-                landed.set(id);
-                bytes.fetch_add(u64::from(self.header.stored(id).len), Ordering::Relaxed);
-            }
-            Ok(())
-        })?;
-        Ok(bytes.into_inner())
-    }
-
-    /// What has not landed must be zero where it will not be written: zeros are not.
-    fn clear_rest(&self, files: &PagedFiles<'_>, landed: &Landed) -> Result<()> {
-        let mut raw = vec![0; FRAME_SIZE];
-        for (file, table) in self.header.index.files.iter().enumerate() {
-            for number in 0..table.frames.len() {
-                if self.header.id(file, number).is_some_and(|id| landed.has(id)) {
-                    continue;
-                }
-                self.context.env.cancel.check()?;
-                let in_set = self.header.set.in_frame(file, number).filter(|(_, page)| {
-                    self.header
-                        .id(self.header.set_file(), *page as usize / FRAME_PAGES)
-                        .is_some_and(|id| landed.has(id))
-                });
-                let keep: Vec<u64> = in_set.map(|(page, _)| page).collect();
-                let len = frame_len(table.size, number);
-                files.clear(file, number, &mut raw[..len], &keep)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes frames from files of the store that hold the same bytes.
-    fn reuse(&self, files: &PagedFiles<'_>, landed: &Landed) -> Result<BTreeMap<Tag, u64>> {
-        let here = by_content::files(self.context.store)?;
-        let blocks = LocalBlocks::of(&here);
-        let wanted: Vec<usize> =
-            (self.header.set_ids().end..self.header.frames()).filter(|id| !landed.has(*id)).collect();
-        let reused: Mutex<BTreeMap<Tag, u64>> = Mutex::default();
-        self.each(&wanted, |id, pages, raw| {
-            let (file, number) = self.header.place(id);
-            let len = self.header.len(id);
-            for (local, block) in blocks.places(self.header.stored(id).sum) {
-                let local = &here[*local];
-                let offset = block * FRAME_SIZE as u64;
-                let Some(opened) = local.open() else { continue };
-                if frame_len(local.recorded.size, *block as usize) != len
-                    || read_data(opened, offset, &mut raw[..len]).is_err()
-                    || !self.is_frame(id, pages, &raw[..len])
-                {
-                    continue;
-                }
-                for (at, bytes) in pages.runs() {
-                    files.write(file, number as u64 * FRAME_SIZE as u64 + at as u64, bytes)?;
-                }
-                files.landed(id)?;
-                landed.set(id);
-                if let Ok(mut reused) = reused.lock() {
-                    *reused.entry(local.tag.clone()).or_default() += len as u64;
-                }
-                break;
-            }
-            Ok(())
-        })?;
-        Ok(reused.into_inner().unwrap_or_default())
-    }
-
-    fn is_frame(&self, id: usize, pages: &mut Pages, raw: &[u8]) -> bool {
-        let bitmap = pages.take(raw);
-        pages.are(self.header.stored(id), raw.len(), &bitmap)
-    }
-
-    /// Does something with each of some frames, on all cores.
-    fn each(
-        &self,
-        ids: &[usize],
-        work: impl Fn(usize, &mut Pages, &mut [u8]) -> Result<()> + Sync,
-    ) -> Result<()> {
-        let (next, env) = (AtomicU64::new(0), self.context.env);
-        let outcomes: Vec<Result<()>> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..env.jobs.clamp(1, ids.len().max(1)))
-                .map(|_| {
-                    scope.spawn(|| {
-                        let (mut pages, mut raw) = (Pages::new(), vec![0; FRAME_SIZE]);
-                        while let Some(id) = ids.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
-                            env.cancel.check()?;
-                            work(*id, &mut pages, &mut raw)?;
-                        }
-                        Ok(())
-                    })
-                })
-                .collect();
-            let failed = |_| Err(Error::new(Kind::General, "internal error: a reader panicked"));
-            threads.into_iter().map(|thread| thread.join().unwrap_or_else(failed)).collect()
-        });
-        outcomes.into_iter().collect()
     }
 }
 

@@ -10,7 +10,7 @@ use crate::pull::choose::{RankedOffer, rank};
 use crate::pull::context::{PullContext, settle};
 use crate::pull::missing::missing;
 use crate::pull::paged;
-use crate::pull::probe::{HeaderProbe, PackProbe, probe};
+use crate::pull::probe::{HeaderProbe, PackProbe, look, open};
 use crate::pull::stream::{self, OpenStream, PartialPack};
 use crate::store::by_content::{self, LocalBlocks};
 use crate::store::by_source::already_here;
@@ -119,7 +119,7 @@ impl<'a> PullPlan<'a> {
             ..PullSummary::default()
         };
         if ranked.header.is_none() {
-            match probe(&self.context, &ranked.offer, None, None)? {
+            match look(&self.context, &ranked.offer)? {
                 PackProbe::NotModified => {}
                 PackProbe::Stream(stream, _, size) => {
                     summary.format = Some(stream.manifest().format());
@@ -271,7 +271,7 @@ impl<'a> OfferFetch<'a, '_> {
         if stream.manifest().format().is_paged() {
             // Its beginning was kept before its format was known; what is gone on with there is its frames.
             drop(stream);
-            return Ok((probe(self.context, self.offer, None, None)?, 0));
+            return Ok((open(self.context, self.offer, None, None)?, 0));
         }
         Ok((PackProbe::Stream(Box::new(stream), validator, size), resumed))
     }
@@ -288,7 +288,7 @@ impl<'a> OfferFetch<'a, '_> {
             None => None,
         };
         let unless = here.as_ref().and(known.map(|known| known.validator));
-        Ok((probe(context, self.offer, unless, kept)?, here))
+        Ok((open(context, self.offer, unless, kept)?, here))
     }
 
     /// Notes what a URL gave, so that the same copy need not come again.

@@ -98,6 +98,11 @@ impl PagedHeader {
         self.places.len()
     }
 
+    /// All stored frames, in their order.
+    pub(crate) fn all_stored(&self) -> &[StoredFrame] {
+        &self.stored
+    }
+
     /// A stored frame, by its place in the pack.
     pub(crate) fn stored(&self, id: usize) -> &StoredFrame {
         &self.stored[id]

@@ -3,14 +3,14 @@
 use crate::app::App;
 use crate::pull::{PullRequest, PullSource};
 use forkd_core::arrival::{ArrivalServer, ArrivingSnapshot, Lease, arriving};
-use forkd_core::{Env, Error, Kind, PullReport, Result};
+use forkd_core::{Cancel, Env, Error, Kind, PullReport, Result};
 use forkd_format::Tag;
 use forkd_mount::FuseMounter;
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::RecvTimeoutError;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 /// A program that runs [`App::serve_arrival`] and prints what it is told, each in a line of its own.
@@ -41,6 +41,40 @@ pub enum ForkSource {
     Whole(Tag),
     /// One whose first pages are here.
     Arriving(ArrivingSnapshot, Lease),
+}
+
+/// Listens to that program.
+struct ArrivalWords {
+    lines: Receiver<std::io::Result<String>>,
+    name: String,
+}
+
+impl ArrivalWords {
+    fn of(child: &mut Child, name: &str) -> Result<Self> {
+        let (send, lines) = std::sync::mpsc::channel();
+        let words = Self { lines, name: name.to_owned() };
+        let out = child.stdout.take().ok_or_else(|| words.ended())?;
+        std::thread::spawn(move || BufReader::new(out).lines().try_for_each(|line| send.send(line)));
+        Ok(words)
+    }
+
+    fn next(&self, cancel: &Cancel) -> Result<ArrivalWord> {
+        loop {
+            let line = match self.lines.recv_timeout(Duration::from_millis(50)) {
+                Ok(line) => line.map_err(|_| self.ended())?,
+                Err(RecvTimeoutError::Timeout) => {
+                    cancel.check()?;
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => return Err(self.ended()),
+            };
+            return serde_json::from_str(&line).map_err(|_| self.ended());
+        }
+    }
+
+    fn ended(&self) -> Error {
+        Error::new(Kind::General, format!("the process that fetches {} has ended at once", self.name))
+    }
 }
 
 impl PullSource {
@@ -79,22 +113,32 @@ impl App<'_> {
         command.args(&program.args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         forkd_mount::in_background(&mut command);
         let mut child = command.spawn().map_err(Error::io("start", &program.program))?;
-        let heard = self.hear(&mut child, &name);
-        if heard.is_err() {
+        let found = self.listen(&mut child, &name);
+        if found.is_err() {
             let _ = child.kill();
             let _ = child.wait();
         }
-        match heard? {
-            ArrivalWord::Ready(_) => {
-                let found = arriving(store).into_iter().find(|snapshot| snapshot.name == name);
-                match found {
-                    Some(snapshot) => Lease::of(&snapshot).map(|lease| ForkSource::Arriving(snapshot, lease)),
-                    // The rest was faster than we.
-                    None => Ok(ForkSource::Whole(self.pull(request)?.unpack.head)),
+        found
+    }
+
+    /// Listens to the program until it says what became of the snapshot.
+    fn listen(&self, child: &mut Child, name: &str) -> Result<ForkSource> {
+        let words = ArrivalWords::of(child, name)?;
+        loop {
+            match words.next(self.env.cancel)? {
+                ArrivalWord::Ready(_) => {
+                    let found =
+                        arriving(&self.settings.store).into_iter().find(|snapshot| snapshot.name == name);
+                    if let Some(snapshot) = found
+                        && let Ok(lease) = Lease::of(&snapshot)
+                    {
+                        return Ok(ForkSource::Arriving(snapshot, lease));
+                    }
+                    // It was whole, or it failed, before we came: that is what it says next.
                 }
+                ArrivalWord::Whole(tag) => return Ok(ForkSource::Whole(tag)),
+                ArrivalWord::Failed { kind, message } => return Err(Error::new(Kind::named(&kind), message)),
             }
-            ArrivalWord::Whole(tag) => Ok(ForkSource::Whole(tag)),
-            ArrivalWord::Failed { message, .. } => Err(Error::new(Kind::General, message)),
         }
     }
 
@@ -106,32 +150,6 @@ impl App<'_> {
             (source.name == name && source.head.is_none_or(|head| head == *tag)).then_some(())
         };
         Ok(store.tags()?.into_iter().find(|tag| is_it(tag).is_some()))
-    }
-
-    /// Listens to the program until it says what became of the snapshot.
-    fn hear(&self, child: &mut Child, name: &str) -> Result<ArrivalWord> {
-        let ended =
-            || Error::new(Kind::General, format!("the process that fetches {name} has ended at once"));
-        let out = child.stdout.take().ok_or_else(ended)?;
-        let (send, lines) = std::sync::mpsc::channel();
-        std::thread::spawn(move || BufReader::new(out).lines().try_for_each(|line| send.send(line)));
-        loop {
-            let line = match lines.recv_timeout(Duration::from_millis(50)) {
-                Ok(line) => line.map_err(|_| ended())?,
-                Err(RecvTimeoutError::Timeout) => {
-                    self.env.cancel.check()?;
-                    continue;
-                }
-                Err(RecvTimeoutError::Disconnected) => return Err(ended()),
-            };
-            match serde_json::from_str(&line) {
-                Ok(ArrivalWord::Failed { kind, message }) => {
-                    return Err(Error::new(Kind::named(&kind), message));
-                }
-                Ok(word) => return Ok(word),
-                Err(_) => return Err(ended()),
-            }
-        }
     }
 
     /// Fetches a snapshot and serves it until it is whole and nobody needs it served any more. `tell` is told what happens.

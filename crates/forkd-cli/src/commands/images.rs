@@ -44,7 +44,11 @@ fn table(list: &SnapshotList, now: SystemTime) -> String {
         lines.push(format!("  {:<14} {size:>10}   {memory:>9}    {age:>6}   {rootfs}{chain}", image.tag));
     }
     for snapshot in &list.arriving {
-        let fetched = if snapshot.fetched { "" } else { ", nobody is fetching the rest" };
+        let fetched = match &snapshot.stopped {
+            _ if snapshot.fetched => String::new(),
+            None => ", nobody is fetching the rest".to_owned(),
+            Some(why) => format!(", nobody is fetching the rest: {why}"),
+        };
         let (here, total) = (mib(snapshot.here), mib(snapshot.total));
         lines.push(format!("  {:<14} arriving: {here} of {total} are here{fetched}", snapshot.tag));
     }

@@ -25,6 +25,8 @@ fn a_source_that_ends_stops_who_needs_it() {
     let error = user.fails(5, &["fork", &url, "--", "sh", "-c", "cat /dev/vda > /dev/null"]);
     assert!(error.contains("it was stopped: bytes") && error.contains("did not come"), "{error}");
     until("the child lives", || processes(&user) == 0);
+    let images = user.ok(&["images"]);
+    assert!(images.contains("nobody is fetching the rest: ") && images.contains("demo.pack: "), "{images}");
     // A pull goes on where it was.
     let from = hub.requests().len();
     user.ok_noted(&["pull", &hub.url("demo.pack")]);

@@ -26,6 +26,9 @@ pub trait Arrivals: Sync {
     /// # Errors
     /// Where it cannot be shown; then the pull fails.
     fn begun(&self, arriving: Arc<ArrivalReader>, work: &Path) -> Result<()>;
+
+    /// Nothing more of it comes.
+    fn stopped(&self, work: &Path, error: &Error);
 }
 
 /// Watches a pull until the snapshot can be forked, and hands on what lands after that.
@@ -108,6 +111,7 @@ impl<'a> ArrivalWatch<'a> {
     pub(crate) fn fail(&self, error: &Error) {
         if let Some(arriving) = self.arriving.get() {
             arriving.fail(error);
+            self.arrivals.stopped(self.work, error);
         }
     }
 

@@ -35,7 +35,8 @@ impl Lease {
     /// [`Kind::NotFound`] where nobody serves it.
     pub fn of(snapshot: &ArrivingSnapshot) -> Result<Self> {
         let (stream, hello) = ask(&snapshot.work).map_err(|_| {
-            let message = format!("'{}' is arriving, and nobody is fetching the rest", snapshot.tag);
+            let why = snapshot.stopped.as_ref().map_or(String::new(), |why| format!(": {why}"));
+            let message = format!("'{}' is arriving, and nobody is fetching the rest{why}", snapshot.tag);
             Error::new(Kind::NotFound, message)
                 .hint(format!("`forkd pull {}` goes on with it", snapshot.name))
         })?;

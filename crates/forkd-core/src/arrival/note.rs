@@ -28,16 +28,18 @@ pub struct ArrivingSnapshot {
     pub needed: u64,
     /// Whether someone is fetching the rest.
     pub fetched: bool,
+    /// Why whoever fetched it gave up.
+    pub stopped: Option<String>,
     #[serde(skip)]
     pub(crate) work: PathBuf,
 }
 
 impl ArrivingSnapshot {
     pub(crate) fn new(note: ArrivalNote, work: PathBuf) -> Self {
-        let ArrivalNote { tag, name, total, frames } = note;
+        let ArrivalNote { tag, name, total, frames, stopped } = note;
         let landed = work.join(JOURNAL).metadata().map_or(0, |journal| journal.len() / 4).min(frames);
         let here = (u128::from(total) * u128::from(landed) / u128::from(frames.max(1))) as u64;
-        Self { tag, name, total, here, needed: 0, fetched: false, work }
+        Self { tag, name, total, here, needed: 0, fetched: false, stopped, work }
     }
 }
 

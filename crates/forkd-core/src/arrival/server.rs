@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::machine::stopped;
 use crate::mount::{Mount, Mounter, PageReader};
 use crate::pipeline::mutex::lock;
-use crate::store::arrival_note::ArrivalNote;
+use crate::store::arrival_note::{ArrivalNote, note_stopped};
 use crate::store::root::Store;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -83,6 +83,7 @@ impl Arrivals for ArrivalServer {
             name: self.name.clone(),
             total: header.data_end(),
             frames: header.frames() as u64,
+            stopped: None,
         };
         let files = arriving.files();
         let mount = self.mounter.mount(files, Arc::clone(&arriving) as Arc<dyn PageReader>)?;
@@ -100,6 +101,11 @@ impl Arrivals for ArrivalServer {
         note.write(&self.store, work)?;
         (self.ready)(&ArrivingSnapshot { fetched: true, ..ArrivingSnapshot::new(note, work.to_owned()) });
         Ok(())
+    }
+
+    fn stopped(&self, work: &Path, error: &Error) {
+        // A disk that is full has no room for it either.
+        let _ = note_stopped(&self.store, work, error.to_string());
     }
 }
 

@@ -19,6 +19,9 @@ pub(crate) struct ArrivalNote {
     pub(crate) total: u64,
     /// Frames of the pack.
     pub(crate) frames: u64,
+    /// Why whoever fetched it gave up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) stopped: Option<String>,
 }
 
 impl ArrivalNote {
@@ -31,14 +34,20 @@ impl ArrivalNote {
     }
 }
 
+/// Notes why nothing more comes.
+pub(crate) fn note_stopped(store: &Store, work: &Path, why: String) -> Result<()> {
+    read_note(work).map_or(Ok(()), |note| ArrivalNote { stopped: Some(why), ..note }.write(store, work))
+}
+
+fn read_note(work: &Path) -> Option<ArrivalNote> {
+    serde_json::from_slice(&read_small(&work.join(NOTE), 64 << 10).ok()?).ok()
+}
+
 impl Store {
     /// What is arriving, each with the folder of its download.
     pub(crate) fn arrival_notes(&self) -> Vec<(PathBuf, ArrivalNote)> {
         let entries = std::fs::read_dir(self.partial_dir()).into_iter().flatten().flatten();
-        let read = |work: PathBuf| {
-            let text = read_small(&work.join(NOTE), 64 << 10).ok()?;
-            Some((work, serde_json::from_slice(&text).ok()?))
-        };
-        entries.filter_map(|entry| read(entry.path())).collect()
+        let works = entries.map(|entry| entry.path());
+        works.filter_map(|work| read_note(&work).map(|note| (work, note))).collect()
     }
 }

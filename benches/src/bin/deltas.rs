@@ -21,6 +21,8 @@ struct Bench {
 #[derive(Clone, Copy)]
 struct Took {
     seconds: f64,
+    /// Of all cores together.
+    cpu_seconds: f64,
     peak_mib: f64,
 }
 
@@ -29,7 +31,7 @@ impl Bench {
         let report = self.work.path().join("rss");
         let begun = Instant::now();
         let output = Command::new("/usr/bin/time")
-            .args(["-f", "%M", "-o", report.to_str().unwrap()])
+            .args(["-f", "%M %U %S", "-o", report.to_str().unwrap()])
             .arg(&self.forkd)
             .args(args)
             .env("XDG_DATA_HOME", data_home)
@@ -39,8 +41,10 @@ impl Bench {
             .expect("/usr/bin/time is there");
         let seconds = begun.elapsed().as_secs_f64();
         assert!(output.status.success(), "forkd {args:?}");
-        let kib: f64 = fs::read_to_string(report).unwrap().trim().parse().unwrap();
-        (Took { seconds, peak_mib: kib / 1024.0 }, String::from_utf8(output.stdout).unwrap())
+        let figures = fs::read_to_string(report).unwrap();
+        let figures: Vec<f64> = figures.split_whitespace().map(|figure| figure.parse().unwrap()).collect();
+        let (peak_mib, cpu_seconds) = (figures[0] / 1024.0, figures[1] + figures[2]);
+        (Took { seconds, cpu_seconds, peak_mib }, String::from_utf8(output.stdout).unwrap())
     }
 
     fn pack(&self, name: &str, args: &[&str]) -> (Took, PathBuf) {
@@ -56,12 +60,13 @@ impl Bench {
         serde_json::from_str(&text).unwrap()
     }
 
-    /// Bytes of a version 3 pack's frames of memory.
+    /// Bytes of a version 3 pack's frames of memory, and of its working set, which is of memory but for some pages.
     fn memory_part(&self, pack: &Path) -> f64 {
         let facts = self.inspect(pack);
         let files = facts["frames"]["files"].as_array().unwrap();
         let of = |file: &&Value| file["name"].as_str().unwrap().ends_with("memory.bin");
-        files.iter().find(of).unwrap()["stored_bytes"].as_f64().unwrap()
+        let set = facts["frames"]["working_set"]["stored_bytes"].as_f64().unwrap();
+        files.iter().find(of).unwrap()["stored_bytes"].as_f64().unwrap() + set
     }
 
     fn file(&self, tag: &str, name: &str) -> PathBuf {
@@ -178,13 +183,14 @@ fn sizes(bench: &Bench) {
 
 fn times(bench: &Bench, runs: usize) {
     let (mut v1, mut v3, mut u1, mut u3) = (vec![], vec![], vec![], vec![]);
-    let (mut pack_peak, mut unpack_peak) = (0.0_f64, 0.0_f64);
+    let (mut pack_peak, mut alone_peak, mut unpack_peak) = (0.0_f64, 0.0_f64, 0.0_f64);
+    let (mut cpu_v1, mut cpu_v3, mut cpu_alone) = (vec![], vec![], vec![]);
     let unpacked = bench.work.path().join("unpacked");
     for run in 0..=runs {
         let (old, one) = bench.pack("b.v1", &["--tag", "numpy-b"]);
         let (new, _) =
             bench.pack("b.v3a", &["--format", "3", "--base", "numpy-a", "--kernel", "--tag", "numpy-b"]);
-        let (_, three) = bench.pack("b.v3", &["--format", "3", "--tag", "numpy-b"]);
+        let (alone, three) = bench.pack("b.v3", &["--format", "3", "--tag", "numpy-b"]);
         let unpack = |pack: &Path| {
             let _ = fs::remove_dir_all(&unpacked);
             let _ = Command::new("sync").status();
@@ -198,11 +204,15 @@ fn times(bench: &Bench, runs: usize) {
         };
         let (first, second) = (unpack(&one), unpack(&three));
         pack_peak = pack_peak.max(new.peak_mib);
+        alone_peak = alone_peak.max(alone.peak_mib);
         unpack_peak = unpack_peak.max(second.peak_mib);
         // The first run warms caches.
         if run > 0 {
             v1.push(old.seconds);
             v3.push(new.seconds);
+            cpu_v1.push(old.cpu_seconds);
+            cpu_v3.push(new.cpu_seconds);
+            cpu_alone.push(alone.cpu_seconds);
             u1.push(first.seconds);
             u3.push(second.seconds);
         }
@@ -210,6 +220,9 @@ fn times(bench: &Bench, runs: usize) {
     let (v1, v3, u1, u3) = (median(v1), median(v3), median(u1), median(u3));
     println!("seconds: pack v1 {v1:.2}, v3 against base and kernel {v3:.2}; unpack v1 {u1:.2}, v3 {u3:.2}");
     verdict("pack v3 with references / pack v1", v3 / v1, 2.0);
+    let (cpu_v1, cpu_v3, cpu_alone) = (median(cpu_v1), median(cpu_v3), median(cpu_alone));
+    println!("CPU seconds: pack v1 {cpu_v1:.2}, v3 {cpu_alone:.2}, v3 against base and kernel {cpu_v3:.2}");
+    verdict("CPU of pack v3 / pack v1", cpu_alone / cpu_v1, 2.0);
     verdict("unpack v3 / unpack v1", u3 / u1, 0.6);
     let references = ["numpy-a", "numpy-b"].iter().flat_map(|tag| {
         let files = ["memory.bin", "rootfs.ext4"];
@@ -219,6 +232,7 @@ fn times(bench: &Bench, runs: usize) {
     });
     let references = references.sum::<u64>() as f64 / f64::from(1 << 20);
     verdict("largest resident size of pack, MiB", pack_peak, 256.0 + references / 4.0);
+    verdict("the same without a base, MiB", alone_peak, 256.0);
     verdict("largest resident size of unpack, MiB", unpack_peak, 256.0);
     let cancel = Cancel::default();
     let env = Env { progress: &Silent, cancel: &cancel, jobs: 1 };

@@ -2,12 +2,12 @@
 
 use crate::app::App;
 use crate::pull::{PullRequest, PullSource};
-use forkd_core::arrival::{ArrivalServer, ArrivingSnapshot, Lease, arriving};
+use forkd_core::arrival::{ArrivalPorts, ArrivalServer, ArrivingSnapshot, Lease, arriving};
 use forkd_core::{Cancel, Env, Error, Kind, PullReport, Result};
 use forkd_format::Tag;
 use forkd_mount::FuseMounter;
 use serde::{Deserialize, Serialize};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -152,24 +152,31 @@ impl App<'_> {
         Ok(store.tags()?.into_iter().find(|tag| is_it(tag).is_some()))
     }
 
-    /// Fetches a snapshot and serves it until it is whole and nobody needs it served any more. `tell` is told what happens.
+    /// Fetches a snapshot and serves it until it is whole and nobody needs it served any more. `tell` is told what happens; `guard` runs
+    /// [`forkd_core::arrival::guard`] on what it reads.
     ///
     /// # Errors
     /// As [`App::pull`].
     pub fn serve_arrival(
         &self,
         request: &PullRequest,
+        guard: &ArrivalProgram,
         tell: &'static (dyn Fn(&ArrivalWord) + Send + Sync),
     ) -> Result<PullReport> {
         let settings = self.settings;
         let cancel = self.env.cancel.child();
-        let server = ArrivalServer::new(
-            settings.store.clone(),
-            Box::new(FuseMounter),
-            request.source.name(),
-            cancel.clone(),
-            Box::new(|snapshot| tell(&ArrivalWord::Ready(snapshot.clone()))),
-        );
+        let mut command = Command::new(&guard.program);
+        command.args(&guard.args).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        forkd_mount::in_background(&mut command);
+        let mut guard = command.spawn().map_err(Error::io("start", &guard.program))?;
+        let hears = guard.stdin.take().map(|pipe| Box::new(pipe) as Box<dyn Write + Send>);
+        let ports = ArrivalPorts {
+            mounter: Box::new(FuseMounter),
+            cancel: cancel.clone(),
+            guard: hears.unwrap_or_else(|| Box::new(std::io::sink())),
+            ready: Box::new(|snapshot| tell(&ArrivalWord::Ready(snapshot.clone()))),
+        };
+        let server = ArrivalServer::new(settings.store.clone(), ports, request.source.name());
         let env = Env { cancel: &cancel, ..self.env };
         let outcome = self.with_pull(request, Some(&server), |remote, options| {
             forkd_core::pull(&settings.store, remote, options, env)

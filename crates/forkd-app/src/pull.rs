@@ -1,7 +1,7 @@
 //! Packs that come from elsewhere: pulled, looked up, unpacked.
 
 use crate::app::App;
-use forkd_core::arrival::Arrivals;
+use forkd_core::arrival::{Arrivals, arriving};
 use forkd_core::hub::{IndexHub, Location};
 use forkd_core::machine::Engine;
 use forkd_core::{
@@ -13,6 +13,7 @@ use forkd_remote::{AnyRemote, HttpOptions};
 use serde::Serialize;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Connections at a time, where the user names none.
 pub const CONNECTIONS: usize = 4;
@@ -66,9 +67,33 @@ impl App<'_> {
     /// # Errors
     /// As [`forkd_core::pull`].
     pub fn pull(&self, request: &PullRequest) -> Result<PullReport> {
+        self.await_arrival(&request.source.name())?;
         self.with_pull(request, None, |remote, options| {
             forkd_core::pull(&self.settings.store, remote, options, self.env)
         })
+    }
+
+    /// Waits while another process fetches what was asked for, for as long as more of it comes.
+    fn await_arrival(&self, name: &str) -> Result<()> {
+        let (store, progress) = (&self.settings.store, self.env.progress);
+        let find = || arriving(store).into_iter().find(|snapshot| snapshot.name == name && snapshot.fetched);
+        let Some(mut known) = find() else { return Ok(()) };
+        progress.start("arriving", Some(known.total));
+        progress.advance(known.here);
+        let mut since = Instant::now();
+        while let Some(snapshot) = find() {
+            if snapshot.here > known.here {
+                progress.advance(snapshot.here - known.here);
+                (known, since) = (snapshot, Instant::now());
+            }
+            if since.elapsed() > store.lock_timeout() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+            self.env.cancel.check()?;
+        }
+        progress.finish();
+        Ok(())
     }
 
     /// Says what a pull would do, and changes nothing.

@@ -33,12 +33,19 @@ pub(crate) struct PullArgs {
     /// Fetch and serve a snapshot that is arriving; what happens is printed as JSON
     #[arg(long, hide = true)]
     serve_arrival: bool,
+    /// End machines whose files are no longer served
+    #[arg(long, hide = true)]
+    guard_arrival: bool,
     /// Fetch no more bytes a second than this, over all connections: 500k, 2M
     #[arg(long, value_name = "RATE", value_parser = bytes_per_second)]
     limit_rate: Option<u64>,
 }
 
 pub(crate) fn run(args: &PullArgs, context: &Context<'_>) -> Result<()> {
+    if args.guard_arrival {
+        forkd_core::arrival::guard(std::io::stdin().lock());
+        return Ok(());
+    }
     let request = PullRequest {
         source: source(&args.source, args.hub.as_deref())?,
         place: args.place.choice(),
@@ -47,7 +54,9 @@ pub(crate) fn run(args: &PullArgs, context: &Context<'_>) -> Result<()> {
     };
     if args.serve_arrival {
         let settings = config::settings()?;
-        context.app(&settings).serve_arrival(&request, &|word| {
+        let guard = ["pull", "--guard-arrival", "--", &args.source].map(OsString::from).to_vec();
+        let guard = ArrivalProgram { program: std::env::current_exe()?, args: guard };
+        context.app(&settings).serve_arrival(&request, &guard, &|word| {
             use std::io::Write;
             let mut out = std::io::stdout().lock();
             // Nobody may be there to hear it any more.

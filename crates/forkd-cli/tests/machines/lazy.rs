@@ -39,7 +39,11 @@ pub(crate) fn hub_dir() -> PathBuf {
 
 /// The processes that fetch and serve for a user.
 pub(crate) fn servers(user: &User) -> Vec<u32> {
-    let pids = Command::new("pgrep").args(["-f", "serve-arrival"]).output().unwrap();
+    of_user("serve-arrival", user)
+}
+
+fn of_user(pattern: &str, user: &User) -> Vec<u32> {
+    let pids = Command::new("pgrep").args(["-f", pattern]).output().unwrap();
     let pids = String::from_utf8(pids.stdout).unwrap();
     let of_user = |pid: &u32| {
         std::fs::read(format!("/proc/{pid}/environ"))
@@ -60,7 +64,7 @@ pub(crate) fn until(what: &str, ready: impl Fn() -> bool) {
 /// Nothing runs and nothing is mounted.
 #[track_caller]
 pub(crate) fn all_is_over(user: &User) {
-    until("the server does not end", || servers(user).is_empty());
+    until("the server does not end", || of_user("(serve|guard)-arrival", user).is_empty());
     nothing_is_left(user);
     assert!(!std::fs::read_to_string("/proc/mounts").unwrap().contains(" fuse "));
 }

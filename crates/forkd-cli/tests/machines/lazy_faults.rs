@@ -42,8 +42,9 @@ fn a_server_that_is_killed_leaves_nothing_but_what_came() {
     let url = hub.url(&format!("slow/{}/demo.pack", size / 15));
     user.ok(&["fork", "--jobs", "1", &url, "--detach", "--", "cat", "/run/warm"]);
     let [server] = servers(&user)[..] else { panic!("{:?}", servers(&user)) };
+    assert_eq!(processes(&user), 1);
     kill(server);
-    until("the server lives", || servers(&user).is_empty());
+    until("the child lives", || processes(&user) == 0);
     assert!(user.ok(&["images"]).contains("nobody is fetching the rest"));
     let error = user.fails(3, &["fork", "--tag", "demo"]);
     assert!(error.contains("nobody is fetching the rest"), "{error}");

@@ -3,6 +3,7 @@
 
 pub(crate) mod arriving;
 pub(crate) mod begin;
+pub(crate) mod guard;
 pub(crate) mod lease;
 pub(crate) mod note;
 pub(crate) mod protocol;
@@ -11,6 +12,7 @@ pub(crate) mod shown;
 
 pub use arriving::ArrivalReader;
 pub use begin::Arrivals;
+pub use guard::guard;
 pub use lease::Lease;
 pub use note::{ArrivingSnapshot, arriving, stop};
-pub use server::ArrivalServer;
+pub use server::{ArrivalPorts, ArrivalServer};

@@ -17,6 +17,24 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
+/// What a server works with.
+pub struct ArrivalPorts {
+    /// Shows its files.
+    pub mounter: Box<dyn Mounter>,
+    /// Stops the pull that it is told of.
+    pub cancel: Cancel,
+    /// Where [`crate::arrival::guard`] hears.
+    pub guard: Box<dyn Write + Send>,
+    /// Told when the snapshot can be forked.
+    pub ready: Box<dyn Fn(&ArrivingSnapshot) + Send + Sync>,
+}
+
+impl std::fmt::Debug for ArrivalPorts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ArrivalPorts").finish_non_exhaustive()
+    }
+}
+
 /// Serves one arriving snapshot.
 pub struct ArrivalServer {
     store: Store,
@@ -29,12 +47,13 @@ pub struct ArrivalServer {
     mount: Mutex<Option<Box<dyn Mount>>>,
 }
 
-#[derive(Debug)]
 struct ServerState {
     leases: Mutex<Leases>,
     changed: Condvar,
     /// Stops the pull.
     cancel: Cancel,
+    /// Hears of the machines, and ends them where this process is killed.
+    guard: Mutex<Box<dyn Write + Send>>,
 }
 
 #[derive(Debug, Default)]
@@ -51,16 +70,16 @@ impl std::fmt::Debug for ArrivalServer {
 }
 
 impl ArrivalServer {
-    /// `cancel` stops the pull that it is told of.
+    /// `name` is what was asked for, without secrets.
     #[must_use]
-    pub fn new(
-        store: Store,
-        mounter: Box<dyn Mounter>,
-        name: String,
-        cancel: Cancel,
-        ready: Box<dyn Fn(&ArrivingSnapshot) + Send + Sync>,
-    ) -> Self {
-        let shared = ServerState { leases: Mutex::default(), changed: Condvar::new(), cancel };
+    pub fn new(store: Store, ports: ArrivalPorts, name: String) -> Self {
+        let ArrivalPorts { mounter, cancel, guard, ready } = ports;
+        let shared = ServerState {
+            leases: Mutex::default(),
+            changed: Condvar::new(),
+            cancel,
+            guard: Mutex::new(guard),
+        };
         Self { store, mounter, name, ready, shared: Arc::new(shared), mount: Mutex::new(None) }
     }
 
@@ -126,8 +145,13 @@ fn serve(listener: &UnixListener, hello: &dyn Fn() -> String, shared: &Arc<Serve
 fn hear(mut stream: &UnixStream, hello: &str, shared: &ServerState) -> std::io::Result<()> {
     stream.write_all(hello.as_bytes())?;
     for line in BufReader::new(stream).lines() {
-        match serde_json::from_str(&line?) {
-            Ok(Word::Child { pid, run }) => lock(&shared.leases).children.push((pid, run)),
+        let line = line?;
+        match serde_json::from_str(&line) {
+            Ok(Word::Child { pid, run }) => {
+                // A guard that has ended is missed by nobody but those whose server is killed too.
+                let _ = lock(&shared.guard).write_all(format!("{line}\n").as_bytes());
+                lock(&shared.leases).children.push((pid, run));
+            }
             Ok(Word::Stop) => shared.cancel.cancel(),
             Err(_) => break,
         }

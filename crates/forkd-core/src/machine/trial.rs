@@ -13,8 +13,8 @@ use forkd_format::manifest::ROOTFS;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// A recording is rehearsed until a child reads nothing new, and no more often than this.
-const REHEARSALS: usize = 4;
+/// A recording is rehearsed until two children in a row have read nothing new, and no more often than this.
+const REHEARSALS: usize = 6;
 
 /// How long a child goes on after its answer: it reads a little as its caller leaves, and a machine that waits for that ends late.
 const LINGER: Duration = Duration::from_millis(50);
@@ -85,6 +85,7 @@ impl<'a> TrialFork<'a> {
             .ok_or_else(|| Error::new(Kind::Incompatible, "nothing here can show files as they are read"))?;
         let recording = Recording::new(mounter, &self.files)?;
         let time = self.child(&recording.files(), work, (Some(&recording), false))?;
+        let mut nothing_new = 0;
         for _ in 0..REHEARSALS {
             let known = recording.pages();
             let rehearsal = recording.rehearsal()?;
@@ -92,8 +93,9 @@ impl<'a> TrialFork<'a> {
                 Err(error) if error.kind() == Kind::Interrupted => return Err(error),
                 // What was recorded so far is good; work that must be done in time may fail where pages come late.
                 Err(_) => break,
-                Ok(_) if recording.pages() == known => break,
-                Ok(_) => {}
+                Ok(_) if recording.pages() > known => nothing_new = 0,
+                Ok(_) if nothing_new > 0 => break,
+                Ok(_) => nothing_new += 1,
             }
         }
         Ok((time, recording.runs()))

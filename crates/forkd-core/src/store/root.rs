@@ -79,7 +79,9 @@ impl Store {
         self.root.join("snapshots")
     }
 
-    pub(crate) fn lock_timeout(&self) -> Duration {
+    /// How long others are waited for.
+    #[must_use]
+    pub fn lock_timeout(&self) -> Duration {
         self.lock_timeout
     }
 

@@ -75,12 +75,22 @@ fn find(args: &ForkArgs, context: &Context<'_>, settings: &Settings) -> Result<(
     }
 }
 
+/// What is done in children: an expression, else a command, else nothing.
+pub(super) fn work_of(expression: Option<&str>, command: &[String]) -> ChildWork {
+    match expression {
+        Some(expression) => ChildWork::Eval(expression.to_owned()),
+        None if command.is_empty() => ChildWork::None,
+        None => ChildWork::Program(command.to_vec()),
+    }
+}
+
 pub(crate) fn run(args: &ForkArgs, context: &Context<'_>) -> Result<()> {
     let settings = config::settings()?;
-    let (work, did) = match &args.eval {
-        Some(expression) => (ChildWork::Eval(expression.clone()), "answered"),
-        None if args.command.is_empty() => (ChildWork::None, "ready"),
-        None => (ChildWork::Program(args.command.clone()), "ended"),
+    let work = work_of(args.eval.as_deref(), &args.command);
+    let did = match work {
+        ChildWork::Eval(_) => "answered",
+        ChildWork::None => "ready",
+        ChildWork::Program(_) => "ended",
     };
     let (tag, lease) = find(args, context, &settings)?;
     let request = ForkRequest {

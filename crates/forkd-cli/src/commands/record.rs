@@ -2,7 +2,7 @@ use crate::config;
 use crate::context::Context;
 use crate::output::mib;
 use anyhow::Result;
-use forkd_app::{ChildWork, RecordRequest};
+use forkd_app::RecordRequest;
 use forkd_format::{PAGE_SIZE, Tag};
 use std::time::Duration;
 
@@ -28,11 +28,7 @@ pub(crate) struct RecordArgs {
 
 pub(crate) fn run(args: &RecordArgs, context: &Context<'_>) -> Result<()> {
     let settings = config::settings()?;
-    let work = match &args.eval {
-        Some(expression) => ChildWork::Eval(expression.clone()),
-        None if args.command.is_empty() => ChildWork::None,
-        None => ChildWork::Program(args.command.clone()),
-    };
+    let work = super::fork::work_of(args.eval.as_deref(), &args.command);
     let time_limit = args.timeout_secs.map(|secs| Duration::from_secs(secs.into()));
     let report = context.app(&settings).record(&RecordRequest { tag: args.tag.clone(), work, time_limit })?;
     let size = |pages: u64| mib(pages * PAGE_SIZE as u64);

@@ -31,21 +31,6 @@ pub trait Arrivals: Sync {
     fn stopped(&self, work: &Path, error: &Error);
 }
 
-/// Watches a pull until the snapshot can be forked, and hands on what lands after that.
-pub(crate) struct ArrivalWatch<'a> {
-    pub(crate) arrivals: &'a dyn Arrivals,
-    pub(crate) header: Arc<PagedHeader>,
-    pub(crate) staged: &'a StagedPack<'a>,
-    pub(crate) plan: &'a UnpackPlan,
-    pub(crate) work: &'a Path,
-    pub(crate) demands: Arc<Demands>,
-    /// What has landed, until someone else keeps that.
-    pub(crate) landed: Mutex<Vec<bool>>,
-    /// Frames that a fork needs in any case and that did not land yet.
-    front: Mutex<BTreeSet<usize>>,
-    arriving: OnceLock<Arc<ArrivalReader>>,
-}
-
 /// Whose arrival is watched.
 pub(crate) struct WatchedPull<'a> {
     pub(crate) arrivals: &'a dyn Arrivals,
@@ -56,24 +41,23 @@ pub(crate) struct WatchedPull<'a> {
     pub(crate) demands: Arc<Demands>,
 }
 
+/// Watches a pull until the snapshot can be forked, and hands on what lands after that.
+pub(crate) struct ArrivalWatch<'a> {
+    pull: WatchedPull<'a>,
+    /// What has landed, until someone else keeps that.
+    landed: Mutex<Vec<bool>>,
+    /// Frames that a fork needs in any case and that did not land yet.
+    front: Mutex<BTreeSet<usize>>,
+    arriving: OnceLock<Arc<ArrivalReader>>,
+}
+
 impl<'a> ArrivalWatch<'a> {
     pub(crate) fn new(pull: WatchedPull<'a>) -> Self {
-        let WatchedPull { arrivals, header, staged, plan, work, demands } = pull;
-        let front = front(&header);
-        demands.push(header.closure(&front, |_| false));
-        demands.come_alone();
-        let landed = Mutex::new(vec![false; header.frames()]);
-        Self {
-            arrivals,
-            header,
-            staged,
-            plan,
-            work,
-            demands,
-            landed,
-            front: Mutex::new(front),
-            arriving: OnceLock::new(),
-        }
+        let front = front(&pull.header);
+        pull.demands.push(pull.header.closure(&front, |_| false));
+        pull.demands.come_alone();
+        let landed = Mutex::new(vec![false; pull.header.frames()]);
+        Self { pull, landed, front: Mutex::new(front), arriving: OnceLock::new() }
     }
 
     /// A frame is in its place.
@@ -111,30 +95,31 @@ impl<'a> ArrivalWatch<'a> {
     pub(crate) fn fail(&self, error: &Error) {
         if let Some(arriving) = self.arriving.get() {
             arriving.fail(error);
-            self.arrivals.stopped(self.work, error);
+            self.pull.arrivals.stopped(self.pull.work, error);
         }
     }
 
     fn begin(&self) -> Result<()> {
-        let manifest = &self.header.manifest;
+        let manifest = &self.pull.header.manifest;
         let (mut files, mut descriptions) = (Vec::new(), Vec::new());
         for (l, link) in manifest.links.iter().enumerate() {
-            let kept = self.plan.outcomes[l] == Outcome::Kept;
-            let stored = if kept { Some(self.staged.job().store.load(&self.plan.tags[l])?) } else { None };
+            let kept = self.pull.plan.outcomes[l] == Outcome::Kept;
+            let stored =
+                if kept { Some(self.pull.staged.job().store.load(&self.pull.plan.tags[l])?) } else { None };
             for (f, file) in link.files.iter().enumerate() {
                 files.push(match &stored {
                     _ if file.path == SNAPSHOT_JSON => None,
                     Some(stored) => Some(stored.open(&stored.dir.join(&file.path))?),
-                    None => self.staged.open_staged(FileId { link: l, file: f })?,
+                    None => self.pull.staged.open_staged(FileId { link: l, file: f })?,
                 });
             }
             descriptions.push(match stored {
                 Some(stored) => stored.snapshot,
-                None => parse_description(link, &self.staged.description(l))?,
+                None => parse_description(link, &self.pull.staged.description(l))?,
             });
         }
         let shown = self.shown(&files, &descriptions)?;
-        let tag = self.plan.tags[self.plan.tags.len() - 1].clone();
+        let tag = self.pull.plan.tags[self.pull.plan.tags.len() - 1].clone();
         let landed = lock(&self.landed);
         let state = ArrivingState {
             landed: landed.clone(),
@@ -142,22 +127,22 @@ impl<'a> ArrivalWatch<'a> {
             demanded: BTreeSet::new(),
             failed: None,
         };
-        let front = self.header.closure(&front(&self.header), |_| false);
-        let front = front.into_iter().map(|id| u64::from(self.header.stored(id).len)).sum::<u64>();
-        let needed = AtomicU64::new(self.header.index.header_len + front);
+        let front = self.pull.header.closure(&front(&self.pull.header), |_| false);
+        let front = front.into_iter().map(|id| u64::from(self.pull.header.stored(id).len)).sum::<u64>();
+        let needed = AtomicU64::new(self.pull.header.index.header_len + front);
         let arriving = Arc::new(ArrivalReader {
             tag,
             shown,
-            pack: PackFiles { header: Arc::clone(&self.header), files },
-            demands: Arc::clone(&self.demands),
+            pack: PackFiles { header: Arc::clone(&self.pull.header), files },
+            demands: Arc::clone(&self.pull.demands),
             state: Mutex::new(state),
             stop: OnceLock::new(),
             needed,
         });
         let _ = self.arriving.set(Arc::clone(&arriving));
         drop(landed);
-        self.demands.share();
-        self.arrivals.begun(arriving, self.work)
+        self.pull.demands.share();
+        self.pull.arrivals.begun(arriving, self.pull.work)
     }
 
     /// The head as a snapshot by itself: its memory is that of the chain.
@@ -166,14 +151,14 @@ impl<'a> ArrivalWatch<'a> {
         files: &[Option<File>],
         descriptions: &[Snapshot],
     ) -> Result<Vec<(ShownFile, ShownBody)>> {
-        let manifest = &self.header.manifest;
+        let manifest = &self.pull.header.manifest;
         let head = manifest.links.len() - 1;
         let first = |link: usize| manifest.links[..link].iter().map(|link| link.files.len()).sum::<usize>();
         let place = |link: usize, name: &str| {
             let found = manifest.links[link].files.iter().position(|file| file.path == name)?;
             Some(first(link) + found).filter(|file| files[*file].is_some())
         };
-        let size = |file: usize| self.header.index.files[file].size;
+        let size = |file: usize| self.pull.header.index.files[file].size;
         let text = descriptions[head]
             .with("parent_tag", None)
             .with("parent_content_hash", None)

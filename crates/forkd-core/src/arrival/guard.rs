@@ -5,7 +5,7 @@ use crate::error::Kind;
 use crate::machine::stopped;
 use std::io::BufRead;
 
-/// Hears which machines read the files, one [`Word`] a line, and ends those that live when no more can come. Whoever serves the files ends
+/// Hears which machines read the files, a line of JSON each, and ends those that live when no more can come. Whoever serves the files ends
 /// after the last of them, if nothing ends it before.
 pub fn guard(words: impl BufRead) {
     let mut machines = Vec::new();

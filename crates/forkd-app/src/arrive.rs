@@ -3,7 +3,7 @@
 use crate::app::App;
 use crate::pull::{PullRequest, PullSource};
 use forkd_core::arrival::{ArrivalPorts, ArrivalServer, ArrivingSnapshot, Lease, arriving};
-use forkd_core::{Cancel, Env, Error, Kind, PullReport, Result};
+use forkd_core::{Env, Error, Kind, PullReport, Result};
 use forkd_format::Tag;
 use forkd_mount::FuseMounter;
 use serde::{Deserialize, Serialize};
@@ -58,22 +58,18 @@ impl ArrivalWords {
         Ok(words)
     }
 
-    fn next(&self, cancel: &Cancel) -> Result<ArrivalWord> {
-        loop {
-            let line = match self.lines.recv_timeout(Duration::from_millis(50)) {
-                Ok(line) => line.map_err(|_| self.ended())?,
-                Err(RecvTimeoutError::Timeout) => {
-                    cancel.check()?;
-                    continue;
-                }
-                Err(RecvTimeoutError::Disconnected) => return Err(self.ended()),
-            };
-            return serde_json::from_str(&line).map_err(|_| self.ended());
-        }
+    /// `None` where nothing is said for a moment.
+    fn next(&self) -> Result<Option<ArrivalWord>> {
+        let line = match self.lines.recv_timeout(Duration::from_millis(50)) {
+            Ok(line) => line.map_err(|_| self.ended())?,
+            Err(RecvTimeoutError::Timeout) => return Ok(None),
+            Err(RecvTimeoutError::Disconnected) => return Err(self.ended()),
+        };
+        serde_json::from_str(&line).map(Some).map_err(|_| self.ended())
     }
 
     fn ended(&self) -> Error {
-        Error::new(Kind::General, format!("the process that fetches {} has ended at once", self.name))
+        Error::new(Kind::General, format!("the process that fetches {} has ended", self.name))
     }
 }
 
@@ -95,14 +91,11 @@ impl App<'_> {
     /// # Errors
     /// As [`App::pull`].
     pub fn arrive(&self, request: &PullRequest, program: &ArrivalProgram) -> Result<ForkSource> {
-        let (store, name) = (&self.settings.store, request.source.name());
+        let name = request.source.name();
         if let Some(tag) = self.pulled_as(&name)? {
             return Ok(ForkSource::Whole(tag));
         }
-        let known = arriving(store).into_iter().find(|snapshot| snapshot.name == name && snapshot.fetched);
-        if let Some(snapshot) = known
-            && let Ok(lease) = Lease::of(&snapshot)
-        {
+        if let Some((snapshot, lease)) = self.fetched(&name) {
             return Ok(ForkSource::Arriving(snapshot, lease));
         }
         if let Err(error) = FuseMounter::probe() {
@@ -125,21 +118,33 @@ impl App<'_> {
     fn listen(&self, child: &mut Child, name: &str) -> Result<ForkSource> {
         let words = ArrivalWords::of(child, name)?;
         loop {
-            match words.next(self.env.cancel)? {
-                ArrivalWord::Ready(_) => {
-                    let found =
-                        arriving(&self.settings.store).into_iter().find(|snapshot| snapshot.name == name);
-                    if let Some(snapshot) = found
-                        && let Ok(lease) = Lease::of(&snapshot)
-                    {
+            match words.next()? {
+                Some(ArrivalWord::Whole(tag)) => return Ok(ForkSource::Whole(tag)),
+                Some(ArrivalWord::Failed { kind, message }) => {
+                    return Err(Error::new(Kind::named(&kind), message));
+                }
+                // Where it is ready and not to be found it was whole, or failed, before we came: that is what it says next. Where it says
+                // nothing it may wait for another one that was quicker.
+                Some(ArrivalWord::Ready(_)) | None => {
+                    self.env.cancel.check()?;
+                    if let Some((snapshot, lease)) = self.fetched(name) {
+                        if lease.server != child.id() {
+                            let _ = child.kill();
+                            let _ = child.wait();
+                        }
                         return Ok(ForkSource::Arriving(snapshot, lease));
                     }
-                    // It was whole, or it failed, before we came: that is what it says next.
                 }
-                ArrivalWord::Whole(tag) => return Ok(ForkSource::Whole(tag)),
-                ArrivalWord::Failed { kind, message } => return Err(Error::new(Kind::named(&kind), message)),
             }
         }
+    }
+
+    /// What is arriving under a name, where someone is fetching it.
+    fn fetched(&self, name: &str) -> Option<(ArrivingSnapshot, Lease)> {
+        let found = arriving(&self.settings.store);
+        let snapshot = found.into_iter().find(|snapshot| snapshot.name == name && snapshot.fetched)?;
+        let lease = Lease::of(&snapshot).ok()?;
+        Some((snapshot, lease))
     }
 
     /// The tag of a snapshot that was pulled under a name.
@@ -168,8 +173,9 @@ impl App<'_> {
         let mut command = Command::new(&guard.program);
         command.args(&guard.args).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         forkd_mount::in_background(&mut command);
-        let mut guard = command.spawn().map_err(Error::io("start", &guard.program))?;
-        let hears = guard.stdin.take().map(|pipe| Box::new(pipe) as Box<dyn Write + Send>);
+        // Without it children are as good, as long as nobody kills this process.
+        let hears = command.spawn().ok().and_then(|mut guard| guard.stdin.take());
+        let hears = hears.map(|pipe| Box::new(pipe) as Box<dyn Write + Send>);
         let ports = ArrivalPorts {
             mounter: Box::new(FuseMounter),
             cancel: cancel.clone(),

@@ -19,7 +19,7 @@ pub struct RecordRequest {
 }
 
 impl App<'_> {
-    /// Forks a snapshot once, does the work in the child, and keeps what it read until then as the snapshot's working set.
+    /// Forks a snapshot a few times, does the work in the children, and keeps what they read until then as the snapshot's working set.
     ///
     /// # Errors
     /// As [`machine::record`], and where the work fails: then the snapshot is as it was.

@@ -1,4 +1,3 @@
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{FdFlags, fcntl_setfd};
 use std::fs::File;
 use std::io;
@@ -88,30 +87,5 @@ fn send(pid: u32, signal: rustix::process::Signal) -> io::Result<()> {
     match rustix::process::kill_process(pid, signal) {
         Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
         Err(error) => Err(error.into()),
-    }
-}
-
-/// A process that cannot be taken for another that gets its number later.
-#[derive(Debug)]
-pub struct Process(OwnedFd);
-
-impl Process {
-    /// The one that has this number now; `None` where there is none.
-    #[must_use]
-    pub fn open(pid: u32) -> Option<Self> {
-        let pid = rustix::process::Pid::from_raw(i32::try_from(pid).ok()?)?;
-        rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok().map(Self)
-    }
-
-    /// Whether it has not ended.
-    #[must_use]
-    pub fn is_alive(&self) -> bool {
-        let mut ended = [PollFd::new(&self.0, PollFlags::IN)];
-        !matches!(poll(&mut ended, Some(&Timespec::default())), Ok(1..))
-    }
-
-    /// Ends it at once (SIGKILL).
-    pub fn kill(&self) {
-        let _ = rustix::process::pidfd_send_signal(&self.0, rustix::process::Signal::KILL);
     }
 }

@@ -10,8 +10,7 @@ mod socket;
 mod sparse;
 
 pub use child::{
-    Process, die_with_parent, inherit, join_cgroup, kill, new_session, process_of, small_pages, terminate,
-    user_id,
+    die_with_parent, inherit, join_cgroup, kill, new_session, process_of, small_pages, terminate, user_id,
 };
 pub use disk::{Call, DiskIo, Probe, SHARED_DIR, create_private_dirs, for_group};
 pub use filter::no_huge_reads;

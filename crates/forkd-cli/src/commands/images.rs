@@ -47,7 +47,7 @@ fn table(list: &SnapshotList, now: SystemTime) -> String {
         let fetched = match &snapshot.stopped {
             _ if snapshot.fetched => String::new(),
             None => ", nobody is fetching the rest".to_owned(),
-            Some(why) => format!(", nobody is fetching the rest: {why}"),
+            Some(why) => format!(", nobody is fetching the rest: {}", printable(why)),
         };
         let (here, total) = (mib(snapshot.here), mib(snapshot.total));
         lines.push(format!("  {:<14} arriving: {here} of {total} are here{fetched}", snapshot.tag));

@@ -13,6 +13,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("a_fork_starts_before_all_is_here", a_fork_starts_before_all_is_here),
     ("what_is_arriving_is_shown_and_can_be_removed", what_is_arriving_is_shown_and_can_be_removed),
     ("a_chain_is_forked_as_it_arrives", a_chain_is_forked_as_it_arrives),
+    ("two_who_fork_at_once_share_an_arrival", two_who_fork_at_once_share_an_arrival),
 ];
 
 pub(crate) const AS_ROOT: &[(&str, fn())] =
@@ -183,6 +184,24 @@ fn a_chain_is_forked_as_it_arrives() {
     let sent: u64 = hub.requests()[from..].iter().map(forkd_testing::LoggedRequest::bytes).sum();
     assert!(sent < size, "{sent} of {size}");
     all_is_over(&third);
+}
+
+fn two_who_fork_at_once_share_an_arrival() {
+    let (hub, size) = hub();
+    let user = User::new();
+    let url = hub.url(&format!("slow/{}/demo.pack", size / 15));
+    let fork = || user.run(&["fork", "--jobs", "1", &url, "--", "cat", "/run/warm"]);
+    let seen = std::thread::scope(|scope| {
+        let other = scope.spawn(fork);
+        [fork(), other.join().unwrap()]
+    });
+    for seen in seen {
+        assert_eq!((seen.code, seen.err.as_str()), (0, ""), "{}", seen.out);
+        assert!(seen.out.contains("'demo' is arriving") && seen.out.contains("#| warm"), "{}", seen.out);
+    }
+    assert_eq!(servers(&user).len(), 1);
+    user.run(&["rmi", "demo"]);
+    all_is_over(&user);
 }
 
 fn an_ordinary_user_forks_what_is_not_here() {

@@ -2,7 +2,7 @@
 
 use crate::arrival::arriving::{ArrivalReader, ArrivingState};
 use crate::arrival::shown::{PackFiles, ShownBody};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::mount::ShownFile;
 use crate::pack::description::parse_description;
 use crate::pack::paged::header::PagedHeader;
@@ -83,19 +83,21 @@ impl<'a> ArrivalWatch<'a> {
     /// These frames are here from the beginning.
     pub(crate) fn here(&self, frames: &[bool]) -> Result<()> {
         let mut front = lock(&self.front);
-        let waited = !front.is_empty();
         for id in (0..frames.len()).filter(|id| frames[*id]) {
             lock(&self.landed)[id] = true;
             front.remove(&id);
         }
-        if waited && front.is_empty() { self.begin() } else { Ok(()) }
+        if front.is_empty() && self.arriving.get().is_none() { self.begin() } else { Ok(()) }
     }
 
     /// Nothing more comes.
     pub(crate) fn fail(&self, error: &Error) {
         if let Some(arriving) = self.arriving.get() {
-            arriving.fail(error);
+            // For who is stopped by it this is no Ctrl-C of theirs.
+            let ended = Error::new(Kind::Transient, "its arrival was ended");
+            let error = if error.kind() == Kind::Interrupted { &ended } else { error };
             self.pull.arrivals.stopped(self.pull.work, error);
+            arriving.fail(error);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use crate::arrival::protocol::Word;
 use crate::error::Kind;
+use crate::machine::run_dir::{ALIVE, is_held};
 use crate::machine::stopped;
 use std::io::BufRead;
 
@@ -11,14 +12,14 @@ pub fn guard(words: impl BufRead) {
     let mut machines = Vec::new();
     for line in words.lines().map_while(Result::ok) {
         if let Ok(Word::Child { pid, run }) = serde_json::from_str(&line) {
-            machines.retain(|(process, _): &(forkd_sys::Process, _)| process.is_alive());
-            machines.extend(forkd_sys::Process::open(pid).map(|process| (process, run)));
+            machines.push((pid, run));
         }
     }
-    for (process, run) in machines {
-        if process.is_alive() {
+    for (pid, run) in machines {
+        // The lock is the machine's: without it the number may be another process's by now.
+        if is_held(&run.join(ALIVE)) {
             stopped::note(&run, Kind::Transient, "the process that served its files has ended");
-            process.kill();
+            let _ = forkd_sys::kill(pid);
         }
     }
 }

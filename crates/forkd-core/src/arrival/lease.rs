@@ -17,6 +17,8 @@ pub struct Lease {
     dir: PathBuf,
     tag: Tag,
     name: String,
+    /// The process that serves it.
+    pub server: u32,
 }
 
 impl Lease {
@@ -34,14 +36,16 @@ impl Lease {
     /// # Errors
     /// [`Kind::NotFound`] where nobody serves it.
     pub fn of(snapshot: &ArrivingSnapshot) -> Result<Self> {
-        let (stream, hello) = ask(&snapshot.work).map_err(|_| {
+        // Whoever gave up serves those that read already.
+        let asked = if snapshot.stopped.is_none() { ask(&snapshot.work).ok() } else { None };
+        let (stream, hello) = asked.ok_or_else(|| {
             let why = snapshot.stopped.as_ref().map_or(String::new(), |why| format!(": {why}"));
             let message = format!("'{}' is arriving, and nobody is fetching the rest{why}", snapshot.tag);
             Error::new(Kind::NotFound, message)
                 .hint(format!("`forkd pull {}` goes on with it", snapshot.name))
         })?;
         let (tag, name) = (snapshot.tag.clone(), snapshot.name.clone());
-        Ok(Self { stream: Arc::new(stream), dir: hello.dir, tag, name })
+        Ok(Self { stream: Arc::new(stream), dir: hello.dir, tag, name, server: hello.pid })
     }
 
     /// The snapshot as it is shown.

@@ -51,12 +51,15 @@ pub fn arriving(store: &Store) -> Vec<ArrivingSnapshot> {
         // What came as a whole in the meantime is that.
         if !store.contains(&note.tag) {
             let snapshot = ArrivingSnapshot::new(note, work);
-            let hello = ask(&snapshot.work).ok().map(|(_, hello)| hello);
+            // Whoever gave up may still serve what had come.
+            let serves = snapshot.stopped.is_none().then(|| ask(&snapshot.work).ok()).flatten();
+            let hello = serves.map(|(_, hello)| hello);
             let needed = hello.as_ref().map_or(0, |hello| hello.needed);
             found.push(ArrivingSnapshot { fetched: hello.is_some(), needed, ..snapshot });
         }
     }
-    found.sort_by(|a, b| a.tag.cmp(&b.tag));
+    // Of several with one tag the one that is being fetched counts.
+    found.sort_by(|a, b| (&a.tag, b.fetched).cmp(&(&b.tag, a.fetched)));
     found
 }
 
@@ -65,19 +68,19 @@ pub fn arriving(store: &Store) -> Vec<ArrivingSnapshot> {
 /// # Errors
 /// [`crate::Kind::Locked`] where whoever fetches it does not end.
 pub fn stop(store: &Store, tag: &Tag, env: Env<'_>) -> Result<bool> {
-    let Some(snapshot) = arriving(store).into_iter().find(|snapshot| snapshot.tag == *tag) else {
-        return Ok(false);
-    };
-    if let Ok((stream, _)) = ask(&snapshot.work) {
-        let _ = say(&stream, &Word::Stop);
-    }
-    let key = snapshot.work.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
-    let _turn = store.lock_name(&key, &format!("the arrival of '{tag}'"), LockKind::Exclusive, env)?;
-    match store.disk().remove_tree(&snapshot.work) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            return Err(Error::Io { action: "remove", path: snapshot.work, source: e });
+    let found: Vec<_> = arriving(store).into_iter().filter(|snapshot| snapshot.tag == *tag).collect();
+    for snapshot in &found {
+        if let Ok((stream, _)) = ask(&snapshot.work) {
+            let _ = say(&stream, &Word::Stop);
         }
-        _ => store.remove_empty(&[store.partial_dir()]),
+        let key = snapshot.work.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+        let _turn = store.lock_name(&key, &format!("the arrival of '{tag}'"), LockKind::Exclusive, env)?;
+        match store.disk().remove_tree(&snapshot.work) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::Io { action: "remove", path: snapshot.work.clone(), source: e });
+            }
+            _ => store.remove_empty(&[store.partial_dir()]),
+        }
     }
-    Ok(true)
+    Ok(!found.is_empty())
 }

@@ -14,6 +14,8 @@ pub(crate) const SOCKET: &str = "serve";
 pub(crate) struct Hello {
     /// The folder in which the files are shown.
     pub(crate) dir: PathBuf,
+    /// Whoever serves.
+    pub(crate) pid: u32,
     /// Bytes of the pack that had to come for what was read so far, head and front included.
     pub(crate) needed: u64,
 }

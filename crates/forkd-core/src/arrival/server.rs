@@ -112,7 +112,8 @@ impl Arrivals for ArrivalServer {
         let _ = std::fs::remove_file(&socket);
         let listener = forkd_sys::listen(&socket).map_err(Error::io("create", &socket))?;
         let hello = move || {
-            let hello = Hello { dir: dir.clone(), needed: arriving.needed.load(Ordering::Relaxed) };
+            let pid = std::process::id();
+            let hello = Hello { dir: dir.clone(), pid, needed: arriving.needed.load(Ordering::Relaxed) };
             format!("{}\n", serde_json::to_string(&hello).unwrap_or_default())
         };
         let shared = Arc::clone(&self.shared);
@@ -124,7 +125,7 @@ impl Arrivals for ArrivalServer {
 
     fn stopped(&self, work: &Path, error: &Error) {
         // A disk that is full has no room for it either.
-        let _ = note_stopped(&self.store, work, error.to_string());
+        let _ = note_stopped(&self.store, work, error.to_string().chars().take(1000).collect());
     }
 }
 

@@ -60,11 +60,12 @@ pub struct BakeReport {
     /// From the start of the trial fork until it was awake.
     #[serde(rename = "trial_seconds", serialize_with = "crate::json::seconds")]
     pub trial: Duration,
-    /// Pages that the trial fork read until it had passed its first test; 0 where that could not be recorded.
+    /// Pages that trial forks read until they had passed its first test; 0 where that could not be recorded.
     pub working_set_pages: u64,
 }
 
-/// Boots, warms, freezes and seals a machine, and forks it once; once `trial` has succeeded in that child the tag appears.
+/// Boots, warms, freezes and seals a machine, and forks it; once `trial` has succeeded in the child the tag appears. Where its reads are
+/// recorded `trial` is done again in further children ([`Trial::is_rehearsal`]).
 ///
 /// # Errors
 /// [`Kind::General`] where the tag is taken, or the guest does not do what it should; what the engine and the disk say.
@@ -109,10 +110,10 @@ pub fn bake(
     let (snapshot, created_at) = (Snapshot::new(fields), &options.created_at);
     let sealed = seal_frozen(staged, &snapshot, None, created_at, (store.disk(), env))?;
     let fork = TrialFork::of_staged((engine, runtime), sealed.stored(), &files.memory, env)?;
-    let (time, working_set) = match fork.record(trial) {
+    let (time, working_set) = match fork.recording() {
         // Without a recording the snapshot is as good, and is read as a whole.
         Err(error) if error.kind() == Kind::Incompatible => (fork.run(trial)?, Vec::new()),
-        recorded => recorded?,
+        recording => fork.record(&recording?, trial)?,
     };
     env.cancel.check()?;
     let accel = options.machine.accel;

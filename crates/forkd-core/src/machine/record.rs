@@ -41,7 +41,7 @@ pub fn record(
         let source = open(store, engine, tag, env)?;
         let (stored, files) = (&source.stored, source.files.clone());
         let fork = TrialFork { engine, runtime, stored, files, env };
-        let (_, runs) = fork.record(work)?;
+        let (_, runs) = fork.record(&fork.recording()?, work)?;
         (source.stored.snapshot.clone(), runs)
     };
     let _lock = store.lock(tag, LockKind::Exclusive, env)?;

@@ -74,21 +74,30 @@ impl<'a> TrialFork<'a> {
         self.child(&self.files, work, (None, false))
     }
 
-    /// The same, with what the child read, in its order; then again in children that have to wait for what none of them has read so far.
+    /// The files, shown so that what is read of them is noted.
     ///
     /// # Errors
     /// [`Kind::Incompatible`] where this host cannot show files.
-    pub(crate) fn record(&self, work: &mut Work<'_>) -> Result<(Duration, Vec<NeededRun>)> {
+    pub(crate) fn recording(&self) -> Result<Recording<'a>> {
         let mounter = self
             .runtime
             .mounter()
             .ok_or_else(|| Error::new(Kind::Incompatible, "nothing here can show files as they are read"))?;
-        let recording = Recording::new(mounter, &self.files)?;
-        let time = self.child(&recording.files(), work, (Some(&recording), false))?;
+        Recording::new(mounter, &self.files)
+    }
+
+    /// The same, with what the child read, in its order; then again in children that have to wait for what none of them has read so far.
+    ///
+    pub(crate) fn record(
+        &self,
+        recording: &Recording<'_>,
+        work: &mut Work<'_>,
+    ) -> Result<(Duration, Vec<NeededRun>)> {
+        let time = self.child(&recording.files(), work, (Some(recording), false))?;
         let mut nothing_new = 0;
         for _ in 0..REHEARSALS {
             let known = recording.pages();
-            let rehearsal = recording.rehearsal()?;
+            let Ok(rehearsal) = recording.rehearsal() else { break };
             match self.child(&rehearsal.files(), work, (Some(&rehearsal), true)) {
                 Err(error) if error.kind() == Kind::Interrupted => return Err(error),
                 // What was recorded so far is good; work that must be done in time may fail where pages come late.

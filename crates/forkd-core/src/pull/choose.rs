@@ -6,7 +6,7 @@ use crate::hub::offer::Offer;
 use crate::pack::paged::kernel;
 use crate::pull::context::PullContext;
 use crate::pull::missing::missing;
-use crate::pull::probe::{HeaderProbe, PackProbe, look};
+use crate::pull::probe::{HeaderProbe, PackProbe, look, open};
 use crate::store::by_content::{self, LocalBlocks, LocalFile};
 use forkd_format::manifest::{Base, BaseKind};
 
@@ -54,7 +54,9 @@ pub(crate) fn rank<'a>(context: &PullContext<'a>, offers: Vec<Offer>) -> Result<
             None if offer.bases.is_empty() => "format 3".to_owned(),
             None => "format 3 against the guest's kernel".to_owned(),
         };
-        let header = match look(context, &offer) {
+        // The first one is the likely choice: what stands in front of it comes along, where that is wanted.
+        let opened = if costs.is_empty() { open(context, &offer, None, None) } else { look(context, &offer) };
+        let header = match opened {
             Ok(PackProbe::Header(header)) => header,
             Ok(PackProbe::Stream(..) | PackProbe::NotModified) => continue,
             Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Unauthorised) => {

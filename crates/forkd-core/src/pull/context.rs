@@ -9,7 +9,7 @@ use crate::hub::remote::{Location, Remote};
 use crate::store::root::Store;
 use crate::store::workdir::WorkDir;
 use crate::unpack::plan::UnpackOptions;
-use forkd_format::Reference;
+use forkd_format::{Digest, Reference};
 use std::fmt;
 use std::io::Read;
 use std::sync::Arc;
@@ -104,8 +104,10 @@ impl<R: Read> Read for TrafficMeter<R> {
     }
 }
 
-/// Downloads of paged packs have names that begin so.
-pub(crate) const PAGED: &str = "pack-";
+/// The download of a paged pack.
+pub(crate) fn paged_key(manifest: Digest) -> String {
+    format!("pack-{}", &manifest.to_string()[..32])
+}
 
 /// Files of a download whose bytes are worth going on with.
 pub(crate) const JOURNAL: &str = "journal";

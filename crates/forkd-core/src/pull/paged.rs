@@ -9,7 +9,7 @@ use crate::pack::paged::bases::BaseSearch;
 use crate::pack::paged::header::{PagedHeader, read_exact};
 use crate::pack::paged::page_source::PageSource;
 use crate::pack::stream::zstd_frames::read_error;
-use crate::pull::context::{JOURNAL, PAGED, PullContext, TrafficMeter, settle};
+use crate::pull::context::{JOURNAL, PullContext, TrafficMeter, paged_key, settle};
 use crate::pull::demands::Demands;
 use crate::pull::frame_queue::{FrameQueue, Pace, Turn, fetched_bytes};
 use crate::pull::journal::FrameJournal;
@@ -26,6 +26,7 @@ use crate::unpack::plan::{Outcome, UnpackPlan, UnpackReport, local_tags};
 use forkd_format::Tag;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -46,7 +47,7 @@ pub(crate) fn pull(
     probe: HeaderProbe<'_>,
 ) -> Result<PagedPull> {
     let HeaderProbe { header, validator, stream, front, .. } = probe;
-    let key = format!("{PAGED}{}", &header.id.id().digest().to_string()[..32]);
+    let key = paged_key(header.id.id().digest());
     let work = context.store.download(&key, context.env)?;
     let header = Arc::new(header);
     let fetch = FrameFetch { context, location, name, header: &header, validator: &validator, work: &work };
@@ -154,7 +155,7 @@ impl FrameFetch<'_> {
         files: &PagedFiles<'_>,
         bases: Vec<PageSource>,
         (landed, demands): (&[bool], &Demands),
-        Incoming { stream, mut front }: Incoming<'_>,
+        Incoming { stream, front }: Incoming<'_>,
     ) -> Result<()> {
         let progress = self.context.env.progress;
         let wanted: BTreeSet<usize> = (0..landed.len()).filter(|id| !landed[*id]).collect();
@@ -165,13 +166,15 @@ impl FrameFetch<'_> {
         let queue = FrameQueue::new(self.header.all_stored(), wanted, connections + demanded, demands);
         // Ends what is coming a second time once all is here.
         let enough = self.context.env.cancel.child();
+        // Before any other connection looks for work.
+        let mut claimed = front.map(|front| (queue.claim(0, front.end), front));
         let feeders: Vec<Feeder<'_>> = match stream {
             Some(mut stream) => {
                 vec![Box::new(move |feed: &Feed<'_, '_>| self.feed_all(&mut stream, landed, feed))]
             }
             None => (0..connections + demanded)
                 .map(|connection| {
-                    let (queue, enough, front) = (&queue, &enough, front.take());
+                    let (queue, enough, front) = (&queue, &enough, claimed.take());
                     Box::new(move |feed: &Feed<'_, '_>| {
                         let turn = if connection < connections { Turn::Any } else { Turn::Demanded };
                         let fetched = front
@@ -194,12 +197,16 @@ impl FrameFetch<'_> {
     }
 
     /// Takes the frames that came with the header, for the first connection. False where there is no use in going on.
-    fn feed_front(&self, front: Front<'_>, queue: &FrameQueue<'_>, feed: &Feed<'_, '_>) -> Result<bool> {
+    fn feed_front(
+        &self,
+        (claimed, front): (Range<usize>, Front<'_>),
+        queue: &FrameQueue<'_>,
+        feed: &Feed<'_, '_>,
+    ) -> Result<bool> {
         let name = self.location.to_string();
         let mut body = front.body;
         let (begun, mut read) = (Instant::now(), 0);
         let set: u64 = self.header.set_ids().map(|id| u64::from(self.header.stored(id).len)).sum();
-        let claimed = queue.claim(0, front.end);
         let has_set = claimed.end >= self.header.set_ids().end;
         for id in claimed {
             let mut bytes = vec![0; self.header.stored(id).len as usize];
@@ -250,7 +257,7 @@ impl FrameFetch<'_> {
     }
 
     /// Asks for a stretch of the pack.
-    fn open(&self, range: &std::ops::Range<u64>, cancel: &Cancel) -> Result<ProgressMeter<'_>> {
+    fn open(&self, range: &Range<u64>, cancel: &Cancel) -> Result<ProgressMeter<'_>> {
         let only_of = Some(self.validator.clone()).filter(|validator| !validator.is_empty());
         let request = Request { start: range.start, end: Some(range.end), only_of, ..Request::default() };
         let changed = || Error::Changed { location: self.location.to_string() };

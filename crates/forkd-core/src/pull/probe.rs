@@ -7,7 +7,7 @@ use crate::hub::remote::{Answer, Download, Location, Request, Validator};
 use crate::pack::computed_id::ComputedId;
 use crate::pack::paged::header::PagedHeader;
 use crate::pack::stream::read::PackStream;
-use crate::pull::context::{PAGED, PullContext};
+use crate::pull::context::{PullContext, paged_key};
 use crate::pull::stream::{PartialPack, TeeReader};
 use forkd_format::paged::HEADER_GUESS;
 use std::io::Read;
@@ -72,7 +72,14 @@ pub(crate) fn open<'a>(
     keep: Option<PartialPack>,
 ) -> Result<PackProbe<'a>> {
     // What an earlier run has begun has its first frames. An ordinary pull is no faster for it: measured, with four connections.
-    let with_front = context.options.arrivals.is_some() && !context.store.has_download(PAGED);
+    let begun = match offer.claim.digest() {
+        Some(digest) => context.store.has_download(&paged_key(digest)),
+        None => {
+            let name = offer.location.to_string();
+            context.store.arrival_notes().iter().any(|(_, note)| note.name == name)
+        }
+    };
+    let with_front = context.options.arrivals.is_some() && !begun;
     probe(context, offer, (unless, keep), with_front)
 }
 

@@ -57,10 +57,9 @@ impl Store {
         self.root().join("partial")
     }
 
-    /// Whether an earlier run left something of a download whose name begins so.
-    pub(crate) fn has_download(&self, prefix: &str) -> bool {
-        let entries = std::fs::read_dir(self.partial_dir()).into_iter().flatten().flatten();
-        entries.into_iter().any(|entry| entry.file_name().to_string_lossy().starts_with(prefix))
+    /// Whether an earlier run left something of a download.
+    pub(crate) fn has_download(&self, key: &str) -> bool {
+        self.partial_dir().join(key).exists()
     }
 
     /// Makes a staging folder, and clears away what killed runs left.

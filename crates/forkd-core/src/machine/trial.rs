@@ -16,6 +16,9 @@ use std::time::{Duration, Instant};
 /// A recording is rehearsed until two children in a row have read nothing new, and no more often than this.
 const REHEARSALS: usize = 6;
 
+/// After so long no other one begins.
+const REHEARSAL_TIME: Duration = Duration::from_secs(10);
+
 /// How long a child goes on after its answer: it reads a little as its caller leaves, and a machine that waits for that ends late.
 const LINGER: Duration = Duration::from_millis(50);
 
@@ -94,9 +97,12 @@ impl<'a> TrialFork<'a> {
         work: &mut Work<'_>,
     ) -> Result<(Duration, Vec<NeededRun>)> {
         let time = self.child(&recording.files(), work, (Some(recording), false))?;
-        let mut nothing_new = 0;
+        let (begun, mut nothing_new) = (Instant::now(), 0);
         for _ in 0..REHEARSALS {
             let known = recording.pages();
+            if begun.elapsed() > REHEARSAL_TIME {
+                break;
+            }
             let Ok(rehearsal) = recording.rehearsal() else { break };
             match self.child(&rehearsal.files(), work, (Some(&rehearsal), true)) {
                 Err(error) if error.kind() == Kind::Interrupted => return Err(error),

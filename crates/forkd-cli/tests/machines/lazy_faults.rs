@@ -14,6 +14,8 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
         a_server_that_is_killed_leaves_nothing_but_what_came,
     ),
     ("a_full_disk_stops_an_arrival", a_full_disk_stops_an_arrival),
+    ("servers_with_faults_are_forked_from", servers_with_faults_are_forked_from),
+    ("many_who_ask_at_once_are_one_download", many_who_ask_at_once_are_one_download),
     ("sources_and_servers_that_fail_at_random", sources_and_servers_that_fail_at_random),
 ];
 
@@ -79,6 +81,58 @@ fn a_full_disk_stops_an_arrival() {
     assert_eq!(images.code, 0, "{}", images.err);
     assert_eq!((again.code, pulled.code, verified.code), (0, 0, 0), "{} {}", again.err, pulled.err);
     assert!(again.out.contains("#| warm"), "{}", again.out);
+    all_is_over(&user);
+}
+
+fn servers_with_faults_are_forked_from() {
+    let (hub, size) = hub();
+    let half = size / 2;
+    let faults = [
+        ("flaky/2/".to_owned(), true),
+        ("random/30/".to_owned(), true),
+        (format!("once-cut/{half}/"), true),
+        (format!("once-stall/{half}/"), true),
+        (format!("cut-each/{}/", size / 4), true),
+        ("noranges/".to_owned(), true),
+        ("unknown-total/".to_owned(), true),
+        ("noetag/".to_owned(), true),
+        // What came of one copy does not go with another: that is told, and nothing of it stays.
+        ("changing/".to_owned(), false),
+        ("misranged/".to_owned(), false),
+    ];
+    for (fault, succeeds) in faults {
+        let user = User::new();
+        let url = hub.url(&format!("{fault}demo.pack"));
+        let seen = user.run(&["fork", &url, "--", "sh", "-c", "cat /run/warm; cat /dev/vda > /dev/null"]);
+        if succeeds {
+            assert!(seen.code == 0 && seen.out.contains("#| warm"), "{fault}: {} {}", seen.out, seen.err);
+            user.ok_noted(&["pull", &url]);
+        } else {
+            assert!([0, 1, 5, 6].contains(&seen.code), "{fault}: {} {}", seen.code, seen.err);
+        }
+        user.ok_noted(&["pull", &hub.url("demo.pack")]);
+        user.ok(&["verify", "demo"]);
+        all_is_over(&user);
+    }
+}
+
+fn many_who_ask_at_once_are_one_download() {
+    let (hub, size) = hub();
+    let user = User::new();
+    let url = hub.url(&format!("slow/{}/demo.pack", size / 4));
+    std::thread::scope(|scope| {
+        for _ in 0..forkd_testing::often(12, 50) {
+            scope.spawn(|| {
+                let seen = user.run(&["pull", "--lazy", "--jobs", "2", &url]);
+                assert!(seen.code == 0 && seen.err.is_empty(), "{} {}", seen.out, seen.err);
+            });
+        }
+    });
+    user.ok_noted(&["pull", &url]);
+    let sent: u64 = hub.requests().iter().map(forkd_testing::LoggedRequest::bytes).sum();
+    assert!(sent < size + (2 << 20), "{sent} of {size}");
+    user.ok(&["verify", "demo"]);
+    assert!(user.ok(&["fork", "--tag", "demo", "--", "cat", "/run/warm"]).contains("#| warm"));
     all_is_over(&user);
 }
 

@@ -29,7 +29,7 @@ pub enum ArrivalWord {
     /// All of it is here, under this tag.
     Whole(Tag),
     Failed {
-        kind: String,
+        kind: Kind,
         message: String,
     },
 }
@@ -121,7 +121,7 @@ impl App<'_> {
             match words.next()? {
                 Some(ArrivalWord::Whole(tag)) => return Ok(ForkSource::Whole(tag)),
                 Some(ArrivalWord::Failed { kind, message }) => {
-                    return Err(Error::new(Kind::named(&kind), message));
+                    return Err(Error::new(kind, message));
                 }
                 // Where it is ready and not to be found it was whole, or failed, before we came: that is what it says next. Where it says
                 // nothing it may wait for another one that was quicker.
@@ -140,9 +140,14 @@ impl App<'_> {
     }
 
     /// What is arriving under a name, where someone is fetching it.
-    fn fetched(&self, name: &str) -> Option<(ArrivingSnapshot, Lease)> {
+    pub(crate) fn arriving_as(&self, name: &str) -> Option<ArrivingSnapshot> {
         let found = arriving(&self.settings.store);
-        let snapshot = found.into_iter().find(|snapshot| snapshot.name == name && snapshot.fetched)?;
+        found.into_iter().find(|snapshot| snapshot.name == name && snapshot.fetched)
+    }
+
+    /// The same, and the right to read it.
+    fn fetched(&self, name: &str) -> Option<(ArrivingSnapshot, Lease)> {
+        let snapshot = self.arriving_as(name)?;
         let lease = Lease::of(&snapshot).ok()?;
         Some((snapshot, lease))
     }
@@ -189,10 +194,7 @@ impl App<'_> {
         });
         match &outcome {
             Ok(report) => tell(&ArrivalWord::Whole(report.unpack.head.clone())),
-            Err(error) => tell(&ArrivalWord::Failed {
-                kind: error.kind().name().to_owned(),
-                message: error.to_string(),
-            }),
+            Err(error) => tell(&ArrivalWord::Failed { kind: error.kind(), message: error.to_string() }),
         }
         server.wait();
         outcome

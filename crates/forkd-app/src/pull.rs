@@ -1,7 +1,7 @@
 //! Packs that come from elsewhere: pulled, looked up, unpacked.
 
 use crate::app::App;
-use forkd_core::arrival::{Arrivals, arriving};
+use forkd_core::arrival::Arrivals;
 use forkd_core::hub::{IndexHub, Location};
 use forkd_core::machine::Engine;
 use forkd_core::{
@@ -76,12 +76,11 @@ impl App<'_> {
     /// Waits while another process fetches what was asked for, for as long as more of it comes.
     fn await_arrival(&self, name: &str) -> Result<()> {
         let (store, progress) = (&self.settings.store, self.env.progress);
-        let find = || arriving(store).into_iter().find(|snapshot| snapshot.name == name && snapshot.fetched);
-        let Some(mut known) = find() else { return Ok(()) };
+        let Some(mut known) = self.arriving_as(name) else { return Ok(()) };
         progress.start("arriving", Some(known.total));
         progress.advance(known.here);
         let mut since = Instant::now();
-        while let Some(snapshot) = find() {
+        while let Some(snapshot) = self.arriving_as(name) {
             if snapshot.here > known.here {
                 progress.advance(snapshot.here - known.here);
                 (known, since) = (snapshot, Instant::now());

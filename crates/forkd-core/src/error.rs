@@ -82,23 +82,6 @@ pub enum Error {
 }
 
 impl Kind {
-    /// The kind of that name; [`Kind::General`] for another one.
-    #[must_use]
-    pub fn named(name: &str) -> Self {
-        let all = [
-            Self::Usage,
-            Self::NotFound,
-            Self::Unauthorised,
-            Self::Transient,
-            Self::Integrity,
-            Self::NoSpace,
-            Self::Incompatible,
-            Self::Locked,
-            Self::Interrupted,
-        ];
-        all.into_iter().find(|kind| kind.name() == name).unwrap_or(Self::General)
-    }
-
     /// Its stable name (`docs/json.md`).
     #[must_use]
     pub fn name(self) -> &'static str {

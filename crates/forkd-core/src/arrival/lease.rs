@@ -1,7 +1,7 @@
 //! The right to read an arriving snapshot: a connection to whoever serves it, held by this process and by the machines that run on it.
 
 use crate::arrival::note::{ArrivingSnapshot, arriving};
-use crate::arrival::protocol::{Word, ask, say};
+use crate::arrival::protocol::{Word, say};
 use crate::error::{Error, Kind, Result};
 use crate::store::root::Store;
 use crate::store::stored::{StoredSnapshot, describe};
@@ -36,9 +36,7 @@ impl Lease {
     /// # Errors
     /// [`Kind::NotFound`] where nobody serves it.
     pub fn of(snapshot: &ArrivingSnapshot) -> Result<Self> {
-        // Whoever gave up serves those that read already.
-        let asked = if snapshot.stopped.is_none() { ask(&snapshot.work).ok() } else { None };
-        let (stream, hello) = asked.ok_or_else(|| {
+        let (stream, hello) = snapshot.hail().ok_or_else(|| {
             let why = snapshot.stopped.as_ref().map_or(String::new(), |why| format!(": {why}"));
             let message = format!("'{}' is arriving, and nobody is fetching the rest{why}", snapshot.tag);
             Error::new(Kind::NotFound, message)

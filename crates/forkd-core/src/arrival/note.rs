@@ -1,6 +1,6 @@
 //! What others see of snapshots that are arriving.
 
-use crate::arrival::protocol::{Word, ask, say};
+use crate::arrival::protocol::{Hello, Word, ask, say};
 use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::pull::context::JOURNAL;
@@ -9,6 +9,7 @@ use crate::store::lock::LockKind;
 use crate::store::root::Store;
 use forkd_format::Tag;
 use serde::{Deserialize, Serialize};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 /// A snapshot that is arriving.
@@ -41,6 +42,11 @@ impl ArrivingSnapshot {
         let here = (u128::from(total) * u128::from(landed) / u128::from(frames.max(1))) as u64;
         Self { tag, name, total, here, needed: 0, fetched: false, stopped, work }
     }
+
+    /// Connects to whoever is fetching it. Who gave up serves those that read already, and nobody else.
+    pub(crate) fn hail(&self) -> Option<(UnixStream, Hello)> {
+        self.stopped.is_none().then(|| ask(&self.work).ok()).flatten()
+    }
 }
 
 /// The snapshots of a store that are arriving, by tag.
@@ -51,9 +57,7 @@ pub fn arriving(store: &Store) -> Vec<ArrivingSnapshot> {
         // What came as a whole in the meantime is that.
         if !store.contains(&note.tag) {
             let snapshot = ArrivingSnapshot::new(note, work);
-            // Whoever gave up may still serve what had come.
-            let serves = snapshot.stopped.is_none().then(|| ask(&snapshot.work).ok()).flatten();
-            let hello = serves.map(|(_, hello)| hello);
+            let hello = snapshot.hail().map(|(_, hello)| hello);
             let needed = hello.as_ref().map_or(0, |hello| hello.needed);
             found.push(ArrivingSnapshot { fetched: hello.is_some(), needed, ..snapshot });
         }

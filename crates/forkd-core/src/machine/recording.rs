@@ -30,6 +30,7 @@ pub(crate) struct Recording<'a> {
     mounter: &'a dyn Mounter,
     shown: Vec<ShownFile>,
     log: Arc<ReadLog>,
+    is_rehearsal: bool,
     mount: Box<dyn Mount>,
 }
 
@@ -66,9 +67,10 @@ impl<'a> Recording<'a> {
     }
 
     fn mounted(mounter: &'a dyn Mounter, shown: Vec<ShownFile>, log: ReadLog) -> Result<Self> {
+        let is_rehearsal = log.late.load(Ordering::Relaxed) > 0;
         let log = Arc::new(log);
         let mount = mounter.mount(shown.clone(), Arc::clone(&log) as Arc<dyn PageReader>)?;
-        Ok(Self { mounter, shown, log, mount })
+        Ok(Self { mounter, shown, log, is_rehearsal, mount })
     }
 
     /// The files once more, for another child: what was read so far comes at once, and what is new comes late, as it would from a hub. A
@@ -78,6 +80,10 @@ impl<'a> Recording<'a> {
         let (files, pages) = (Arc::clone(&self.log.files), Arc::clone(&self.log.pages));
         let log = ReadLog { files, pages, late: AtomicU32::new(LATE_PAGES) };
         Self::mounted(self.mounter, self.shown.clone(), log)
+    }
+
+    pub(crate) fn is_rehearsal(&self) -> bool {
+        self.is_rehearsal
     }
 
     /// How many pages were read.

@@ -27,7 +27,6 @@ pub struct Trial<'a> {
     /// Its agent.
     pub guest: &'a mut Guest,
     recording: Option<&'a Recording<'a>>,
-    is_rehearsal: bool,
 }
 
 impl Trial<'_> {
@@ -42,7 +41,7 @@ impl Trial<'_> {
     /// follows [`Trial::stop_recording`] is of no use.
     #[must_use]
     pub fn is_rehearsal(&self) -> bool {
-        self.is_rehearsal
+        self.recording.is_some_and(Recording::is_rehearsal)
     }
 }
 
@@ -74,7 +73,7 @@ impl<'a> TrialFork<'a> {
 
     /// Does the work in a child; how long it took until that was awake.
     pub(crate) fn run(&self, work: &mut Work<'_>) -> Result<Duration> {
-        self.child(&self.files, work, (None, false))
+        self.child(&self.files, work, None)
     }
 
     /// The files, shown so that what is read of them is noted.
@@ -96,7 +95,7 @@ impl<'a> TrialFork<'a> {
         recording: &Recording<'_>,
         work: &mut Work<'_>,
     ) -> Result<(Duration, Vec<NeededRun>)> {
-        let time = self.child(&recording.files(), work, (Some(recording), false))?;
+        let time = self.child(&recording.files(), work, Some(recording))?;
         let (begun, mut nothing_new) = (Instant::now(), 0);
         for _ in 0..REHEARSALS {
             let known = recording.pages();
@@ -104,7 +103,7 @@ impl<'a> TrialFork<'a> {
                 break;
             }
             let Ok(rehearsal) = recording.rehearsal() else { break };
-            match self.child(&rehearsal.files(), work, (Some(&rehearsal), true)) {
+            match self.child(&rehearsal.files(), work, Some(&rehearsal)) {
                 Err(error) if error.kind() == Kind::Interrupted => return Err(error),
                 // What was recorded so far is good; work that must be done in time may fail where pages come late.
                 Err(_) => break,
@@ -120,7 +119,7 @@ impl<'a> TrialFork<'a> {
         &self,
         files: &Files,
         work: &mut Work<'_>,
-        (recording, is_rehearsal): (Option<&Recording<'_>>, bool),
+        recording: Option<&Recording<'_>>,
     ) -> Result<Duration> {
         let begun = Instant::now();
         let run = self.runtime.create(self.engine)?;
@@ -133,9 +132,9 @@ impl<'a> TrialFork<'a> {
         let mut guest = greet(vm.as_mut(), &run, WAKE_LIMIT, self.env).map_err(failed)?;
         wake(&mut guest, &run.id, false).map_err(|e| failed(explain(e, vm.as_mut(), &run)))?;
         let time = begun.elapsed();
-        let mut trial = Trial { guest: &mut guest, recording, is_rehearsal };
+        let mut trial = Trial { guest: &mut guest, recording };
         work(&mut trial).map_err(|e| explain(e, vm.as_mut(), &run))?;
-        if is_rehearsal {
+        if trial.is_rehearsal() {
             drop(guest);
             std::thread::sleep(LINGER);
         }

@@ -193,8 +193,8 @@ fn paged_facts(
     env: Env<'_>,
 ) -> Result<PagedFacts> {
     let mut files: Vec<FrameFacts> = Vec::new();
-    let set = &header.index.set.frames;
-    for (file, table) in header.index.files.iter().chain([set]).enumerate() {
+    let set = header.frames_of(header.set_file());
+    for (file, table) in header.files.iter().chain([set]).enumerate() {
         let stored = table.frames.iter().flatten().count();
         let zero = table.frames.len() - stored;
         files.push(FrameFacts {
@@ -245,7 +245,7 @@ fn paged_facts(
         format: PackFormat::Paged,
         manifest_sha256: header.id.id().digest(),
         size_bytes: size,
-        head_bytes: header.index.header_len,
+        head_bytes: header.header_len,
         bases: bases.cloned().collect(),
     };
     let pages = header.set.pages().len();

@@ -39,6 +39,9 @@ pub enum FormatError {
     /// The index of a pack breaks a rule of `docs/format/pack-v3.md`.
     #[error("index: {0}")]
     Index(String),
+    /// A release breaks a rule of `docs/format/release.md`.
+    #[error("release: {0}")]
+    Release(String),
 }
 
 /// Untrusted text as it may stand in a message: one line, printable, bounded.

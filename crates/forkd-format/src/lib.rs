@@ -16,6 +16,7 @@ pub mod recipe;
 mod reference;
 pub mod registry;
 pub mod registry_text;
+pub mod release;
 mod sizes;
 mod snapshot;
 mod tag;

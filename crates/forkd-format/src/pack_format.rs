@@ -79,6 +79,9 @@ pub enum PackId {
     /// SHA-256 of `manifest.toml` of a paged pack (version 3).
     #[serde(rename = "manifest_sha256")]
     Manifest(Digest),
+    /// SHA-256 of the manifest of a release (`docs/format/release.md`).
+    #[serde(rename = "release_sha256")]
+    Release(Digest),
 }
 
 impl PackId {
@@ -86,7 +89,7 @@ impl PackId {
     #[must_use]
     pub fn digest(&self) -> Digest {
         match self {
-            Self::File(digest) | Self::Manifest(digest) => *digest,
+            Self::File(digest) | Self::Manifest(digest) | Self::Release(digest) => *digest,
         }
     }
 }
@@ -96,6 +99,7 @@ impl fmt::Display for PackId {
         match self {
             Self::File(digest) => write!(f, "sha256 {digest}"),
             Self::Manifest(digest) => write!(f, "manifest sha256 {digest}"),
+            Self::Release(digest) => write!(f, "sha256:{digest}"),
         }
     }
 }

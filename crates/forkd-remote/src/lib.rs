@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod folder;
+mod layout;
 
 use forkd_core::hub::{Answer, Location, Remote, Request};
 use forkd_core::{Cancel, Progress, Result};
@@ -9,6 +10,7 @@ use forkd_http::HttpClient;
 use std::path::Path;
 
 pub use forkd_http::HttpOptions;
+pub use layout::LayoutRepository;
 
 /// All transports; which one serves a location is decided by its scheme.
 #[derive(Debug)]

@@ -131,7 +131,7 @@ impl<'a> ArrivalWatch<'a> {
         };
         let front = self.pull.header.closure(&front(&self.pull.header), |_| false);
         let front = front.into_iter().map(|id| u64::from(self.pull.header.stored(id).len)).sum::<u64>();
-        let needed = AtomicU64::new(self.pull.header.index.header_len + front);
+        let needed = AtomicU64::new(self.pull.header.header_len + front);
         let arriving = Arc::new(ArrivalReader {
             tag,
             shown,
@@ -160,7 +160,7 @@ impl<'a> ArrivalWatch<'a> {
             let found = manifest.links[link].files.iter().position(|file| file.path == name)?;
             Some(first(link) + found).filter(|file| files[*file].is_some())
         };
-        let size = |file: usize| self.pull.header.index.files[file].size;
+        let size = |file: usize| self.pull.header.files[file].size;
         let text = descriptions[head]
             .with("parent_tag", None)
             .with("parent_content_hash", None)
@@ -195,7 +195,7 @@ fn front(header: &PagedHeader) -> BTreeSet<usize> {
     for (l, link) in header.manifest.links.iter().enumerate() {
         for entry in &link.files {
             if entry.path == SNAPSHOT_JSON || (l == head && entry.path == VMSTATE) {
-                let frames = header.index.files[file].frames.len();
+                let frames = header.files[file].frames.len();
                 front.extend((0..frames).filter_map(|number| header.id(file, number)));
             }
             file += 1;

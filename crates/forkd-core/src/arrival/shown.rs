@@ -98,7 +98,7 @@ impl PackFiles {
             }
             let begin = page * PAGE_SIZE as u64;
             let end = part.len() as u64 + offset;
-            let len = PAGE_SIZE.min((self.header.index.files[*file].size - begin) as usize);
+            let len = PAGE_SIZE.min((self.header.files[*file].size - begin) as usize);
             self.read_at(*file, &mut whole[..len], begin)?;
             if !forkd_sys::is_zero(&whole) {
                 part.copy_from_slice(&whole[(offset - begin) as usize..(end - begin) as usize]);

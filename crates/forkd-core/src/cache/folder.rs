@@ -32,21 +32,24 @@ pub enum CacheKind {
     Blob,
     /// A disk made of an image, named by the digest of what it was made from.
     Rootfs,
+    /// In which blobs the files of a snapshot lie, named by the digest of what decides that.
+    Release,
 }
 
 impl CacheKind {
-    const ALL: [Self; 2] = [Self::Blob, Self::Rootfs];
+    const ALL: [Self; 3] = [Self::Blob, Self::Rootfs, Self::Release];
 
     fn folder(self) -> &'static str {
         match self {
             Self::Blob => "blobs",
             Self::Rootfs => "rootfs",
+            Self::Release => "releases",
         }
     }
 
     fn ending(self) -> &'static str {
         match self {
-            Self::Blob => "",
+            Self::Blob | Self::Release => "",
             Self::Rootfs => ".ext4",
         }
     }

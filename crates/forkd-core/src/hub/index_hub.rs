@@ -45,7 +45,14 @@ impl<'a> IndexHub<'a> {
     pub fn check_version(&self, location: &Location, version: &Version, cancel: &Cancel) -> Result<()> {
         let claim = Claim::Id(PackId::File(version.sha256));
         let size = Some(version.size_bytes);
-        let offer = Offer { location: location.clone(), claim, size, header_bytes: None, bases: Vec::new() };
+        let offer = Offer {
+            location: location.clone(),
+            claim,
+            size,
+            header_bytes: None,
+            bases: Vec::new(),
+            release: None,
+        };
         let download = self.remote.whole(location, &Request::range(0, 1), cancel)?;
         offer.check_size(download.size)
     }
@@ -97,6 +104,7 @@ impl Hub for IndexHub<'_> {
             size: Some(version.size_bytes),
             header_bytes: None,
             bases: Vec::new(),
+            release: None,
         }];
         for Artifact { url, manifest_sha256, size_bytes, head_bytes, bases, .. } in version.paged {
             offers.push(Offer {
@@ -105,6 +113,7 @@ impl Hub for IndexHub<'_> {
                 size: Some(size_bytes),
                 header_bytes: head_bytes,
                 bases,
+                release: None,
             });
         }
         match reference.digest {
@@ -167,7 +176,7 @@ fn entry(release: &Release<'_>) -> Result<serde_json::Map<String, serde_json::Va
         .packs
         .iter()
         .filter_map(|pack| match pack.id {
-            PackId::File(_) => None,
+            PackId::File(_) | PackId::Release(_) => None,
             PackId::Manifest(manifest_sha256) => serde_json::to_value(Artifact {
                 format: PackFormat::Paged.version(),
                 url: pack.file_name.clone(),

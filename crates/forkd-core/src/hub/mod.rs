@@ -6,9 +6,11 @@ pub(crate) mod offer;
 pub(crate) mod port;
 pub(crate) mod release;
 pub(crate) mod remote;
+pub(crate) mod repository;
 
 pub use index_hub::IndexHub;
-pub use offer::{Claim, Offer};
+pub use offer::{Claim, Offer, ReleaseOffer};
 pub use port::Hub;
 pub use release::{Release, ReleasePack};
 pub use remote::{Answer, Download, Location, Remote, Request, Validator};
+pub use repository::{BlobFile, ManifestName, Repository, check_manifest};

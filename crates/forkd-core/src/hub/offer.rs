@@ -4,7 +4,9 @@ use crate::error::{Error, Kind, Result};
 use crate::hub::remote::Location;
 use crate::pack::computed_id::ComputedId;
 use forkd_format::manifest::Base;
+use forkd_format::release::ReleaseManifest;
 use forkd_format::{Digest, PackFormat, PackId};
+use std::sync::Arc;
 
 /// What is said of a pack's name before a byte of it was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +30,22 @@ pub struct Offer {
     pub header_bytes: Option<u64>,
     /// Files that it refers to and does not hold.
     pub bases: Vec<Base>,
+    /// Where it is no pack but a release.
+    pub release: Option<Arc<ReleaseOffer>>,
+}
+
+/// A release whose manifest was read.
+#[derive(Debug)]
+pub struct ReleaseOffer {
+    /// What names it.
+    pub id: ComputedId,
+    pub manifest: ReleaseManifest,
+    /// Where its configuration lies.
+    pub config: Location,
+    /// Where its index lies.
+    pub index: Location,
+    /// Where its blobs lie, by their digests, ascending.
+    pub blobs: Vec<(Digest, Location)>,
 }
 
 impl Offer {
@@ -37,7 +55,14 @@ impl Offer {
     /// [`Kind::Usage`] where the URL's fragment is no digest.
     pub fn at(location: &Location) -> Result<Self> {
         let claim = location.pinned_digest()?.map_or(Claim::Nothing, Claim::Pin);
-        Ok(Self { location: location.clone(), claim, size: None, header_bytes: None, bases: Vec::new() })
+        Ok(Self {
+            location: location.clone(),
+            claim,
+            size: None,
+            header_bytes: None,
+            bases: Vec::new(),
+            release: None,
+        })
     }
 
     /// Holds what was computed of the pack that came against what was claimed; gives it back where something was.
@@ -57,6 +82,9 @@ impl Offer {
         let message = match found.id() {
             PackId::File(digest) => {
                 format!("{location}: sha256 is {digest}; expected {expected}. Nothing was unpacked")
+            }
+            PackId::Release(digest) => {
+                format!("{location}: the release's manifest has sha256 {digest}; expected {expected}")
             }
             PackId::Manifest(digest) => format!(
                 "{location}: the manifest has sha256 {digest}; expected {expected}. (A pack of version 3 is named by its manifest: \
@@ -117,7 +145,7 @@ impl Claim {
     pub(crate) fn file(self) -> Option<Digest> {
         match self {
             Self::Pin(digest) | Self::Id(PackId::File(digest)) => Some(digest),
-            Self::Nothing | Self::Id(PackId::Manifest(_)) => None,
+            Self::Nothing | Self::Id(PackId::Manifest(_) | PackId::Release(_)) => None,
         }
     }
 
@@ -133,7 +161,7 @@ impl Claim {
     /// Whether a stream or a paged pack is offered, where that is known.
     pub(crate) fn is_paged(self) -> Option<bool> {
         match self {
-            Self::Id(id) => Some(matches!(id, PackId::Manifest(_))),
+            Self::Id(id) => Some(!matches!(id, PackId::File(_))),
             Self::Nothing | Self::Pin(_) => None,
         }
     }

@@ -21,6 +21,11 @@ impl ComputedId {
         (Self(PackId::Manifest(digest)), len)
     }
 
+    /// Of a release whose manifest was read or made.
+    pub(crate) fn of_release(manifest: &[u8]) -> Self {
+        Self(PackId::Release(Digest::of(manifest)))
+    }
+
     /// What was noted of a snapshot's pack when it was unpacked, where that was computed.
     pub(crate) fn recorded(provenance: &Provenance) -> Option<Self> {
         provenance.id.map(Self)

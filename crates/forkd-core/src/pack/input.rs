@@ -24,26 +24,21 @@ pub(crate) enum InputBody {
 pub(crate) fn open_inputs(chain: &[StoredSnapshot]) -> Result<Vec<PackInput>> {
     let mut inputs = Vec::new();
     for (link, stored) in chain.iter().enumerate() {
-        let portable = stored.snapshot.relocated("", None).to_bytes();
-        let path = stored.dir.join(SNAPSHOT_JSON);
-        inputs.push(PackInput {
-            link,
-            index: 0,
-            path,
-            size: portable.len() as u64,
-            body: InputBody::Bytes(portable),
-        });
-        for (i, (_, path)) in stored.bodies().into_iter().enumerate() {
-            let file = stored.open(&path)?;
-            let metadata = file.metadata().map_err(Error::io("read", &path))?;
-            inputs.push(PackInput {
-                link,
-                index: i + 1,
-                path,
-                size: metadata.len(),
-                body: InputBody::File(file),
-            });
-        }
+        inputs.extend(open_link_inputs(stored, link)?);
+    }
+    Ok(inputs)
+}
+
+/// Those of one link.
+pub(crate) fn open_link_inputs(stored: &StoredSnapshot, link: usize) -> Result<Vec<PackInput>> {
+    let portable = stored.snapshot.relocated("", None).to_bytes();
+    let path = stored.dir.join(SNAPSHOT_JSON);
+    let (size, body) = (portable.len() as u64, InputBody::Bytes(portable));
+    let mut inputs = vec![PackInput { link, index: 0, path, size, body }];
+    for (i, (_, path)) in stored.bodies().into_iter().enumerate() {
+        let file = stored.open(&path)?;
+        let size = file.metadata().map_err(Error::io("read", &path))?.len();
+        inputs.push(PackInput { link, index: i + 1, path, size, body: InputBody::File(file) });
     }
     Ok(inputs)
 }

@@ -17,7 +17,7 @@ use crate::pack::draft::{check_records, draft};
 use crate::pack::input::open_inputs;
 use crate::pack::options::{PackOptions, PackReport};
 use crate::pack::output::PackTarget;
-use crate::pack::paged::write::PagedPack;
+use crate::pack::paged::write_pack::PagedPack;
 use crate::store::lock::LockKind;
 use crate::store::root::Store;
 use crate::store::work_file::WorkFile;
@@ -100,7 +100,7 @@ pub(crate) fn pack_into(
         PackFormat::Paged => {
             let PackOptions { level, depth, .. } = *options;
             let pack = PagedPack { chain: &chain, inputs: &inputs, bases, level, depth };
-            paged::write::write(&mut manifest, pack, target, env)
+            paged::write_pack::write(&mut manifest, pack, target, env)
         }
         _ => stream::write::write(&mut manifest, &inputs, options.level, target, env),
     };

@@ -67,7 +67,7 @@ pub(crate) fn rank<'a>(context: &PullContext<'a>, offers: Vec<Offer>) -> Result<
         };
         // Without ranges all of it comes.
         let fetch = match &header.stream {
-            Some(_) => header.header.index.data_len,
+            Some(_) => header.header.data_len,
             None => missing(&header.header, &files, &blocks).bytes,
         };
         best = best.min(fetch + extra);

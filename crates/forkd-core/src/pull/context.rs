@@ -6,6 +6,7 @@ use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::hub::port::Hub;
 use crate::hub::remote::{Location, Remote};
+use crate::hub::repository::{ManifestName, Repository};
 use crate::store::root::Store;
 use crate::store::workdir::WorkDir;
 use crate::unpack::plan::UnpackOptions;
@@ -20,6 +21,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub enum PullTarget<'a> {
     /// A pack at a URL.
     Url(Location),
+    /// A release in a repository.
+    Release { repository: &'a dyn Repository, name: ManifestName },
     /// A name on a hub.
     Name {
         /// The name.
@@ -32,6 +35,7 @@ impl fmt::Debug for PullTarget<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Url(location) => write!(f, "{location}"),
+            Self::Release { repository, name } => write!(f, "{}:{name}", repository.name()),
             Self::Name { reference, hub } => write!(f, "{reference} of {}", hub.name()),
         }
     }

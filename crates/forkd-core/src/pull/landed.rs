@@ -3,6 +3,7 @@
 use crate::pack::paged::header::PagedHeader;
 use crate::pipeline::mutex::lock;
 use crate::unpack::files::StagedPack;
+use crate::unpack::paged::PagedFiles;
 use crate::unpack::plan::{Outcome, UnpackPlan};
 use std::sync::Mutex;
 
@@ -10,10 +11,18 @@ use std::sync::Mutex;
 pub(crate) struct Landed(Mutex<Vec<bool>>);
 
 impl Landed {
-    /// Those of links that are here with the same bytes.
-    pub(crate) fn new(header: &PagedHeader, plan: &UnpackPlan, staged: &StagedPack<'_>) -> Self {
+    /// Those of links and bases that are here with the same bytes.
+    pub(crate) fn new(
+        header: &PagedHeader,
+        plan: &UnpackPlan,
+        staged: &StagedPack<'_>,
+        files: &PagedFiles<'_>,
+    ) -> Self {
         let kept = |id| {
             let (file, _) = header.place(id);
+            if let Some(base) = header.base_of(file) {
+                return files.base_is_here(base);
+            }
             staged.link_of(file).is_some_and(|link| plan.outcomes[link] == Outcome::Kept)
         };
         Self(Mutex::new((0..header.frames()).map(kept).collect()))

@@ -46,7 +46,9 @@ impl LocalFrames<'_> {
     /// What has not landed must be zero where it will not be written: zeros are not.
     pub(crate) fn clear_rest(&self) -> Result<()> {
         let mut raw = vec![0; FRAME_SIZE];
-        for (file, table) in self.header.index.files.iter().enumerate() {
+        let bases = (0..self.header.bases.len()).map(|base| self.header.base_file(base));
+        for file in (0..self.header.set_file()).chain(bases) {
+            let table = self.header.frames_of(file);
             for number in 0..table.frames.len() {
                 if self.header.id(file, number).is_some_and(|id| self.landed.has(id)) {
                     continue;
@@ -70,7 +72,7 @@ impl LocalFrames<'_> {
         let here = by_content::files(self.store)?;
         let blocks = LocalBlocks::of(&here);
         let wanted: Vec<usize> =
-            (self.header.set_ids().end..self.header.frames()).filter(|id| !self.landed.has(*id)).collect();
+            (0..self.header.frames()).filter(|id| self.is_of_link(*id) && !self.landed.has(*id)).collect();
         let reused: Mutex<BTreeMap<Tag, u64>> = Mutex::default();
         self.each(&wanted, |id, pages, raw| {
             let (file, number) = self.header.place(id);
@@ -98,6 +100,10 @@ impl LocalFrames<'_> {
             Ok(())
         })?;
         Ok(reused.into_inner().unwrap_or_default())
+    }
+
+    fn is_of_link(&self, id: usize) -> bool {
+        self.header.place(id).0 < self.header.set_file()
     }
 
     fn is_frame(&self, id: usize, pages: &mut Pages, raw: &[u8]) -> bool {

@@ -1,7 +1,7 @@
 //! Which frames must come.
 
-use crate::pack::paged::header::PagedHeader;
-use crate::store::by_content::{LocalBlocks, LocalFile};
+use crate::pack::paged::header::{BaseBody, PagedHeader};
+use crate::store::by_content::{self, LocalBlocks, LocalFile};
 use forkd_format::Tag;
 use std::collections::BTreeMap;
 
@@ -15,20 +15,25 @@ pub(crate) struct MissingFrames {
 
 /// Looks frames up in the store, by checksums that prove nothing yet.
 pub(crate) fn missing(header: &PagedHeader, files: &[LocalFile], blocks: &LocalBlocks) -> MissingFrames {
-    let mut missing = MissingFrames { bytes: 0, reused: BTreeMap::new() };
+    let mut reused: BTreeMap<Tag, u64> = BTreeMap::new();
     let mut here = vec![false; header.frames()];
-    for (id, here) in here.iter_mut().enumerate().skip(header.set_ids().end) {
-        let frame = header.stored(id);
-        match blocks.places(frame.sum).first() {
-            Some((local, _)) => {
-                *here = true;
-                *missing.reused.entry(files[*local].tag.clone()).or_default() += header.len(id) as u64;
-            }
-            None => missing.bytes += u64::from(frame.len),
+    for (number, base) in header.bases.iter().enumerate() {
+        if let BaseBody::File(base) = &base.body
+            && by_content::find_base(files, base).is_some()
+        {
+            here[header.ids_of(header.base_file(number))].fill(true);
         }
     }
-    for id in header.set_ids().filter(|id| !header.pages_are_in(*id, |of| here[of])) {
-        missing.bytes += u64::from(header.stored(id).len);
+    for id in (0..here.len()).filter(|id| header.place(*id).0 < header.set_file()) {
+        if let Some((local, _)) = blocks.places(header.stored(id).sum).first() {
+            here[id] = true;
+            *reused.entry(files[*local].tag.clone()).or_default() += header.len(id) as u64;
+        }
     }
-    missing
+    for id in header.all_set_ids() {
+        here[id] = header.pages_are_in(id, |of| here[of]);
+    }
+    let wanted = header.wanted(|id| here[id]);
+    let bytes = wanted.iter().map(|id| u64::from(header.stored(*id).len)).sum();
+    MissingFrames { bytes, reused }
 }

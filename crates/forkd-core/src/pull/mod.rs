@@ -4,6 +4,7 @@
 pub(crate) mod choose;
 pub(crate) mod context;
 pub(crate) mod demands;
+pub(crate) mod frame_place;
 pub(crate) mod frame_queue;
 pub(crate) mod journal;
 pub(crate) mod landed;
@@ -80,6 +81,10 @@ pub fn plan_pull<'a>(
 fn offers(context: &PullContext<'_>) -> Result<(String, Vec<Offer>)> {
     match &context.options.target {
         PullTarget::Url(location) => Ok((location.to_string(), vec![Offer::at(location)?])),
+        PullTarget::Release { repository, name } => {
+            let offer = crate::release::open::offer(*repository, name, context.env.cancel)?;
+            Ok((format!("{}:{name}", repository.name()), vec![offer]))
+        }
         PullTarget::Name { reference, hub } => {
             Ok((reference.to_string(), hub.offers(reference, context.env.cancel)?))
         }

@@ -2,15 +2,15 @@
 
 use crate::arrival::begin::{ArrivalWatch, WatchedPull};
 use crate::env::{Cancel, Env};
-use crate::error::{Error, Result};
-use crate::hub::remote::{Answer, Location, Request, Validator};
+use crate::error::{Error, Kind, Result};
+use crate::hub::remote::{Answer, Location, Request};
 use crate::pack::paged::assemble::{Feed, Feeder};
 use crate::pack::paged::bases::BaseSearch;
 use crate::pack::paged::header::{PagedHeader, read_exact};
-use crate::pack::paged::page_source::PageSource;
 use crate::pack::stream::zstd_frames::read_error;
 use crate::pull::context::{JOURNAL, PullContext, TrafficMeter, paged_key, settle};
 use crate::pull::demands::Demands;
+use crate::pull::frame_place::{FramePlace, PlacedRange};
 use crate::pull::frame_queue::{FrameQueue, Pace, Turn, fetched_bytes};
 use crate::pull::journal::FrameJournal;
 use crate::pull::landed::Landed;
@@ -24,7 +24,7 @@ use crate::unpack::job::UnpackJob;
 use crate::unpack::paged::PagedFiles;
 use crate::unpack::plan::{Outcome, UnpackPlan, UnpackReport, local_tags};
 use forkd_format::Tag;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::ops::Range;
 use std::sync::Arc;
@@ -46,11 +46,11 @@ pub(crate) fn pull(
     name: &str,
     probe: HeaderProbe<'_>,
 ) -> Result<PagedPull> {
-    let HeaderProbe { header, validator, stream, front, .. } = probe;
+    let HeaderProbe { header, place, stream, front, .. } = probe;
     let key = paged_key(header.id.id().digest());
     let work = context.store.download(&key, context.env)?;
     let header = Arc::new(header);
-    let fetch = FrameFetch { context, location, name, header: &header, validator: &validator, work: &work };
+    let fetch = FrameFetch { context, location, name, header: &header, place: &place, work: &work };
     let outcome = fetch.run(Incoming { stream, front });
     settle(work, outcome)
 }
@@ -63,7 +63,7 @@ struct FrameFetch<'a> {
     location: &'a Location,
     name: &'a str,
     header: &'a Arc<PagedHeader>,
-    validator: &'a Validator,
+    place: &'a FramePlace,
     work: &'a WorkDir,
 }
 
@@ -118,24 +118,29 @@ impl FrameFetch<'_> {
             journal.note(id)?;
             watch.as_ref().map_or(Ok(()), |watch| watch.landed(id))
         };
-        let files = PagedFiles::new(header, &staged, Some(&tell))?;
-        let landed = Landed::new(header, &plan, &staged);
+        let files = PagedFiles::new(header, &staged, bases, Some(&tell))?;
+        let landed = Landed::new(header, &plan, &staged, &files);
         let local = LocalFrames { store, header, files: &files, landed: &landed, env };
         pulled.resumed = local.check_noted(&noted)?;
         if !noted.is_empty() {
             local.clear_rest()?;
         }
         pulled.reused = local.reuse()?;
-        // Where all that the working set has is here, that need not come.
+        // Where all that a working set has is here, that need not come.
         let set: Vec<usize> =
             self.header.set_ids().filter(|id| self.header.pages_are_in(*id, |of| landed.has(of))).collect();
         local.check_noted(&set)?;
+        for base in 0..self.header.bases.len() {
+            if self.header.base_set_is_in(base, |id| landed.has(id)) {
+                self.header.ids_of(self.header.base_file(base)).for_each(|id| landed.set(id));
+            }
+        }
         let landed = landed.into_inner();
         let fetched = (|| {
             if let Some(watch) = &watch {
                 watch.here(&landed)?;
             }
-            self.fetch(&files, bases, (&landed, &demands), incoming)
+            self.fetch(&files, (&landed, &demands), incoming)
         })();
         if let (Some(watch), Err(error)) = (&watch, &fetched) {
             watch.fail(error);
@@ -153,12 +158,11 @@ impl FrameFetch<'_> {
     fn fetch(
         &self,
         files: &PagedFiles<'_>,
-        bases: Vec<PageSource>,
         (landed, demands): (&[bool], &Demands),
         Incoming { stream, front }: Incoming<'_>,
     ) -> Result<()> {
         let progress = self.context.env.progress;
-        let wanted: BTreeSet<usize> = (0..landed.len()).filter(|id| !landed[*id]).collect();
+        let wanted = self.header.wanted(|id| landed[id]);
         progress.start("pulling", Some(fetched_bytes(self.header.all_stored(), &wanted)));
         let connections = self.context.options.connections.clamp(1, 16).min(wanted.len());
         // One more for what is demanded: it waits for none of the others.
@@ -191,7 +195,7 @@ impl FrameFetch<'_> {
                 })
                 .collect(),
         };
-        let outcome = files.assemble(&self.location.to_string(), bases, landed.to_vec(), feeders);
+        let outcome = files.assemble(&self.location.to_string(), landed, feeders);
         progress.finish();
         outcome
     }
@@ -258,13 +262,18 @@ impl FrameFetch<'_> {
 
     /// Asks for a stretch of the pack.
     fn open(&self, range: &Range<u64>, cancel: &Cancel) -> Result<ProgressMeter<'_>> {
-        let only_of = Some(self.validator.clone()).filter(|validator| !validator.is_empty());
+        let nowhere = || Error::new(Kind::General, "internal error: frames that lie nowhere were asked for");
+        let PlacedRange { location, bytes: range, validator } = self.place.find(range).ok_or_else(nowhere)?;
+        let only_of = validator.cloned();
         let request = Request { start: range.start, end: Some(range.end), only_of, ..Request::default() };
-        let changed = || Error::Changed { location: self.location.to_string() };
-        let (mut body, skip) = match self.context.remote.request(self.location, &request, cancel)? {
+        let changed = || Error::Changed { location: location.to_string() };
+        let known = self.place.validator();
+        let (mut body, skip) = match self.context.remote.request(location, &request, cancel)? {
             Answer::Part(download) => (download.body, 0),
             // The server gave ranges when it was asked first, so it has another copy now; or it lost the gift.
-            Answer::Whole(download) if download.validator != *self.validator => return Err(changed()),
+            Answer::Whole(download) if known.is_some_and(|known| download.validator != *known) => {
+                return Err(changed());
+            }
             Answer::Whole(download) => (download.body, range.start),
             Answer::NotModified => return Err(changed()),
         };
@@ -276,7 +285,7 @@ impl FrameFetch<'_> {
     /// Takes all frames from one stream.
     fn feed_all(&self, stream: &mut dyn Read, landed: &[bool], feed: &Feed<'_, '_>) -> Result<()> {
         let name = self.location.to_string();
-        for (id, (_, _, frame)) in self.header.index.stored().enumerate() {
+        for (id, frame) in self.header.all_stored().iter().enumerate() {
             let mut bytes = vec![0; frame.len as usize];
             read_exact(&mut &mut *stream, &mut bytes, &name)?;
             if !landed[id] && !feed.land(id, bytes)? {

@@ -301,9 +301,11 @@ impl<'a> OfferFetch<'a, '_> {
     }
 
     fn take_paged(&self, probe: HeaderProbe<'a>) -> Result<PullReport> {
-        let (id, verified, validator) = (probe.header.id, probe.verified, probe.validator.clone());
+        let (id, verified, validator) = (probe.header.id, probe.verified, probe.place.validator().cloned());
         let pulled = paged::pull(self.context, &self.offer.location, self.name, probe)?;
-        self.note(id, &validator);
+        if let Some(validator) = validator {
+            self.note(id, &validator);
+        }
         Ok(PullReport {
             resumed: pulled.resumed,
             reused: pulled.reused,

@@ -8,6 +8,7 @@ use crate::pack::computed_id::ComputedId;
 use crate::pack::paged::header::PagedHeader;
 use crate::pack::stream::read::PackStream;
 use crate::pull::context::{PullContext, paged_key};
+use crate::pull::frame_place::FramePlace;
 use crate::pull::stream::{PartialPack, TeeReader};
 use forkd_format::paged::HEADER_GUESS;
 use std::io::Read;
@@ -39,7 +40,7 @@ pub(crate) struct HeaderProbe<'a> {
     pub(crate) header: PagedHeader,
     /// What names it, where something was claimed and holds.
     pub(crate) verified: Option<ComputedId>,
-    pub(crate) validator: Validator,
+    pub(crate) place: FramePlace,
     /// The frames, where the server gives no ranges and is sending them all.
     pub(crate) stream: Option<Box<dyn Read + Send + 'a>>,
     /// The first frames, where they were asked for with the header.
@@ -94,6 +95,10 @@ fn probe<'a>(
     with_front: bool,
 ) -> Result<PackProbe<'a>> {
     let (location, env) = (&offer.location, context.env);
+    if let Some(release) = &offer.release {
+        let probe = crate::release::open::open(context, release, &location.to_string())?;
+        return Ok(PackProbe::Header(Box::new(probe)));
+    }
     let first = match offer.header_bytes {
         _ if with_front => FRONT_GUESS,
         Some(bytes) => bytes.clamp(LEAST, MOST),
@@ -155,7 +160,8 @@ fn probe<'a>(
         (true, true) => (None, Some(Front { body, end: first })),
         (true, false) => (None, None),
     };
-    Ok(PackProbe::Header(Box::new(HeaderProbe { header, verified, validator, stream, front })))
+    let place = FramePlace::Pack { location: location.clone(), validator };
+    Ok(PackProbe::Header(Box::new(HeaderProbe { header, verified, place, stream, front })))
 }
 
 /// Reads an object range by range, each longer than the one before; once it is known that all is wanted, all that is left.

@@ -27,7 +27,7 @@ pub struct Usage {
     pub snapshots: Used,
     /// Memories of chains, put together.
     pub assembled: Used,
-    /// Layers, manifests and configurations of images.
+    /// Layers, manifests and configurations of images, and notes on which blobs snapshots are.
     pub images: Used,
     /// Root disks made of images and packages.
     pub disks: Used,
@@ -56,7 +56,7 @@ pub fn usage(store: &Store, cache: &Cache) -> Result<Usage> {
     for info in cache.list()? {
         let used = match info.kind {
             _ if info.partial => &mut usage.partial,
-            CacheKind::Blob => &mut usage.images,
+            CacheKind::Blob | CacheKind::Release => &mut usage.images,
             CacheKind::Rootfs => &mut usage.disks,
         };
         used.count += 1;

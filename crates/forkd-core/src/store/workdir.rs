@@ -5,6 +5,7 @@ use crate::env::{Env, Progress};
 use crate::error::{Error, Kind, Result};
 use crate::store::lock::{self, TagLock};
 use crate::store::root::{Store, is_taken_away};
+use forkd_format::Tag;
 use forkd_sys::{LockKind, try_lock};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -74,6 +75,13 @@ impl Store {
     pub(crate) fn download(&self, key: &str, env: Env<'_>) -> Result<WorkDir> {
         let turn = self.lock_name(key, "a download of the same pack", LockKind::Exclusive, env)?;
         WorkDir::open(self, WorkKind::Download, Some((key, turn)), env)
+    }
+
+    /// Opens the folder of a snapshot that is being published, or makes it. Whoever publishes the same one is waited for.
+    pub(crate) fn upload(&self, tag: &Tag, env: Env<'_>) -> Result<WorkDir> {
+        let key = format!("push-{tag}");
+        let turn = self.lock_name(&key, &format!("another push of '{tag}'"), LockKind::Exclusive, env)?;
+        WorkDir::open(self, WorkKind::Download, Some((&key, turn)), env)
     }
 
     /// Deletes what killed runs left in staging, downloads that were not finished, and assembled memories of chains that are gone.

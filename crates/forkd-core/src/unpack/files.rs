@@ -44,6 +44,7 @@ struct StagedFile {
 /// The links of a pack as staged snapshots, and their files as they are filled.
 pub(crate) struct StagedPack<'a> {
     job: UnpackJob<'a>,
+    work: &'a WorkDir,
     /// One a link; none where the link is here already.
     links: Vec<Option<StagedSnapshot>>,
     files: Vec<Vec<OnceLock<StagedFile>>>,
@@ -55,7 +56,7 @@ pub(crate) struct StagedPack<'a> {
 
 impl<'a> StagedPack<'a> {
     /// Stages the links in a work folder; what an earlier run left there is gone on with.
-    pub(crate) fn new(job: UnpackJob<'a>, work: &WorkDir) -> Result<Self> {
+    pub(crate) fn new(job: UnpackJob<'a>, work: &'a WorkDir) -> Result<Self> {
         let links = &job.manifest.links;
         for (tag, _) in
             job.plan.tags.iter().zip(&job.plan.outcomes).filter(|(_, how)| **how == Outcome::Replaced)
@@ -73,6 +74,7 @@ impl<'a> StagedPack<'a> {
         };
         Ok(Self {
             job,
+            work,
             links: job.plan.outcomes.iter().enumerate().map(stage).collect::<Result<_>>()?,
             files: links.iter().map(|link| link.files.iter().map(|_| OnceLock::new()).collect()).collect(),
             blocks: Mutex::default(),
@@ -84,6 +86,11 @@ impl<'a> StagedPack<'a> {
 
     pub(crate) fn job(&self) -> &UnpackJob<'a> {
         &self.job
+    }
+
+    /// The folder in which they are staged.
+    pub(crate) fn work(&self) -> &WorkDir {
+        self.work
     }
 
     fn entry(&self, id: FileId) -> &FileEntry {

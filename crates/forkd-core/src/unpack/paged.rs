@@ -5,7 +5,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pack::pack_file::open_pack;
 use crate::pack::paged::assemble::{Assembly, Feed, Feeder, FrameTarget};
 use crate::pack::paged::bases::BaseSearch;
-use crate::pack::paged::header::{PagedHeader, read_exact};
+use crate::pack::paged::header::{BaseBody, PagedHeader, read_exact};
 use crate::pack::paged::page_source::PageSource;
 use crate::pack::sidecar::open_sidecar;
 use crate::pack::stream::content::Sink;
@@ -22,7 +22,7 @@ use forkd_format::{Manifest, PAGE_SIZE, Tag};
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Unpacks a file whose manifest was read.
 pub(crate) fn unpack_file(
@@ -92,10 +92,10 @@ impl<'a> PackFile<'a> {
         let mut sidecar = |name: &str| open_sidecar(self.file, name);
         let search = BaseSearch { store, cache: options.cache.as_ref(), work, name: &self.name, env };
         let bases = search.open_all(&self.header, &mut sidecar)?;
-        let files = PagedFiles::new(&self.header, staged, None)?;
+        let files = PagedFiles::new(&self.header, staged, bases, None)?;
         let landed = vec![false; self.header.frames()];
         let feeders = vec![from_file(&self.header, &self.input, &self.name)];
-        files.assemble(&self.name, bases, landed, feeders)?;
+        files.assemble(&self.name, &landed, feeders)?;
         files.finish();
         check_end(&self.header, &mut FileReader(&self.input, self.header.data_end()), &self.name)
     }
@@ -124,7 +124,7 @@ fn check_end(header: &PagedHeader, input: &mut impl Read, name: &str) -> Result<
 /// Reads all frames of a pack file, in their order.
 pub(crate) fn from_file<'f>(header: &'f PagedHeader, input: &'f File, name: &'f str) -> Feeder<'f> {
     Box::new(move |feed: &Feed<'_, '_>| {
-        for (id, (_, _, frame)) in header.index.stored().enumerate() {
+        for (id, frame) in header.all_stored().iter().enumerate() {
             let mut bytes = vec![0; frame.len as usize];
             read_exact(&mut FileReader(input, frame.offset), &mut bytes, name)?;
             if !feed.land(id, bytes)? {
@@ -154,7 +154,15 @@ pub(crate) struct PagedFiles<'a> {
     header: &'a PagedHeader,
     staged: &'a StagedPack<'a>,
     ids: Vec<FileId>,
+    bases: Vec<BaseSlot>,
     tell: Option<TellLanded<'a>>,
+}
+
+/// Where a base is had from.
+enum BaseSlot {
+    Here(PageSource),
+    /// What is needed of it is put into a file of the work folder.
+    Coming(PathBuf, File),
 }
 
 impl<'a> PagedFiles<'a> {
@@ -162,6 +170,7 @@ impl<'a> PagedFiles<'a> {
     pub(crate) fn new(
         header: &'a PagedHeader,
         staged: &'a StagedPack<'a>,
+        bases: Vec<Option<PageSource>>,
         tell: Option<TellLanded<'a>>,
     ) -> Result<Self> {
         let mut ids = Vec::new();
@@ -169,35 +178,71 @@ impl<'a> PagedFiles<'a> {
             ids.extend((0..link.files.len()).map(|f| FileId { link: l, file: f }));
         }
         ids.iter().try_for_each(|id| staged.open_whole(*id))?;
-        Ok(Self { header, staged, ids, tell })
+        let slot = |(number, found): (usize, Option<PageSource>)| match found {
+            Some(source) => Ok(BaseSlot::Here(source)),
+            None => {
+                let (path, file) = staged.work().file(&format!("base-{number}"))?;
+                let size = header.frames_of(header.base_file(number)).size;
+                let disk = staged.job().store.disk();
+                disk.set_len(&file, &path, size).map_err(Error::io("write", &path))?;
+                Ok(BaseSlot::Coming(path, file))
+            }
+        };
+        let bases = bases.into_iter().enumerate().map(slot).collect::<Result<_>>()?;
+        Ok(Self { header, staged, ids, bases, tell })
     }
 
-    /// Takes the frames that feeders bring, until all are there. Those that have `landed` are in the files already.
-    pub(crate) fn assemble(
-        &self,
-        name: &str,
-        bases: Vec<PageSource>,
-        landed: Vec<bool>,
-        feeders: Vec<Feeder<'_>>,
-    ) -> Result<()> {
-        let UnpackJob { store, plan, env, .. } = *self.staged.job();
-        let mut sources = bases;
+    /// Takes the frames that feeders bring, until all are there. Those that have `landed` are in the files already, or nobody wants them.
+    pub(crate) fn assemble(&self, name: &str, landed: &[bool], feeders: Vec<Feeder<'_>>) -> Result<()> {
+        let UnpackJob { store, env, .. } = *self.staged.job();
+        let sources = self.sources(landed)?;
+        self.advance_zeros();
+        let done = self.header.wanted(|id| landed[id]);
+        let done = (0..landed.len()).map(|id| !done.contains(&id)).collect();
+        let outcome = Assembly::new(self.header, name, &sources, self, done).run(feeders, env);
+        outcome.map_err(|error| self.explain(store, error, &sources))
+    }
+
+    /// What frames refer to: bases, the links' files, the working set.
+    fn sources(&self, landed: &[bool]) -> Result<Vec<PageSource>> {
+        let UnpackJob { store, plan, .. } = *self.staged.job();
+        let mut own = Vec::with_capacity(self.ids.len() + 1);
         for id in &self.ids {
-            sources.push(match plan.outcomes[id.link] {
+            own.push(match plan.outcomes[id.link] {
                 Outcome::Kept => self.kept(store, *id, &plan.tags[id.link])?,
                 _ => self.staged.as_source(*id)?,
             });
         }
-        let own = &sources[self.header.manifest.bases.len()..];
-        sources.push(PageSource::set(own, self.header.set.pages().to_vec())?);
-        self.advance_zeros();
-        let outcome = Assembly::new(self.header, name, &sources, self, landed).run(feeders, env);
-        outcome.map_err(|error| self.explain(store, error, &sources))
+        let mut bases = Vec::with_capacity(self.bases.len());
+        for (number, slot) in self.bases.iter().enumerate() {
+            let size = self.header.frames_of(self.header.base_file(number)).size;
+            bases.push(match slot {
+                BaseSlot::Here(source) => source.try_clone()?,
+                BaseSlot::Coming(path, file) => {
+                    let file = file.try_clone().map_err(Error::io("open", path))?;
+                    PageSource::file(file, path.clone(), size)
+                }
+            });
+        }
+        let none = PageSource::none("working set");
+        for base in (0..bases.len()).filter(|base| self.header.base_set_is_in(*base, |id| landed[id])) {
+            let BaseBody::Set(pages) = &self.header.bases[base].body else { continue };
+            // As files are numbered.
+            let files = own.iter().chain([&none]).chain(&bases);
+            bases[base] = PageSource::set(files, pages.clone())?;
+        }
+        let set = PageSource::set(&own, self.header.set.pages().to_vec())?;
+        Ok(bases.into_iter().chain(own).chain([set]).collect())
+    }
+
+    /// Whether all of a base is here already.
+    pub(crate) fn base_is_here(&self, base: usize) -> bool {
+        matches!(self.bases[base], BaseSlot::Here(_))
     }
 
     /// What frames refer to was believed by its record; where they decode to other bytes, that may be why.
     fn explain(&self, store: &Store, error: Error, sources: &[PageSource]) -> Error {
-        let base = sources[..self.header.manifest.bases.len()]
+        let base = sources[..self.header.bases.len()]
             .iter()
             .find_map(|base| Some(base.path.parent()?.strip_prefix(store.snapshots()).ok()?.display()));
         match base {
@@ -224,7 +269,7 @@ impl<'a> PagedFiles<'a> {
 
     /// Zero frames need no work.
     fn advance_zeros(&self) {
-        for table in &self.header.index.files {
+        for table in &self.header.files {
             let zeros = table.frames.iter().enumerate().filter(|(_, frame)| frame.is_none());
             let bytes =
                 zeros.map(|(number, _)| forkd_format::paged::frame_len(table.size, number) as u64).sum();
@@ -238,6 +283,11 @@ impl<'a> PagedFiles<'a> {
         if file < self.header.set_file() {
             return self.staged.read_staged(self.ids[file], (number * FRAME_SIZE) as u64, buffer);
         }
+        if let Some(base) = self.header.base_of(file) {
+            let BaseSlot::Coming(path, file) = &self.bases[base] else { return Ok(false) };
+            let read = crate::digest::sparse::read_data(file, (number * FRAME_SIZE) as u64, buffer);
+            return read.map(|()| true).map_err(Error::io("read", path));
+        }
         let places = self.header.set.pages().iter().skip(number * FRAME_PAGES);
         for (bytes, (file, page)) in buffer.chunks_mut(PAGE_SIZE).zip(places) {
             if !self.staged.read_staged(self.ids[*file], page * PAGE_SIZE as u64, bytes)? {
@@ -249,7 +299,16 @@ impl<'a> PagedFiles<'a> {
 
     /// Makes a stretch of a file zero, but for some pages: those of the working set that are there.
     pub(crate) fn clear(&self, file: usize, number: usize, buffer: &mut [u8], keep: &[u64]) -> Result<()> {
-        let (id, first) = (self.ids[file], (number * FRAME_PAGES) as u64);
+        let first = (number * FRAME_PAGES) as u64;
+        if self.header.base_of(file).is_some() {
+            let id = self.header.id(file, number);
+            if id.map_or(Ok(false), |id| self.read(id, buffer))? && !forkd_sys::is_zero(buffer) {
+                buffer.fill(0);
+                return self.write(file, first * PAGE_SIZE as u64, buffer);
+            }
+            return Ok(());
+        }
+        let id = self.ids[file];
         if keep.is_empty() {
             return self.staged.clear(id, first * PAGE_SIZE as u64, buffer);
         }
@@ -263,7 +322,7 @@ impl<'a> PagedFiles<'a> {
 
     /// All frames are there: notes their checksums for the record.
     pub(crate) fn finish(&self) {
-        for (id, table) in self.ids.iter().zip(&self.header.index.files) {
+        for (id, table) in self.ids.iter().zip(&self.header.files) {
             let sums = table.frames.iter().map(|frame| frame.as_ref().map_or(0, |frame| frame.sum));
             let blocks = sums.map(|sum| format!("{sum:016x}")).collect();
             Sink::written(self.staged, *id, blocks);
@@ -273,6 +332,11 @@ impl<'a> PagedFiles<'a> {
 
 impl FrameTarget for PagedFiles<'_> {
     fn write(&self, file: usize, offset: u64, bytes: &[u8]) -> Result<()> {
+        if let Some(base) = self.header.base_of(file) {
+            let BaseSlot::Coming(path, file) = &self.bases[base] else { return Ok(()) };
+            let disk = self.staged.job().store.disk();
+            return disk.write_at(file, path, bytes, offset).map_err(Error::io("write", path));
+        }
         self.staged.write_run(self.ids[file], offset, bytes)
     }
 

@@ -7,6 +7,13 @@ use crate::paged::MAX_BASES;
 use crate::snapshot::Snapshot;
 use crate::tag::Tag;
 
+impl Manifest {
+    /// Holds it to every rule that it can be held to by itself.
+    pub(crate) fn check(&self) -> Result<(), FormatError> {
+        check(self)
+    }
+}
+
 /// Checks every rule that a manifest can be held to by itself.
 pub(super) fn check(manifest: &Manifest) -> Result<(), FormatError> {
     if manifest.links.len() > MAX_CHAIN {

@@ -23,4 +23,5 @@ pub use sizes::{
 pub use skippable::{
     SKIPPABLE_HEADER, data_frame_header, index_frame_header, parse_data_frame, parse_index_frame_header,
 };
+pub(crate) use varint::{NumberReader, put, put_signed};
 pub use working_set::{SetRun, WorkingSet};

@@ -168,6 +168,16 @@ impl Plan {
         })
     }
 
+    /// Gives sources other numbers.
+    pub fn renumber(&mut self, number: impl Fn(usize) -> usize) {
+        self.prefix.iter_mut().for_each(|run| run.source = number(run.source));
+        for run in &mut self.runs {
+            if let RunKind::Copy { source, .. } = &mut run.kind {
+                *source = number(*source);
+            }
+        }
+    }
+
     /// All pages of sources that the frame needs, and whether they belong to the prefix.
     pub fn references(&self) -> impl Iterator<Item = (RefRun, bool)> + '_ {
         let copies = self.runs.iter().filter_map(|run| match run.kind {

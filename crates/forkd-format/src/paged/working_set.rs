@@ -56,7 +56,7 @@ impl WorkingSet {
     }
 
     /// Reads runs that name so many pages of files of these sizes.
-    pub(super) fn parse_map(bytes: &[u8], pages: u64, sizes: &[u64]) -> Result<Vec<SetRun>, FormatError> {
+    pub(crate) fn parse_map(bytes: &[u8], pages: u64, sizes: &[u64]) -> Result<Vec<SetRun>, FormatError> {
         let wrong = |message: &str| FormatError::Index(format!("its working set {message}"));
         if pages > Self::MAX_PAGES {
             return Err(wrong(&format!("has {pages} pages; at most {} are read", Self::MAX_PAGES)));

@@ -6,7 +6,7 @@ use crate::pack::paged::decode::{DecodeBuffers, Pages, decode};
 use crate::pack::paged::header::PagedHeader;
 use crate::pack::paged::page_source::PageSource;
 use crate::pipeline::mutex::lock;
-use forkd_format::paged::{FRAME_PAGES, FRAME_SIZE, Plan, parse_data_frame};
+use forkd_format::paged::{FRAME_PAGES, FRAME_SIZE, Plan, RefRun, parse_data_frame};
 use forkd_format::{FormatError, PAGE_SIZE};
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex};
@@ -201,7 +201,7 @@ impl<'a> Assembly<'a> {
     /// Holds a page of a frame, `None` where it is zero, against what its file has.
     fn compare(&self, id: usize, file: usize, page: u64, bytes: Option<&[u8]>) -> Result<()> {
         let mut found = [0; PAGE_SIZE];
-        self.sources[self.header.manifest.bases.len() + file].read(page, &mut found)?;
+        self.sources[self.header.bases.len() + file].read(page, &mut found)?;
         if bytes.map_or_else(|| forkd_sys::is_zero(&found), |bytes| bytes == found) {
             return Ok(());
         }
@@ -212,12 +212,14 @@ impl<'a> Assembly<'a> {
 
     /// A frame that refers to a base may be right, and the base not what it was when it was recorded.
     fn blame(&self, plan: &Plan, error: Error) -> Error {
-        let bases = &self.header.manifest.bases;
-        match (error, plan.references().find_map(|(run, _)| bases.get(run.source))) {
+        // One that came with the rest was checked as it came.
+        let bases = &self.header.bases;
+        let local = |run: RefRun| bases.get(run.source).filter(|base| base.frames.frames.is_empty());
+        match (error, plan.references().find_map(|(run, _)| local(run))) {
             (Error::Malformed { file, source: FormatError::Frame(why) }, Some(base)) => {
                 let why = format!(
-                    "{why}; it refers to {} of '{}', which may be damaged here: `forkd verify` that too",
-                    base.path, base.name
+                    "{why}; it refers to {}, which may be damaged here: `forkd verify` that too",
+                    base.label()
                 );
                 Error::Malformed { file, source: FormatError::Frame(why) }
             }
@@ -244,11 +246,13 @@ impl<'a> Assembly<'a> {
     fn admit(&self, id: usize, bytes: Vec<u8>) -> Result<PendingFrame> {
         let len = self.header.len(id);
         let body = parse_data_frame(&bytes).map_err(Error::malformed("frame"))?;
-        let pages = |source: usize| {
+        let pages = |named: usize| {
+            let source = self.header.source(id, named)?;
             let known = self.sources.get(source)?.pages();
             self.header.pages_before(id, source, known)
         };
-        let (plan, plan_len) = Plan::parse(body, len, pages).map_err(Error::malformed("frame"))?;
+        let (mut plan, plan_len) = Plan::parse(body, len, pages).map_err(Error::malformed("frame"))?;
+        plan.renumber(|named| self.header.source(id, named).unwrap_or(named));
         let needs = self.header.needs(id, &plan).map_err(Error::malformed("frame"))?;
         Ok(PendingFrame { bytes, plan, plan_len, needs })
     }

@@ -3,7 +3,7 @@
 use crate::cache::folder::Cache;
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
-use crate::pack::paged::header::PagedHeader;
+use crate::pack::paged::header::{BaseBody, HeaderBase, PagedHeader};
 use crate::pack::paged::kernel;
 use crate::pack::paged::page_source::PageSource;
 use crate::pack::sidecar::OpenSidecar;
@@ -25,11 +25,35 @@ pub(crate) struct BaseSearch<'a> {
 }
 
 impl BaseSearch<'_> {
-    /// The base files of a pack, each known by a digest that was checked; a kernel that is not here comes from beside the pack.
-    pub(crate) fn open_all(&self, header: &PagedHeader, sidecar: OpenSidecar<'_>) -> Result<Vec<PageSource>> {
-        let bases = &header.manifest.bases;
+    /// The base files of a pack, each known by a digest that was checked; a kernel that is not here comes from beside the pack. `None` for
+    /// those of a release that are not here: what is needed of them comes with the rest.
+    pub(crate) fn open_all(
+        &self,
+        header: &PagedHeader,
+        sidecar: OpenSidecar<'_>,
+    ) -> Result<Vec<Option<PageSource>>> {
+        let bases = &header.bases;
         let files = if bases.is_empty() { Vec::new() } else { by_content::files(self.store)? };
-        bases.iter().map(|base| self.open(base, &files, sidecar)).collect()
+        let open = |(number, base): (usize, &HeaderBase)| match &base.body {
+            BaseBody::Set(_) => Ok(None),
+            BaseBody::File(base) if header.ids_of(header.base_file(number)).is_empty() => {
+                self.open(base, &files, sidecar).map(Some)
+            }
+            BaseBody::File(base) => self.find(base, &files),
+        };
+        bases.iter().enumerate().map(open).collect()
+    }
+
+    /// One that need not be here.
+    fn find(&self, base: &Base, files: &[LocalFile]) -> Result<Option<PageSource>> {
+        match by_content::find_base(files, base).and_then(LocalFile::as_source) {
+            None if base.kind == BaseKind::Kernel && kernel::is_here(base, self.cache)? => {
+                let mut nowhere = |_: &str| Err(Error::new(Kind::NotFound, "the kernel left the cache"));
+                let work = (self.store.disk(), self.work);
+                kernel::open(base, work, self.cache, &mut nowhere, self.env).map(Some)
+            }
+            found => Ok(found),
+        }
     }
 
     fn open(&self, base: &Base, files: &[LocalFile], sidecar: OpenSidecar<'_>) -> Result<PageSource> {

@@ -40,7 +40,7 @@ impl FrameReferences<'_> {
     }
 
     fn allow(&self, page: PageRef) -> bool {
-        if page.source == self.set.number { page.page < self.set_pages } else { self.needs.allow(page) }
+        (page.source != self.set.number || page.page < self.set_pages) && self.needs.allow(page)
     }
 }
 
@@ -62,8 +62,10 @@ pub(crate) fn encode(raw: &[u8], known: &FrameReferences<'_>, level: i32) -> Res
             continue;
         }
         pages.push(page);
-        match known.in_set.get(number).copied().flatten() {
-            Some(page) => maker.push(RunKind::Copy { source: known.set.number, page }),
+        let in_set = known.in_set.get(number).copied().flatten();
+        let in_set = in_set.map(|page| PageRef { source: known.set.number, page });
+        match in_set.filter(|page| known.needs.allow(*page)) {
+            Some(PageRef { source, page }) => maker.push(RunKind::Copy { source, page }),
             None => maker.page(page, pages.len() - 1, known)?,
         }
     }

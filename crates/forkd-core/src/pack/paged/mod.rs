@@ -14,6 +14,7 @@ pub(crate) mod search;
 pub(crate) mod set_places;
 pub(crate) mod set_written;
 pub(crate) mod write;
+pub(crate) mod write_pack;
 
 /// For the fuzzer: decodes a frame that covers so many bytes and may refer to these files; gives the bytes that are not zero. What
 /// the index says of them is made to fit, or nothing would ever be accepted.

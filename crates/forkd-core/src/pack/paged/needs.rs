@@ -3,7 +3,7 @@
 use crate::pack::paged::page_ref::{PageCandidates, PageRef};
 use crate::pack::paged::search::Search;
 use forkd_format::PAGE_SIZE;
-use forkd_format::paged::{FRAME_PAGES, Index, MAX_NEEDS, frame_count};
+use forkd_format::paged::{FRAME_PAGES, frame_count};
 use std::collections::BTreeMap;
 
 /// What a page takes in the pack where nothing like it is known, in bytes: about a third.
@@ -79,6 +79,12 @@ impl FrameNumbers {
         Some(self.of(file, (page.page / FRAME_PAGES as u64) as usize))
     }
 
+    /// The source and the frame of it that have a number.
+    pub(crate) fn place(&self, number: u32) -> (usize, usize) {
+        let file = self.first.partition_point(|first| *first <= number) - 1;
+        (self.own + file, (number - self.first[file]) as usize)
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.first.last().map_or(0, |count| *count as usize)
     }
@@ -114,23 +120,60 @@ struct Closure {
 /// Decides for one frame after another.
 pub(crate) struct NeedsPlanner<'a> {
     numbers: &'a FrameNumbers,
-    /// How deep frames may need each other; 0: every frame stands by itself.
-    depth: u8,
+    limit: NeedsLimit,
     closures: Vec<Closure>,
+    /// Frames before this one were written earlier and are likely to be at hand.
+    known: u32,
     /// How many frames may be needed by those to come.
     left: usize,
+}
+
+/// How much frames may need each other.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NeedsLimit {
+    /// How deep; 0: every frame stands by itself.
+    pub(crate) depth: u8,
+    /// How many a frame may need.
+    pub(crate) needs: usize,
+    /// How many frames may need on average, where only so much room is kept.
+    pub(crate) average: Option<usize>,
 }
 
 /// What a page would be spared, by the number of the page among a frame's candidates.
 type Savings = Vec<(usize, u32)>;
 
 impl<'a> NeedsPlanner<'a> {
-    pub(crate) fn new(numbers: &'a FrameNumbers, depth: u8) -> Self {
-        Self { numbers, depth, closures: vec![Closure::default(); numbers.count()], left: 0 }
+    pub(crate) fn new(numbers: &'a FrameNumbers, limit: NeedsLimit) -> Self {
+        Self { numbers, limit, closures: vec![Closure::default(); numbers.count()], known: 0, left: 0 }
     }
 
-    /// Takes, one after another, the frame that spares most bytes beyond those that were taken, for each frame that must come with it.
-    pub(crate) fn choose(&mut self, frame: u32, candidates: &Candidates) -> Needs<'a> {
+    /// Frames that were written earlier: those before `end`, in the order in which they refer to each other.
+    pub(crate) fn know(&mut self, end: u32, frames: impl Iterator<Item = (u32, Vec<u32>)>) {
+        for (frame, needs) in frames {
+            let closure = needs.iter().fold(Closure::default(), |closure, need| self.with(closure, *need));
+            self.closures[frame as usize] = closure;
+        }
+        self.known = end;
+    }
+
+    /// A closure and a frame.
+    fn with(&self, mut closure: Closure, frame: u32) -> Closure {
+        let with = &self.closures[frame as usize];
+        closure.depth = closure.depth.max(with.depth + 1);
+        closure.frames.extend(with.frames.iter().copied().chain([frame]));
+        closure.frames.sort_unstable();
+        closure.frames.dedup();
+        closure
+    }
+
+    /// Takes, one after another, the frame that spares most bytes beyond those that were taken, for each frame that must come with it. The
+    /// pages of the working set that a frame has come first.
+    pub(crate) fn choose(
+        &mut self,
+        frame: u32,
+        in_set: impl Iterator<Item = PageRef>,
+        candidates: &Candidates,
+    ) -> Needs<'a> {
         let mut spared = vec![0_u32; candidates.pages.len()];
         let mut offers: BTreeMap<u32, Savings> = BTreeMap::new();
         for (i, page) in candidates.pages.iter().enumerate() {
@@ -138,22 +181,28 @@ impl<'a> NeedsPlanner<'a> {
                 let saving = PAGE_COST * bits.count_ones() / page.pieces.max(FEW_PIECES);
                 match self.numbers.of_page(*reference) {
                     None => spared[i] = spared[i].max(saving),
-                    Some(other) if self.closures[other as usize].depth < self.depth => {
+                    Some(other) if self.closures[other as usize].depth < self.limit.depth => {
                         offers.entry(other).or_default().push((i, saving));
                     }
                     Some(_) => {}
                 }
             }
         }
-        self.left += if candidates.pages.is_empty() { 0 } else { Index::NEEDS_A_FRAME };
-        let mut needs = Vec::new();
-        let mut closure = Closure::default();
-        while needs.len() < MAX_NEEDS.min(self.left) {
+        let more = self.limit.average.unwrap_or(self.limit.needs);
+        self.left += if candidates.pages.is_empty() { 0 } else { more };
+        let mut needs: Vec<u32> = in_set.filter_map(|page| self.numbers.of_page(page)).collect();
+        needs.sort_unstable();
+        needs.dedup();
+        needs.truncate(self.limit.needs / 2);
+        let mut closure = needs.iter().fold(Closure::default(), |closure, need| self.with(closure, *need));
+        needs.iter().for_each(|need| drop(offers.remove(need)));
+        let given = needs.len();
+        while needs.len() < self.limit.needs && needs.len() - given < self.left {
             let worth = |(other, savings): (&u32, &Savings)| {
                 let gain = gain(savings, &spared);
                 let price = match self.more(&closure, *other) {
-                    0 => WORTH_AT_HAND,
-                    more => WORTH * more,
+                    more if more > 0 && *other >= self.known => WORTH * more,
+                    _ => WORTH_AT_HAND,
                 };
                 (gain >= price).then(|| (16 * gain / price, std::cmp::Reverse(*other)))
             };
@@ -161,15 +210,11 @@ impl<'a> NeedsPlanner<'a> {
             for (page, saving) in offers.remove(&best).unwrap_or_default() {
                 spared[page] = spared[page].max(saving);
             }
-            let with = &self.closures[best as usize];
-            closure.depth = closure.depth.max(with.depth + 1);
-            closure.frames.extend(with.frames.iter().copied().chain([best]));
-            closure.frames.sort_unstable();
-            closure.frames.dedup();
+            closure = self.with(closure, best);
             needs.push(best);
         }
         needs.sort_unstable();
-        self.left -= needs.len();
+        self.left -= needs.len() - given;
         self.closures[frame as usize] = closure;
         Needs { numbers: self.numbers, frames: needs }
     }

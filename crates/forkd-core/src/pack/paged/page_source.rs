@@ -41,15 +41,36 @@ impl PageSource {
         Self { body: PageBody::None, path: path.into(), size: 0 }
     }
 
-    /// The working set whose pages stand in these files, the pack's own in their order.
-    pub(crate) fn set(files: &[Self], pages: Vec<(usize, u64)>) -> Result<Self> {
+    /// The working set whose pages stand in these files.
+    pub(crate) fn set<'s>(
+        files: impl IntoIterator<Item = &'s Self>,
+        pages: Vec<(usize, u64)>,
+    ) -> Result<Self> {
         let clone = |source: &Self| {
             let file = source.as_file().map(|file| file.try_clone().map_err(Error::io("open", &source.path)));
             file.transpose()
         };
-        let files = files.iter().map(clone).collect::<Result<_>>()?;
+        let files = files.into_iter().map(clone).collect::<Result<_>>()?;
         let size = (pages.len() * PAGE_SIZE) as u64;
         Ok(Self { body: PageBody::Set(SetPages { files, pages }), path: "working set".into(), size })
+    }
+
+    /// The same once more.
+    pub(crate) fn try_clone(&self) -> Result<Self> {
+        let again = |file: &File| file.try_clone().map_err(Error::io("open", &self.path));
+        let body = match &self.body {
+            PageBody::None => PageBody::None,
+            PageBody::File(file) => PageBody::File(again(file)?),
+            PageBody::Set(set) => PageBody::Set(SetPages {
+                files: set
+                    .files
+                    .iter()
+                    .map(|file| file.as_ref().map(again).transpose())
+                    .collect::<Result<_>>()?,
+                pages: set.pages.clone(),
+            }),
+        };
+        Ok(Self { body, path: self.path.clone(), size: self.size })
     }
 
     /// The file, where it is one.

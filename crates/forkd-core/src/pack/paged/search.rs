@@ -287,6 +287,10 @@ impl<'a> Search<'a> {
         PageCandidates { found: votes.into_iter().filter_map(|(_, alike)| alike).collect(), pieces }
     }
 
+    pub(crate) fn sources(&self) -> &'a [PageSource] {
+        self.sources
+    }
+
     pub(crate) fn source(&self, source: usize) -> &'a PageSource {
         &self.sources[source]
     }

@@ -1,7 +1,6 @@
 //! The working set of a pack that is written: which pages of its files it has.
 
 use crate::error::{Error, Result};
-use crate::pack::input::PackInput;
 use crate::pack::paged::page_ref::PageRef;
 use crate::pack::paged::page_source::PageSource;
 use crate::pack::paged::search::Search;
@@ -15,25 +14,30 @@ use forkd_format::{NeededFile, PAGE_SIZE};
 pub(crate) struct PackSet {
     /// Its number as a source.
     pub(crate) number: usize,
+    /// The first source that has a number among the files.
+    first: usize,
     pub(crate) runs: Vec<SetRun>,
     pub(crate) source: PageSource,
-    pub(crate) places: SetPlaces,
+    places: SetPlaces,
 }
 
+/// Says which source the file of a link is.
+pub(crate) type PlaceFile<'a> = &'a dyn Fn(usize, &str) -> Option<usize>;
+
 impl PackSet {
-    /// The set of a chain's head. `sources` are the bases, then the inputs.
+    /// The set of a chain's head. Files are counted from source `first` on.
     pub(crate) fn of(
         chain: &[StoredSnapshot],
-        inputs: &[PackInput],
-        sources: &[PageSource],
+        first: usize,
+        place: PlaceFile<'_>,
         search: &Search<'_>,
     ) -> Result<Self> {
-        let own = sources.len() - inputs.len();
+        let sources = search.sources();
         let mut pages: Vec<(usize, u64)> = Vec::new();
-        for (file, page) in wanted(chain, inputs, &sources[own..])? {
+        for found in wanted(chain, place, sources)? {
             // What is not in the pack is zero, and known to be.
-            if search.is_stored(own + file, (page / FRAME_PAGES as u64) as usize) {
-                pages.push((file, page));
+            if search.is_stored(found.source, (found.page / FRAME_PAGES as u64) as usize) {
+                pages.push((found.source - first, found.page));
             }
         }
         let mut runs: Vec<SetRun> = Vec::new();
@@ -43,55 +47,46 @@ impl PackSet {
                 _ => runs.push(SetRun { file: *file, page: *page, count: 1 }),
             }
         }
-        let source = PageSource::set(&sources[own..], pages.clone())?;
+        let source = PageSource::set(&sources[first..], pages.clone())?;
         let places = SetPlaces::new(pages);
-        Ok(Self { number: sources.len(), runs, source, places })
+        Ok(Self { number: sources.len(), first, runs, source, places })
     }
 
-    /// Where a page that was found is referred to by a frame that comes later than the set.
-    pub(crate) fn replace(&self, found: PageRef, own: usize) -> Option<PageRef> {
-        let page = self.places.find(found.source.checked_sub(own)?, found.page)?;
-        Some(PageRef { source: self.number, page })
+    /// The page of the set that a page of a source is.
+    pub(crate) fn find(&self, page: PageRef) -> Option<u64> {
+        self.places.find(page.source.checked_sub(self.first)?, page.page)
     }
 }
 
-/// The pages that the head's description names, each once, as files of the pack and pages in them.
-fn wanted(
-    chain: &[StoredSnapshot],
-    inputs: &[PackInput],
-    sources: &[PageSource],
-) -> Result<Vec<(usize, u64)>> {
+/// The pages that the head's description names, each once.
+fn wanted(chain: &[StoredSnapshot], place: PlaceFile<'_>, sources: &[PageSource]) -> Result<Vec<PageRef>> {
     let Some(head) = chain.last() else { return Ok(Vec::new()) };
     let malformed = || Error::malformed(head.dir.display().to_string());
     let runs = head.snapshot.working_set().map_err(malformed())?;
-    let input = |link: usize, name: &str| {
-        let index = chain[link].bodies().iter().position(|(body, _)| *body == name)? + 1;
-        inputs.iter().position(|input| input.link == link && input.index == index)
-    };
-    let rootfs = input(chain.len() - 1, ROOTFS);
+    let rootfs = place(chain.len() - 1, ROOTFS);
     let mut memories = Vec::new();
     for (link, stored) in chain.iter().enumerate().rev() {
         let zeros = stored.snapshot.zero_pages().map_err(malformed())?;
-        memories.extend(input(link, MEMORY).map(|input| (input, zeros)));
+        memories.extend(place(link, MEMORY).map(|source| (source, zeros)));
     }
     let mut seen = std::collections::HashSet::new();
     let mut pages = Vec::new();
     for run in runs {
         for page in run.first..run.first + run.count {
-            let file = match run.file {
-                NeededFile::Rootfs => rootfs.filter(|file| page < sources[*file].pages()),
+            let source = match run.file {
+                NeededFile::Rootfs => rootfs.filter(|source| page < sources[*source].pages()),
                 NeededFile::Memory => layer(&memories, sources, page)?,
             };
-            let Some(file) = file else { break };
-            if seen.insert((file, page)) {
-                pages.push((file, page));
+            let Some(source) = source else { break };
+            if seen.insert((source, page)) {
+                pages.push(PageRef { source, page });
             }
         }
     }
     Ok(pages)
 }
 
-/// The link, of those from the head down, whose memory holds a page; `None` where it is zero or there is none.
+/// The source, of the links' memories from the head down, that holds a page; `None` where it is zero or there is none.
 fn layer(memories: &[(usize, Vec<(u64, u64)>)], sources: &[PageSource], page: u64) -> Result<Option<usize>> {
     let mut bytes = [0; PAGE_SIZE];
     for (number, (file, zeros)) in memories.iter().enumerate() {

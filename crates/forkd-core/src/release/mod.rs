@@ -1,0 +1,8 @@
+//! Releases: snapshots as blobs that are named by what they hold (`docs/format/release.md`).
+
+pub(crate) mod build;
+pub(crate) mod compose;
+pub(crate) mod link;
+pub(crate) mod link_note;
+pub(crate) mod open;
+pub(crate) mod push;

@@ -1,0 +1,143 @@
+//! From snapshots of the store to a release in a repository: only blobs that are not there are made and sent, the manifest last.
+
+use crate::cache::folder::Cache;
+use crate::env::Env;
+use crate::error::{Error, Result};
+use crate::hub::repository::{BlobFile, Repository};
+use crate::pipeline::each::for_each_of;
+use crate::pipeline::mutex::lock;
+use crate::release::build::{BuiltRelease, ReleaseBuilder, ReleaseOptions};
+use crate::store::lock::LockKind;
+use crate::store::root::Store;
+use crate::store::workdir::WorkDir;
+use forkd_format::release::{Annotations, Descriptor, FileBlob, media};
+use forkd_format::{Digest, Tag};
+use serde::Serialize;
+use std::collections::HashSet;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// What was published.
+#[derive(Debug, Clone, Serialize)]
+pub struct ReleaseReport {
+    /// The head of the chain.
+    pub tag: Tag,
+    /// Where it went.
+    pub repository: String,
+    /// Its tag there.
+    pub name: String,
+    /// SHA-256 of the release's manifest.
+    pub digest: Digest,
+    /// Bytes of all that the release names.
+    #[serde(rename = "size_bytes")]
+    pub size: u64,
+    /// Of these, what was sent now.
+    #[serde(rename = "sent_bytes")]
+    pub sent: u64,
+    /// The size of what is in it, in bytes.
+    #[serde(rename = "unpacked_bytes")]
+    pub unpacked_size: u64,
+    /// Snapshots of the chain.
+    pub links: usize,
+    #[serde(rename = "pack_seconds", serialize_with = "crate::json::seconds")]
+    pub pack_time: Duration,
+    #[serde(rename = "upload_seconds", serialize_with = "crate::json::seconds")]
+    pub upload_time: Duration,
+}
+
+/// Where a release goes, and how.
+#[derive(Clone, Copy)]
+pub struct ReleaseTarget<'a> {
+    pub repository: &'a dyn Repository,
+    /// The tag there.
+    pub name: &'a str,
+    /// Uploads at a time.
+    pub connections: usize,
+}
+
+impl std::fmt::Debug for ReleaseTarget<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.repository.name(), self.name)
+    }
+}
+
+/// Publishes a snapshot and its ancestors. What a run that was cut off had made is gone on with, and what it had sent is there.
+///
+/// # Errors
+/// As [`crate::pack()`], and those of the repository.
+pub fn push_release(
+    store: &Store,
+    cache: Option<&Cache>,
+    options: &ReleaseOptions,
+    target: ReleaseTarget<'_>,
+    env: Env<'_>,
+) -> Result<ReleaseReport> {
+    let begun = Instant::now();
+    let mut tags: Vec<Tag> = Vec::new();
+    for tag in options.bases.iter().chain([&options.tag]) {
+        tags.extend(store.chain(tag)?.into_iter().map(|link| link.tag));
+    }
+    let _locks = store.lock_all(&tags, LockKind::Shared, env)?;
+    let work = store.upload(&options.tag, env)?;
+    let there: Mutex<HashSet<Digest>> = Mutex::default();
+    let has = |blob: &FileBlob| {
+        let (media_type, annotations) = (media::FRAMES.to_owned(), Annotations::new());
+        let found = Descriptor { media_type, digest: blob.digest, size: blob.len, annotations };
+        let found = target.repository.has_blob(&found, env.cancel)?;
+        if found {
+            lock(&there).insert(blob.digest);
+        }
+        Ok(found)
+    };
+    let builder = ReleaseBuilder { store, cache, work: &work, has: &has, level: options.level, env };
+    let built = builder.build(options)?;
+    let pack_time = begun.elapsed();
+    let begun = Instant::now();
+    let there = there.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let sent = send(&built, there, &work, target, env)?;
+    target.repository.put_manifest(target.name, &built.bytes, env.cancel)?;
+    work.remove()?;
+    Ok(ReleaseReport {
+        tag: options.tag.clone(),
+        repository: target.repository.name(),
+        name: target.name.to_owned(),
+        digest: built.id.id().digest(),
+        size: built.manifest.total(),
+        sent,
+        unpacked_size: built.unpacked_size,
+        links: built.links,
+        pack_time,
+        upload_time: begun.elapsed(),
+    })
+}
+
+/// Sends the blobs that are not there; gives their bytes.
+fn send(
+    built: &BuiltRelease,
+    there: HashSet<Digest>,
+    work: &WorkDir,
+    target: ReleaseTarget<'_>,
+    env: Env<'_>,
+) -> Result<u64> {
+    for (blob, bytes) in [(&built.manifest.config, &built.config), (&built.manifest.index, &built.index)] {
+        let (path, file) = work.file(&blob.digest.to_string())?;
+        let disk = work.store().disk();
+        disk.set_len(&file, &path, 0).map_err(Error::io("write", &path))?;
+        disk.write_at(&file, &path, bytes, 0).map_err(Error::io("write", &path))?;
+    }
+    let all = built.manifest.blobs.iter().chain([&built.manifest.config, &built.manifest.index]);
+    let left: Vec<&Descriptor> = all.filter(|blob| !there.contains(&blob.digest)).collect();
+    env.progress.start("pushing", Some(left.iter().map(|blob| blob.size).sum()));
+    let sent = for_each_of(&left, target.connections, |blob| {
+        env.cancel.check()?;
+        if target.repository.has_blob(blob, env.cancel)? {
+            env.progress.advance(blob.size);
+            return Ok(0);
+        }
+        let path = work.path().join(blob.digest.to_string());
+        target.repository.put_blob(BlobFile { blob, path: &path }, env.progress, env.cancel)?;
+        Ok(blob.size)
+    });
+    env.progress.finish();
+    Ok(sent?.iter().sum())
+}

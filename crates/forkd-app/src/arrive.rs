@@ -80,6 +80,8 @@ impl PullSource {
         match self {
             Self::Url(location) => location.to_string(),
             Self::Name(reference, _) => reference.to_string(),
+            // As what is pulled is recorded.
+            Self::Release(place) => place.recorded(),
         }
     }
 }

@@ -19,6 +19,7 @@ mod pack;
 mod pull;
 mod recipe;
 mod record;
+mod release;
 mod remove;
 mod root_disk;
 mod settings;
@@ -41,7 +42,9 @@ pub use pack::{BaseSource, PackRequest};
 pub use pull::{CONNECTIONS, EntryReport, PullRequest, PullSource, TagChoice};
 pub use recipe::RecipeFolder;
 pub use record::RecordRequest;
+pub use release::{ReleasePlace, RemoteRemoval, TagsReport};
 pub use settings::{Settings, shown};
 
 pub use forkd_image::{CredentialFiles, ImageSource, Platform};
+pub use forkd_registry::Secret;
 pub use forkd_remote::HttpOptions;

@@ -1,8 +1,9 @@
 //! Packs that come from elsewhere: pulled, looked up, unpacked.
 
 use crate::app::App;
+use crate::release::ReleasePlace;
 use forkd_core::arrival::Arrivals;
-use forkd_core::hub::{IndexHub, Location};
+use forkd_core::hub::{IndexHub, Location, Remote};
 use forkd_core::machine::Engine;
 use forkd_core::{
     Examine, PullOptions, PullReport, PullSummary, PullTarget, Result, UnpackOptions, UnpackReport,
@@ -25,6 +26,8 @@ pub enum PullSource {
     Url(Location),
     /// A name, and the registry that it is looked up in.
     Name(Reference, Location),
+    /// A release in a repository.
+    Release(ReleasePlace),
 }
 
 /// Where a snapshot goes in the store.
@@ -109,19 +112,26 @@ impl App<'_> {
         &self,
         request: &PullRequest,
         arrivals: Option<&dyn Arrivals>,
-        work: impl FnOnce(&AnyRemote, &PullOptions<'_>) -> Result<T>,
+        work: impl FnOnce(&dyn Remote, &PullOptions<'_>) -> Result<T>,
     ) -> Result<T> {
         let http = &self.settings.http;
         let limit_rate = request.limit_rate.or(http.limit_rate);
-        let remote = AnyRemote::new(&HttpOptions { limit_rate, ..http.clone() })?;
+        let any = || AnyRemote::new(&HttpOptions { limit_rate, ..http.clone() });
         let unpack = self.unpack_options(&request.place);
         let connections = request.connections;
         match &request.source {
+            PullSource::Release(place) => {
+                let open = place.open(self.settings, limit_rate, false)?;
+                let target = PullTarget::Release { repository: &*open.repository, name: place.name() };
+                work(&*open.remote, &PullOptions { target, unpack, connections, arrivals })
+            }
             PullSource::Url(location) => {
+                let remote = any()?;
                 let target = PullTarget::Url(location.clone());
                 work(&remote, &PullOptions { target, unpack, connections, arrivals })
             }
             PullSource::Name(reference, index) => {
+                let remote = any()?;
                 let cache = unpack.cache.clone();
                 let hub = IndexHub::new(&remote, index, cache.as_ref());
                 let target = PullTarget::Name { reference: reference.clone(), hub: &hub };

@@ -99,11 +99,7 @@ impl App<'_> {
         let mut origin = Map::new();
         Ok(match base {
             DiskBase::Image(source, platform) => {
-                let sources = Sources {
-                    http: self.settings.http.clone(),
-                    credential_files: self.settings.credential_files.clone(),
-                    cache: cache.clone(),
-                };
+                let sources = Sources { registry: self.settings.registry(), cache: cache.clone() };
                 let resolved = sources.resolve(source, platform, self.env)?;
                 origin.insert(
                     "image".into(),

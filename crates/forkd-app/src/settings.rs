@@ -2,7 +2,7 @@
 
 use forkd_core::cache::Cache;
 use forkd_core::{Error, Kind, Result, Store};
-use forkd_image::CredentialFiles;
+use forkd_registry::{CredentialFiles, RegistryOptions};
 use forkd_remote::HttpOptions;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -28,6 +28,12 @@ pub struct Settings {
     pub http: HttpOptions,
     /// Where containers' tools keep credentials.
     pub credential_files: CredentialFiles,
+    /// The one of them in which a login is kept.
+    pub login_file: Option<PathBuf>,
+    /// Registries that are spoken to without TLS.
+    pub plain_registries: Vec<String>,
+    /// Token servers on other hosts than their registries' that may be told passwords.
+    pub token_servers: Vec<String>,
     /// The time that is recorded: RFC 3339, UTC.
     pub timestamp: String,
     /// `NAME=VALUE` for guests that are set up: how programs find mirrors and proxies.
@@ -45,6 +51,17 @@ impl Settings {
         let wrong =
             || Error::new(Kind::Usage, "neither XDG_CACHE_HOME nor HOME names a folder for the cache");
         self.cache_dir.as_deref().ok_or_else(wrong)
+    }
+
+    /// How registries are spoken to.
+    #[must_use]
+    pub fn registry(&self) -> RegistryOptions {
+        RegistryOptions {
+            http: self.http.clone(),
+            files: self.credential_files.clone(),
+            plain: self.plain_registries.clone(),
+            realms: self.token_servers.clone(),
+        }
     }
 
     /// The cache, for what does without where there is none.

@@ -135,6 +135,9 @@ pub(crate) fn settings() -> Result<Settings> {
         search_path: search_path(),
         http: http()?,
         credential_files: credential_files(),
+        login_file: login_file(),
+        plain_registries: list("FORKD_PLAIN_REGISTRIES"),
+        token_servers: list("FORKD_TOKEN_SERVERS"),
         timestamp: timestamp()?,
         set_up_env: passed_on.collect(),
         certificates: named.into_iter().chain([CERTIFICATES.into()]).find(|path| path.is_file()),
@@ -161,6 +164,12 @@ pub(crate) fn http() -> Result<HttpOptions> {
     Ok(options)
 }
 
+/// The words of a variable, with commas between.
+fn list(name: &str) -> Vec<String> {
+    let text = env::var(name).unwrap_or_default();
+    text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect()
+}
+
 /// Where containers' tools keep credentials, in the order in which they look.
 pub(crate) fn credential_files() -> CredentialFiles {
     let dir = |name: &str| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
@@ -173,6 +182,12 @@ pub(crate) fn credential_files() -> CredentialFiles {
             .map(|dir| dir.join("config.json")),
     ];
     CredentialFiles(files.into_iter().flatten().collect())
+}
+
+/// Where a login is kept: the file that is named, else the one of the user's that outlives a session.
+fn login_file() -> Option<PathBuf> {
+    let named = env::var_os("REGISTRY_AUTH_FILE").filter(|name| !name.is_empty()).map(PathBuf::from);
+    named.or_else(|| home().map(|home| home.join(".config/containers/auth.json")))
 }
 
 /// What the cache may take on the disk, in bytes: `FORKD_CACHE_LIMIT_MIB`, else 20 GiB.

@@ -2,7 +2,7 @@
 
 use crate::config;
 use crate::output::printable;
-use forkd_app::PullSource;
+use forkd_app::{PullSource, ReleasePlace};
 use forkd_core::hub::Location;
 use forkd_core::{Error, Kind, Result, Store};
 use forkd_format::{FormatError, Tag};
@@ -32,8 +32,11 @@ pub(crate) fn nowhere(what: &str) -> Error {
         .hint("see `forkd images`")
 }
 
-/// A URL, or a name in a registry.
+/// A URL, a release in a repository, or a name in a registry.
 pub(crate) fn source(source: &str, hub: Option<&str>) -> Result<PullSource> {
+    if let Some(place) = ReleasePlace::parse(source)? {
+        return Ok(PullSource::Release(place));
+    }
     if source.contains("://") || source.starts_with("file:") {
         return Location::parse(source).map(PullSource::Url);
     }

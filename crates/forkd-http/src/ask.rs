@@ -1,17 +1,22 @@
 //! One try for an object or a range of it, and what the answer means (RFC 9110, 13 and 14).
 
-use crate::failure::{Failure, refusal, unexpected};
+use crate::challenge;
+use crate::client::HttpClient;
+use crate::failure::{Failure, Try, refusal, unexpected};
+use crate::redirect::same_origin;
 use crate::retry::Tries;
 use crate::stop::Stop;
 use crate::transport::{HttpRequest, Transport};
 use forkd_core::hub::{Location, Request, Validator};
 use forkd_core::{Error, Kind, Result};
 use reqwest::header::{
-    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue,
-    IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE,
+    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap,
+    HeaderName, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE,
 };
 use reqwest::{Response, StatusCode};
+use std::sync::Arc;
 use std::time::Instant;
+use tokio::runtime::Handle;
 
 /// What a server answers.
 pub(crate) enum Reply {
@@ -41,7 +46,7 @@ pub(crate) struct ByteSpan {
 impl Transport {
     /// Asks until there is an answer that another try would not change.
     pub(crate) async fn open(
-        &self,
+        self: &Arc<Self>,
         location: &Location,
         request: &Request,
         stop: &Stop,
@@ -69,7 +74,7 @@ impl Transport {
 
     /// Asks once.
     pub(crate) async fn ask(
-        &self,
+        self: &Arc<Self>,
         location: &Location,
         request: &Request,
         stop: &Stop,
@@ -83,7 +88,7 @@ impl Transport {
             })?;
             asking.headers.insert(name, value);
         }
-        let response = self.send(&asking, location, stop).await?;
+        let response = self.send_as(asking, location, stop).await?;
         if let Some(encoding) = encoding(response.headers()).filter(|_| response.status().is_success())
             && !(request.is_small && is_gzip(encoding) && response.status() == StatusCode::OK)
         {
@@ -111,6 +116,37 @@ impl Transport {
                 unexpected(location, "the object or the range that was asked for", &status.to_string()).into()
             })),
         }
+    }
+
+    /// Sends with what lets us in, which is asked for once more where the server does not take it.
+    async fn send_as(
+        self: &Arc<Self>,
+        asking: HttpRequest,
+        location: &Location,
+        stop: &Stop,
+    ) -> Try<Response> {
+        let Some(authority) = self.options.authority.clone() else {
+            return self.send(&asking, location, stop).await;
+        };
+        let ask = |header: Option<&HeaderValue>| {
+            let mut asking = asking.clone();
+            if let Some(header) = header {
+                asking.headers.insert(AUTHORIZATION, header.clone());
+            }
+            asking
+        };
+        let used = authority.0.header(&asking.url);
+        let response = self.send(&ask(used.as_ref()), location, stop).await?;
+        if response.status() != StatusCode::UNAUTHORIZED || !same_origin(response.url(), &asking.url) {
+            return Ok(response);
+        }
+        let challenges = challenge::of(&response);
+        let http = HttpClient::sharing(self, Handle::current());
+        let refreshed = Arc::clone(&authority.0);
+        let answer =
+            tokio::task::spawn_blocking(move || refreshed.refresh(&http, &challenges, used.as_ref()));
+        answer.await.map_err(|_| Error::new(Kind::General, "internal error: a login panicked"))??;
+        self.send(&ask(authority.0.header(&asking.url).as_ref()), location, stop).await
     }
 }
 

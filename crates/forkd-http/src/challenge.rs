@@ -1,5 +1,8 @@
 //! The `WWW-Authenticate` header (RFC 9110, 11.6.1): which kind of credentials a server wants.
 
+use reqwest::Response;
+use reqwest::header::WWW_AUTHENTICATE;
+
 /// One way in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Challenge {
@@ -15,6 +18,13 @@ impl Challenge {
     pub fn get(&self, name: &str) -> Option<&str> {
         self.parameters.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
+}
+
+/// The ways in that an answer names.
+#[must_use]
+pub fn of(response: &Response) -> Vec<Challenge> {
+    let headers = response.headers().get_all(WWW_AUTHENTICATE);
+    headers.iter().filter_map(|value| value.to_str().ok()).flat_map(parse).collect()
 }
 
 /// Reads a header; what cannot be read is left out.

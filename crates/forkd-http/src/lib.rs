@@ -16,7 +16,8 @@ mod upload;
 
 pub use client::{HttpClient, SmallAnswer};
 pub use failure::{Failure, Try, retry_after};
-pub use options::HttpOptions;
+pub use options::{Authority, HttpOptions, SharedAuthority};
 pub use redirect::same_origin;
 pub use retry::Tries;
 pub use transport::HttpRequest;
+pub use upload::FileBody;

@@ -1,5 +1,34 @@
+use crate::challenge::Challenge;
+use crate::client::HttpClient;
+use crate::failure::Try;
+use reqwest::header::HeaderValue;
+use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+use url::Url;
+
+/// What lets us in to a server, and knows how to be let in again.
+pub trait Authority: Send + Sync {
+    /// What a request to this URL says of us.
+    fn header(&self, url: &Url) -> Option<HeaderValue>;
+
+    /// The server did not take what was said: gets what it asks for, unless another thread just has.
+    ///
+    /// # Errors
+    /// [`forkd_core::Kind::Unauthorised`] where there is nothing that it would take.
+    fn refresh(&self, http: &HttpClient, challenges: &[Challenge], used: Option<&HeaderValue>) -> Try<()>;
+}
+
+/// An authority that several requests share.
+#[derive(Clone)]
+pub struct SharedAuthority(pub Arc<dyn Authority>);
+
+impl fmt::Debug for SharedAuthority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SharedAuthority")
+    }
+}
 
 /// How patient to be, and how greedy.
 #[derive(Debug, Clone)]
@@ -23,6 +52,8 @@ pub struct HttpOptions {
     pub direct_hosts: Vec<String>,
     /// The variables that name proxies, and what they say; reqwest reads them itself, and passes over what it cannot use.
     pub proxies: Vec<(&'static str, String)>,
+    /// What lets us in where objects are asked for; nothing without.
+    pub authority: Option<SharedAuthority>,
     /// Whether proxies that the environment names are passed by: for servers on this machine.
     pub direct: bool,
 }
@@ -39,6 +70,7 @@ impl Default for HttpOptions {
             certificates: None,
             direct_hosts: Vec::new(),
             proxies: Vec::new(),
+            authority: None,
             direct: false,
         }
     }

@@ -17,12 +17,12 @@ use url::Url;
 /// A request without a body to speak of.
 #[derive(Clone)]
 pub struct HttpRequest {
-    /// `GET`, `HEAD` or `POST`.
+    /// Any; what has a body goes with it to where a redirect leads, if the method is kept.
     pub method: Method,
     pub url: Url,
     /// `Authorization` among them stays on the URL's origin.
     pub headers: HeaderMap,
-    /// A form, which may hold a secret: it is sent to the URL's origin only.
+    /// A form or another short body, which may hold a secret: it is sent to the URL's origin only.
     pub form: Option<String>,
     /// Until when all of a small answer must be here, its redirects included; see [`crate::HttpClient::answer_deadline`].
     pub deadline: Option<Instant>,

@@ -1,17 +1,18 @@
 //! Uploads: one PUT of a file, its redirects followed by hand.
 
 use crate::client::HttpClient;
-use crate::failure::{Failure, network, refusal, stalled};
+use crate::failure::{Failure, Try, network, refusal, stalled};
 use crate::options::HttpOptions;
 use crate::rate_limit::RateLimit;
-use crate::redirect::{self, MAX_REDIRECTS};
+use crate::redirect::{self, MAX_REDIRECTS, same_origin};
 use crate::retry::Tries;
 use crate::stop::{Stop, WaitEnd, watch};
-use crate::transport::not_followed;
+use crate::transport::{HttpRequest, not_followed};
 use forkd_core::hub::Location;
 use forkd_core::{Cancel, Error, Kind, Progress, Result};
-use reqwest::header::{ALLOW, CONTENT_LENGTH};
+use reqwest::header::{ALLOW, AUTHORIZATION, CONTENT_LENGTH};
 use reqwest::{Body, Method, RequestBuilder, Response};
+use std::fmt::Display;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -21,6 +22,16 @@ use std::time::{Duration, Instant};
 use url::Url;
 
 const CHUNK: usize = 256 << 10;
+
+/// A file that is a body.
+#[derive(Clone, Copy)]
+pub struct FileBody<'a> {
+    pub path: &'a Path,
+    /// Hears how many of its bytes are on their way.
+    pub tell: &'a dyn Fn(u64),
+    /// Whether the last try ended in a broken connection.
+    pub careful: bool,
+}
 
 /// How far an upload is.
 #[derive(Default)]
@@ -91,6 +102,45 @@ impl HttpClient {
         outcome
     }
 
+    /// Sends a file as the body of a request, once; redirects that keep the method are followed with the whole file. `tell` hears how many
+    /// bytes are on their way. After a broken connection a `careful` try gives the server time to say why.
+    ///
+    /// # Errors
+    /// [`Kind::Transient`], or [`Kind::General`] for a redirect that is not followed.
+    pub fn send_file(
+        &self,
+        request: &HttpRequest,
+        file: FileBody<'_>,
+        what: &str,
+        cancel: &Cancel,
+    ) -> Try<Response> {
+        let FileBody { path, tell, careful } = file;
+        let size = path.metadata().map_err(Error::io("read", path))?.len();
+        let pace = if careful { Pace::Careful } else { Pace::Full };
+        let stop = Stop::by(cancel);
+        self.network.block_on(async {
+            let (mut url, mut own) = (request.url.clone(), true);
+            for _ in 0..=MAX_REDIRECTS {
+                own &= same_origin(&request.url, &url);
+                let sent = Arc::new(UploadState::default());
+                let body = body(path, Arc::clone(&sent), self.transport.limit.clone(), (pace, stop.clone()))?;
+                let mut asking = self.transport.client(&url).request(request.method.clone(), url.clone());
+                for (name, value) in request.headers.iter().filter(|(name, _)| own || **name != AUTHORIZATION)
+                {
+                    asking = asking.header(name, value);
+                }
+                let asking = asking.header(CONTENT_LENGTH, size).body(body);
+                let response = send(asking, &what, &self.transport.options, (&sent, tell), &stop).await?;
+                match redirect::next(&url, &request.method, response.status(), response.headers()) {
+                    Ok(None) => return Ok(response),
+                    Ok(Some(next)) => url = next,
+                    Err(why) => return Err(not_followed(&what, &why)),
+                }
+            }
+            Err(not_followed(&what, &format!("more than {MAX_REDIRECTS} redirects")))
+        })
+    }
+
     async fn follow(
         &self,
         location: &Location,
@@ -127,7 +177,7 @@ impl HttpClient {
             let body = body(file, Arc::clone(sent), self.transport.limit.clone(), (pace, stop.clone()))?;
             let request =
                 self.transport.client(target).put(target.clone()).header(CONTENT_LENGTH, size).body(body);
-            let failed = match send(request, location, &self.transport.options, sent, stop).await {
+            let failed = match send(request, location, &self.transport.options, (sent, &|_| ()), stop).await {
                 Ok(response) => match refusal(location, &response) {
                     None => return Ok(response),
                     Some(_) if leads_on(target, &response) => return Ok(response),
@@ -216,9 +266,9 @@ fn body(
 
 async fn send(
     request: RequestBuilder,
-    location: &Location,
+    what: &(dyn Display + Sync),
     options: &HttpOptions,
-    sent: &UploadState,
+    (sent, tell): (&UploadState, &dyn Fn(u64)),
     stop: &Stop,
 ) -> Result<Response> {
     sent.held.store(false, Ordering::Relaxed);
@@ -228,14 +278,15 @@ async fn send(
     let (mut seen, mut since) = (0, Instant::now());
     loop {
         match watch(&mut answer, Duration::from_millis(100), stop).await {
-            WaitEnd::Value(response) => return response.map_err(|e| network(location, &e)),
+            WaitEnd::Value(response) => return response.map_err(|e| network(what, &e)),
             WaitEnd::Stopped => return Err(Error::Interrupted),
             WaitEnd::Stalled | WaitEnd::Late => {
                 let now = sent.bytes.load(Ordering::Relaxed);
+                tell(now);
                 if now != seen || sent.held.load(Ordering::Relaxed) {
                     (seen, since) = (now, Instant::now());
                 } else if since.elapsed() > options.stall_timeout {
-                    return Err(stalled(location, options.stall_timeout));
+                    return Err(stalled(what, options.stall_timeout));
                 }
             }
         }

@@ -2,11 +2,12 @@
 
 use crate::layer_source::Part;
 use crate::manifest::{MAX_CONFIG, MAX_LAYERS, MAX_MANIFEST};
-use crate::reference::{ArchiveImage, RegistryReference};
-use crate::shown::shown;
+use crate::reference::ArchiveImage;
 use crate::tarball::Tarball;
 use forkd_core::cache::Cache;
 use forkd_core::{Env, Error, Kind, Result};
+use forkd_registry::RegistryReference;
+use forkd_registry::shown;
 use serde::Deserialize;
 use std::fs::{self, File};
 use std::io::{Read, Write};

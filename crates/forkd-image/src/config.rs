@@ -73,7 +73,7 @@ impl ImageConfig {
         let digest = |text: String| {
             let hex = text.strip_prefix("sha256:");
             hex.and_then(|hex| hex.parse().ok()).ok_or_else(|| {
-                wrong(format!("has a diff_id that is no sha256: '{}'", crate::shown::shown(&text)))
+                wrong(format!("has a diff_id that is no sha256: '{}'", forkd_registry::shown(&text)))
             })
         };
         let diff_ids: Vec<Digest> =

@@ -2,11 +2,11 @@
 
 use crate::layer_source::Layer;
 use crate::manifest::Descriptor;
-use crate::registry::RegistryClient;
 use forkd_core::cache::{Cache, CacheEntry, CacheKind, CacheSlot, CacheWriter};
 use forkd_core::{Cancel, Env, Error, Kind, Progress, Result};
 use forkd_format::{Digest, Hasher};
 use forkd_http::{HttpClient, Try};
+use forkd_registry::RegistryClient;
 use reqwest::StatusCode;
 use reqwest::header::CONTENT_RANGE;
 use std::collections::HashMap;
@@ -168,7 +168,7 @@ impl LayerState {
 
 impl FetchJob<'_> {
     fn what(&self) -> String {
-        format!("{}: layer {}", self.registry.reference, self.layer.digest)
+        format!("{}: layer {}", self.registry.reference(), self.layer.digest)
     }
 
     /// The layer in the cache, and how many bytes came; `None` where another process brought them.

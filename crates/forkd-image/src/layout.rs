@@ -3,9 +3,9 @@
 use crate::archive::Archive;
 use crate::layer_source::Part;
 use crate::manifest::{Descriptor, Document, MAX_MANIFEST, parse};
-use crate::shown::shown;
 use forkd_core::{Error, Kind, Result};
 use forkd_format::Digest;
+use forkd_registry::shown;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 

@@ -4,7 +4,6 @@
 
 mod archive;
 mod config;
-mod credentials;
 mod debian;
 mod disk;
 mod ext4;
@@ -15,9 +14,6 @@ mod layout;
 mod manifest;
 mod platform;
 mod reference;
-mod registry;
-mod registry_auth;
-mod shown;
 mod source;
 mod sparse_map;
 mod stream;
@@ -27,14 +23,14 @@ mod tarball;
 mod tree;
 
 pub use config::ImageConfig;
-pub use credentials::CredentialFiles;
 pub use debian::Debian;
 pub use disk::{DiskOptions, DiskReport, ExtraFile, build_disk};
 pub use fetch::FetchReport;
 pub use forkd_http::HttpOptions;
+pub use forkd_registry::{CredentialFiles, RegistryOptions, RegistryReference};
 pub use layer_source::{Layer, LayerSource, Open};
 pub use platform::Platform;
-pub use reference::{ArchiveImage, ImageSource, RegistryReference};
+pub use reference::{ArchiveImage, ImageSource};
 pub use source::{Image, Resolved, Sources};
 
 /// What is parsed from strangers, for the fuzzer only.

@@ -1,9 +1,9 @@
 //! Manifests and indexes, OCI's and Docker's.
 
 use crate::platform::{GUEST_LEVEL, Platform};
-use crate::shown::shown;
 use forkd_core::{Error, Kind, Result};
 use forkd_format::Digest;
+use forkd_registry::shown;
 use serde::Deserialize;
 use std::collections::HashMap;
 

@@ -61,8 +61,8 @@ impl Platform {
 
 impl fmt::Display for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", crate::shown::shown(&self.os), crate::shown::shown(&self.architecture))?;
-        self.variant.as_ref().map_or(Ok(()), |variant| write!(f, "/{}", crate::shown::shown(variant)))
+        write!(f, "{}/{}", forkd_registry::shown(&self.os), forkd_registry::shown(&self.architecture))?;
+        self.variant.as_ref().map_or(Ok(()), |variant| write!(f, "/{}", forkd_registry::shown(variant)))
     }
 }
 
@@ -83,7 +83,7 @@ impl std::str::FromStr for Platform {
                 Kind::Usage,
                 format!(
                     "'{}' is no platform; expected OS/ARCHITECTURE[/VARIANT], such as linux/amd64",
-                    crate::shown::shown(text)
+                    forkd_registry::shown(text)
                 ),
             )),
         }

@@ -1,9 +1,8 @@
 //! What the user calls an image, in skopeo's notation.
 
 use forkd_core::{Error, Kind, Result};
-use forkd_format::Digest;
+use forkd_registry::RegistryReference;
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -39,171 +38,6 @@ pub enum ArchiveImage {
     Index(usize),
 }
 
-/// An image's name in a registry, complete: `docker.io/library/python:3.12-slim`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct RegistryReference {
-    host: String,
-    repository: String,
-    tag: Option<String>,
-    digest: Option<Digest>,
-}
-
-const HUB: &str = "docker.io";
-
-impl RegistryReference {
-    /// The registry's host, with its port where one is named. Docker Hub's is `docker.io`.
-    #[must_use]
-    pub fn host(&self) -> &str {
-        &self.host
-    }
-
-    /// The name within the registry.
-    #[must_use]
-    pub fn repository(&self) -> &str {
-        &self.repository
-    }
-
-    /// The tag; where neither tag nor digest is named, `latest`.
-    #[must_use]
-    pub fn tag(&self) -> Option<&str> {
-        self.tag.as_deref()
-    }
-
-    /// The digest that the manifest must have.
-    #[must_use]
-    pub fn digest(&self) -> Option<&Digest> {
-        self.digest.as_ref()
-    }
-
-    /// Whether it is Docker Hub's.
-    #[must_use]
-    pub fn is_docker_hub(&self) -> bool {
-        self.host == HUB
-    }
-
-    /// Whether the registry is on this machine, and so spoken to without TLS.
-    #[must_use]
-    pub fn is_loopback(&self) -> bool {
-        let name = match self.host.strip_prefix('[') {
-            Some(rest) => rest.split(']').next().unwrap_or_default(),
-            None => self.host.split(':').next().unwrap_or_default(),
-        };
-        name == "localhost"
-            || name.parse::<Ipv4Addr>().is_ok_and(|ip| ip.is_loopback())
-            || name.parse::<Ipv6Addr>().is_ok_and(|ip| ip.is_loopback())
-    }
-
-    /// The root of the registry's interface, without a slash at the end.
-    pub(crate) fn base(&self) -> String {
-        let scheme = if self.is_loopback() { "http" } else { "https" };
-        let host = if self.is_docker_hub() { "registry-1.docker.io" } else { &self.host };
-        format!("{scheme}://{host}/v2")
-    }
-}
-
-impl fmt::Display for RegistryReference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.host, self.repository)?;
-        if let Some(tag) = &self.tag {
-            write!(f, ":{tag}")?;
-        }
-        self.digest.map_or(Ok(()), |digest| write!(f, "@sha256:{digest}"))
-    }
-}
-
-impl FromStr for RegistryReference {
-    type Err = Error;
-    fn from_str(text: &str) -> Result<Self> {
-        let wrong = |why: &str| {
-            let text = crate::shown::shown(text);
-            Error::new(
-                Kind::Usage,
-                format!("'{text}' is no image: {why}; expected [HOST[:PORT]/]NAME[:TAG][@sha256:HEX]"),
-            )
-        };
-        let (named, digest) = match text.split_once('@') {
-            None => (text, None),
-            Some((named, pin)) => {
-                let hex = pin.strip_prefix("sha256:").ok_or_else(|| wrong("its digest is not sha256:HEX"))?;
-                (named, Some(hex.parse::<Digest>().map_err(|e| wrong(&e.to_string()))?))
-            }
-        };
-        let (host, rest) = match named.split_once('/') {
-            Some((first, rest)) if is_host_like(first) => (first, rest),
-            _ => (HUB, named),
-        };
-        if !is_host(host) {
-            return Err(wrong("its host is not one"));
-        }
-        let host = if host == "index.docker.io" { HUB.to_owned() } else { host.to_ascii_lowercase() };
-        let (name, tag) = match rest.rsplit_once(':') {
-            Some((name, tag)) => (name, Some(tag)),
-            None => (rest, None),
-        };
-        if !tag.is_none_or(is_tag) {
-            return Err(wrong("its tag is not letters, digits, '_', '.' and '-'"));
-        }
-        if !name.split('/').all(is_component) {
-            return Err(wrong(
-                "a name is of lower-case letters and digits, with single '.', '_' or '-' between",
-            ));
-        }
-        let alone = host == HUB && !name.contains('/');
-        if alone && name.parse::<Digest>().is_ok() {
-            return Err(wrong("64 hexadecimal digits name no image"));
-        }
-        let repository = if alone { format!("library/{name}") } else { name.to_owned() };
-        if repository.len() > 255 {
-            return Err(wrong("its name has more than 255 characters"));
-        }
-        let tag = tag.or(if digest.is_none() { Some("latest") } else { None });
-        Ok(Self { host, repository, tag: tag.map(str::to_owned), digest })
-    }
-}
-
-/// Whether the part before the first slash is a host, and not a user of Docker Hub.
-fn is_host_like(part: &str) -> bool {
-    part == "localhost" || part.contains(['.', ':'])
-}
-
-fn is_host(text: &str) -> bool {
-    let (name, port) = match text.strip_prefix('[') {
-        Some(rest) => match rest.split_once(']') {
-            Some((ip, port)) if ip.parse::<Ipv6Addr>().is_ok() => {
-                return port.is_empty() || port.strip_prefix(':').is_some_and(is_port);
-            }
-            _ => return false,
-        },
-        None => text.split_once(':').map_or((text, None), |(name, port)| (name, Some(port))),
-    };
-    let label = |s: &str| {
-        (1..=63).contains(&s.len())
-            && !s.starts_with('-')
-            && !s.ends_with('-')
-            && s.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-    };
-    name.len() <= 253 && name.split('.').all(label) && port.is_none_or(is_port)
-}
-
-fn is_port(text: &str) -> bool {
-    text.bytes().all(|b| b.is_ascii_digit()) && text.parse::<u16>().is_ok_and(|port| port > 0)
-}
-
-fn is_tag(text: &str) -> bool {
-    (1..=128).contains(&text.len())
-        && !text.starts_with(['.', '-'])
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
-}
-
-fn is_component(text: &str) -> bool {
-    let word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    let between = |s: &str| matches!(s, "" | "." | "_" | "__") || s.bytes().all(|b| b == b'-');
-    text.as_bytes().first().is_some_and(|b| word(*b))
-        && text.as_bytes().last().is_some_and(|b| word(*b))
-        && text.bytes().all(|b| word(b) || matches!(b, b'.' | b'_' | b'-'))
-        && text.split(|c: char| c.is_ascii_alphanumeric()).all(between)
-}
-
 impl FromStr for ImageSource {
     type Err = Error;
     fn from_str(text: &str) -> Result<Self> {
@@ -217,7 +51,10 @@ impl FromStr for ImageSource {
             .map_or((rest, None), |(path, name)| (path, Some(name).filter(|n| !n.is_empty())));
         let need_path = |form: &str| {
             if path.is_empty() || path.contains('\0') {
-                return Err(usage(format!("'{}' names no file; expected {form}", crate::shown::shown(text))));
+                return Err(usage(format!(
+                    "'{}' names no file; expected {form}",
+                    forkd_registry::shown(text)
+                )));
             }
             Ok(PathBuf::from(path))
         };
@@ -225,7 +62,7 @@ impl FromStr for ImageSource {
         match transport {
             "docker" => {
                 let rest = rest.strip_prefix("//").ok_or_else(|| {
-                    usage(format!("'{}': expected docker://NAME[:TAG]", crate::shown::shown(text)))
+                    usage(format!("'{}': expected docker://NAME[:TAG]", forkd_registry::shown(text)))
                 })?;
                 rest.parse().map(Self::Registry)
             }
@@ -239,7 +76,7 @@ impl FromStr for ImageSource {
                 let image = match name.map(|name| (name, name.strip_prefix('@'))) {
                     None => None,
                     Some((_, Some(index))) => Some(ArchiveImage::Index(index.parse().map_err(|_| {
-                        usage(format!("'@{}': expected @ and a number from 0", crate::shown::shown(index)))
+                        usage(format!("'@{}': expected @ and a number from 0", forkd_registry::shown(index)))
                     })?)),
                     Some((name, None)) => Some(ArchiveImage::Named(name.parse()?)),
                 };
@@ -355,24 +192,5 @@ mod tests {
             let error = bad.parse::<ImageSource>().unwrap_err();
             assert_eq!(error.kind(), Kind::Usage, "{bad}");
         }
-    }
-
-    #[test]
-    fn this_machine_is_known() {
-        let parse = |text: &str| text.parse::<RegistryReference>().unwrap();
-        for (text, loopback) in [
-            ("localhost/x", true),
-            ("localhost:1/x", true),
-            ("127.0.0.1:5000/x", true),
-            ("[::1]:5/x", true),
-            ("10.0.0.1/x", false),
-            ("localhost.example.com/x", false),
-            ("[fe80::1]/x", false),
-            ("x", false),
-        ] {
-            assert_eq!(parse(text).is_loopback(), loopback, "{text}");
-        }
-        assert_eq!(parse("x").base(), "https://registry-1.docker.io/v2");
-        assert_eq!(parse("[::1]:5/x").base(), "http://[::1]:5/v2");
     }
 }

@@ -2,19 +2,17 @@
 
 use crate::archive::Archive;
 use crate::config::ImageConfig;
-use crate::credentials::CredentialFiles;
 use crate::fetch;
 use crate::fetch::FetchReport;
 use crate::layer_source::{Layer, Part};
 use crate::layout::Layout;
-use crate::manifest::{Descriptor, Document, MAX_CONFIG, MAX_MANIFEST, Manifest, choose, parse};
+use crate::manifest::{ACCEPT, Descriptor, Document, MAX_CONFIG, MAX_MANIFEST, Manifest, choose, parse};
 use crate::platform::Platform;
-use crate::reference::{ImageSource, RegistryReference};
-use crate::registry::RegistryClient;
+use crate::reference::ImageSource;
 use forkd_core::cache::{Cache, CacheKind, CacheSlot};
 use forkd_core::{Env, Error, Kind, Result};
 use forkd_format::{Digest, Hasher};
-use forkd_http::HttpOptions;
+use forkd_registry::{RegistryClient, RegistryOptions, RegistryReference};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -24,10 +22,8 @@ const MAX_DEPTH: usize = 4;
 /// What is needed to get images.
 #[derive(Debug, Clone)]
 pub struct Sources {
-    /// How patient to be with registries.
-    pub http: HttpOptions,
-    /// Who we are to them.
-    pub credential_files: CredentialFiles,
+    /// How registries are spoken to, and who we are to them.
+    pub registry: RegistryOptions,
     /// Where what was fetched is kept.
     pub cache: Cache,
 }
@@ -131,12 +127,12 @@ impl Sources {
         env: Env<'_>,
     ) -> Result<Resolved> {
         let name = reference.to_string();
-        let registry = RegistryClient::new(reference.clone(), &self.http, &self.credential_files);
+        let registry = RegistryClient::new(reference.clone(), &self.registry);
         let by_digest = |digest: &Digest, size: Option<u64>| {
             if let Some(bytes) = self.cached(digest, MAX_MANIFEST)? {
                 return Ok((bytes, *digest, None));
             }
-            let fetched = registry.manifest(&format!("sha256:{digest}"), env.cancel)?;
+            let fetched = registry.manifest(&format!("sha256:{digest}"), ACCEPT, env.cancel)?;
             if let Some(size) = size.filter(|size| *size != fetched.bytes.len() as u64) {
                 let message = format!(
                     "{name}: manifest {digest} has {} bytes; its index says {size}",
@@ -150,7 +146,7 @@ impl Sources {
         let first = match (reference.digest(), reference.tag()) {
             (Some(digest), _) => by_digest(digest, None)?,
             (None, tag) => {
-                let fetched = registry.manifest(tag.unwrap_or("latest"), env.cancel)?;
+                let fetched = registry.manifest(tag.unwrap_or("latest"), ACCEPT, env.cancel)?;
                 self.keep(&fetched.bytes, &fetched.digest, env)?;
                 (fetched.bytes, fetched.digest, fetched.content_type)
             }

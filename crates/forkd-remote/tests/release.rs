@@ -64,7 +64,7 @@ impl Host {
             tag: tag.parse().unwrap(),
             description: Some("a test".into()),
             base_image: None,
-            level: 1,
+            level: Some(1),
             bases: bases.iter().map(|base| base.parse().unwrap()).collect(),
         };
         let target = ReleaseTarget { repository: to, name: tag, connections: 4 };

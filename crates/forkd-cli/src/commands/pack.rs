@@ -4,7 +4,7 @@ use crate::output::{mib, printable, ratio, seconds};
 use crate::place::{LocalPlace, local, nowhere, source};
 use anyhow::Result;
 use forkd_app::{BaseSource, CONNECTIONS, PackRequest, PullSource};
-use forkd_core::{Error, Kind, PackOptions, Store};
+use forkd_core::{Error, Kind, PackOptions, ReleaseOptions, Store};
 use forkd_format::Tag;
 use forkd_format::manifest::Base;
 use forkd_format::paged::MAX_DEPTH;
@@ -34,9 +34,9 @@ pub(crate) struct PackContent {
     /// The container image behind the rootfs, for audit
     #[arg(long, value_name = "IMAGE")]
     base_image: Option<String>,
-    /// zstd compression level
-    #[arg(long, default_value_t = 3, value_name = "1..22", value_parser = clap::value_parser!(i32).range(1..=22))]
-    level: i32,
+    /// zstd compression level [default: 3]
+    #[arg(long, value_name = "1..22", value_parser = clap::value_parser!(i32).range(1..=22))]
+    level: Option<i32>,
     /// How many frames may need each other in a row; 0: each stands by itself, which takes most bytes (format 3)
     #[arg(long, default_value_t = PackOptions::DEPTH, value_name = "0..32", value_parser = clap::value_parser!(u8).range(0..=i64::from(MAX_DEPTH)))]
     depth: u8,
@@ -59,12 +59,34 @@ impl PackContent {
             tag: self.tag.clone(),
             description: self.description.clone(),
             base_image: self.base_image.clone(),
-            level: self.level,
+            level: self.level.unwrap_or(3),
             depth: self.depth,
             format: context.pack_format,
             bases: bases.collect::<Result<_>>()?,
             kernel: self.kernel,
             connections: context.connections.unwrap_or(CONNECTIONS),
+        })
+    }
+
+    /// What goes into a release.
+    pub(crate) fn release(&self, store: &Store, context: &Context<'_>) -> Result<ReleaseOptions> {
+        if context.pack_format.is_some() || self.kernel || self.depth != PackOptions::DEPTH {
+            let message = "--format, --depth and --kernel are for packs; a release is no pack";
+            return Err(Error::new(Kind::Usage, message).into());
+        }
+        let base = |base: &String| match local(base, store) {
+            Some(LocalPlace::Tag(tag)) => Ok(tag),
+            _ => {
+                Err(Error::new(Kind::NotFound, format!("'{}' is no snapshot in the store", printable(base)))
+                    .hint("a release is based on snapshots of the store: pull it first"))
+            }
+        };
+        Ok(ReleaseOptions {
+            tag: self.tag.clone(),
+            description: self.description.clone(),
+            base_image: self.base_image.clone(),
+            level: self.level,
+            bases: self.base.iter().map(base).collect::<forkd_core::Result<_>>()?,
         })
     }
 
@@ -76,7 +98,7 @@ impl PackContent {
             None if !base.contains('/') || base.contains("://") => Err(nowhere(base).into()),
             None => match source(base, self.hub.as_deref())? {
                 PullSource::Name(reference, index) => Ok(BaseSource::Name(reference, index)),
-                PullSource::Url(_) => Err(nowhere(base).into()),
+                PullSource::Url(_) | PullSource::Release(_) => Err(nowhere(base).into()),
             },
         }
     }

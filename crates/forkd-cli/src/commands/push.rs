@@ -3,19 +3,28 @@ use crate::config;
 use crate::context::Context;
 use crate::output::{mib, ratio, seconds};
 use anyhow::Result;
+use forkd_app::{CONNECTIONS, ReleasePlace, Settings};
 use forkd_core::hub::Location;
+use std::time::Duration;
 
-/// Pack a snapshot and upload it with one HTTP PUT, to a presigned URL for instance
+/// Publish a snapshot: to a registry as a release, or packed, by one HTTP PUT
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  forkd push --tag pyagent \"$PRESIGNED_URL\"")]
+#[command(after_help = "Examples:\n  forkd push --tag pyagent oci://ghcr.io/owner/pyagent:v1\n  \
+forkd push --tag pyagent \"$PRESIGNED_URL\"")]
 pub(crate) struct PushArgs {
     #[command(flatten)]
     content: PackContent,
-    /// Where to: http:, https: or file:
+    /// Where to: oci://HOST/NAME[:TAG], oci-layout:DIR[:TAG]; http:, https: or file: for a pack
+    #[arg(value_name = "TO")]
     url: String,
 }
 
 pub(crate) fn run(args: &PushArgs, context: &Context<'_>) -> Result<()> {
+    if let Some(place) = ReleasePlace::parse(&args.url)? {
+        let settings = config::settings()?;
+        settings.store.load(&args.content.tag)?;
+        return release(args, &place, &settings, context);
+    }
     let location = Location::parse(&args.url)?;
     let settings = config::settings()?;
     let tag = &args.content.tag;
@@ -33,8 +42,33 @@ pub(crate) fn run(args: &PushArgs, context: &Context<'_>) -> Result<()> {
         },
     )?;
     let (size, time) = (report.size, report.upload_time);
-    let rate = mib((size as f64 / time.as_secs_f64().max(1e-3)) as u64);
-    output.line(&format!("✓ pushed {} in {} ({rate}/s)", mib(size), seconds(time)));
+    output.line(&format!("✓ pushed {} in {} ({}/s)", mib(size), seconds(time), rate(size, time)));
     output.json(&report);
     Ok(())
+}
+
+/// Publishes a release.
+fn release(args: &PushArgs, place: &ReleasePlace, settings: &Settings, context: &Context<'_>) -> Result<()> {
+    let tag = &args.content.tag;
+    let options = args.content.release(&settings.store, context)?;
+    let output = context.output;
+    output.line(&format!("==> publishing snapshot '{tag}' → {place}"));
+    let connections = context.connections.unwrap_or(CONNECTIONS);
+    let report = context.app(settings).push_release(&options, place, connections)?;
+    let (sent, time) = (report.sent, report.upload_time);
+    output.line(&if sent == 0 {
+        format!("✓ nothing to send: all of {} is there already", mib(report.size))
+    } else {
+        let rest = report.size - sent;
+        let there = if rest > 0 { format!("; {} were there", mib(rest)) } else { String::new() };
+        format!("✓ pushed {} in {} ({}/s){there}", mib(sent), seconds(time), rate(sent, time))
+    });
+    output.line(&format!("  {}@sha256:{}", report.repository, report.digest));
+    output.line(&format!("  next: forkd pull {place}"));
+    output.json(&report);
+    Ok(())
+}
+
+fn rate(bytes: u64, time: Duration) -> String {
+    mib((bytes as f64 / time.as_secs_f64().max(1e-3)) as u64)
 }

@@ -1,3 +1,4 @@
+use super::tags::repository;
 use crate::config;
 use crate::context::Context;
 use crate::output::mib;
@@ -5,13 +6,16 @@ use anyhow::Result;
 use forkd_core::{Dependents, Removal};
 use forkd_format::Tag;
 
-/// Remove snapshots from the local store
+/// Remove snapshots from the local store, or tags from a repository
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  forkd rmi py-base --cascade")]
 pub(crate) struct RmiArgs {
     /// The snapshots
-    #[arg(required = true)]
+    #[arg(required_unless_present = "remote")]
     tags: Vec<Tag>,
+    /// Take a tag of a repository away instead: oci://HOST/NAME:TAG
+    #[arg(long, value_name = "RELEASE", conflicts_with_all = ["tags", "cascade", "force"])]
+    remote: Option<String>,
     /// Remove what is chained to them too
     #[arg(long, conflicts_with = "force")]
     cascade: bool,
@@ -21,6 +25,13 @@ pub(crate) struct RmiArgs {
 }
 
 pub(crate) fn run(args: &RmiArgs, context: &Context<'_>) -> Result<()> {
+    if let Some(remote) = &args.remote {
+        let settings = config::settings()?;
+        let report = context.app(&settings).remove_remote(&repository(remote)?)?;
+        context.output.line(&format!("✓ removed '{}' from {}", report.tag, report.repository));
+        context.output.json(&report);
+        return Ok(());
+    }
     let dependents = match (args.cascade, args.force) {
         (true, _) => Dependents::Cascade,
         (_, true) => Dependents::Orphan,

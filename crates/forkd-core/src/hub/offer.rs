@@ -39,6 +39,8 @@ pub struct Offer {
 pub struct ReleaseOffer {
     /// What names it.
     pub id: ComputedId,
+    /// The repository that it is in.
+    pub repository: String,
     pub manifest: ReleaseManifest,
     /// Where its configuration lies.
     pub config: Location,

@@ -31,6 +31,14 @@ impl Location {
         }
     }
 
+    /// Of a URL that we made ourselves.
+    ///
+    /// # Errors
+    /// As [`Location::parse`].
+    pub fn of_url(url: Url) -> Result<Self> {
+        Self::parse(url.as_str())
+    }
+
     /// Of a file of this host, by its absolute path.
     ///
     /// # Errors

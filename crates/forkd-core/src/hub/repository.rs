@@ -56,11 +56,20 @@ pub trait Repository: Send + Sync {
     /// [`Kind::NotFound`] where there is no such repository.
     fn tags(&self, cancel: &Cancel) -> Result<Vec<String>>;
 
-    /// Whether a blob is there, or can be had from a neighbour without being sent.
+    /// Whether a blob is there.
     ///
     /// # Errors
     /// Where that cannot be asked.
     fn has_blob(&self, blob: &Descriptor, cancel: &Cancel) -> Result<bool>;
+
+    /// Has a blob taken over from another place, by that one's name, where that can be done without sending it.
+    ///
+    /// # Errors
+    /// Where that cannot be asked; a refusal is none.
+    fn mount_blob(&self, blob: &Descriptor, from: &str, cancel: &Cancel) -> Result<bool> {
+        let _ = (blob, from, cancel);
+        Ok(false)
+    }
 
     /// Sends a blob. It is there whole, or not at all.
     ///

@@ -71,8 +71,10 @@ impl LocalFrames<'_> {
     pub(crate) fn reuse(&self) -> Result<BTreeMap<Tag, u64>> {
         let here = by_content::files(self.store)?;
         let blocks = LocalBlocks::of(&here);
-        let wanted: Vec<usize> =
-            (0..self.header.frames()).filter(|id| self.is_of_link(*id) && !self.landed.has(*id)).collect();
+        // Working sets are made of pages of other files.
+        let wanted = self.header.wanted(|id| self.landed.has(id));
+        let is_set = |id: usize| self.header.set_pages(self.header.place(id).0).is_some();
+        let wanted: Vec<usize> = wanted.into_iter().filter(|id| !is_set(*id)).collect();
         let reused: Mutex<BTreeMap<Tag, u64>> = Mutex::default();
         self.each(&wanted, |id, pages, raw| {
             let (file, number) = self.header.place(id);
@@ -100,10 +102,6 @@ impl LocalFrames<'_> {
             Ok(())
         })?;
         Ok(reused.into_inner().unwrap_or_default())
-    }
-
-    fn is_of_link(&self, id: usize) -> bool {
-        self.header.place(id).0 < self.header.set_file()
     }
 
     fn is_frame(&self, id: usize, pages: &mut Pages, raw: &[u8]) -> bool {

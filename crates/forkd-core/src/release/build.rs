@@ -11,7 +11,7 @@ use crate::pack::paged::write::as_source;
 use crate::pipeline::each::for_each_of;
 use crate::release::compose::ReleaseParts;
 use crate::release::link::{KnownFile, LinkWrite};
-use crate::release::link_note::{LinkNote, NoteBase};
+use crate::release::link_note::{LinkNote, NoteBase, link_key};
 use crate::store::record::HashedFile;
 use crate::store::root::Store;
 use crate::store::stored::StoredSnapshot;
@@ -34,8 +34,8 @@ pub struct ReleaseOptions {
     pub description: Option<String>,
     /// The container image behind the rootfs; where none is given, what the snapshot came with.
     pub base_image: Option<String>,
-    /// zstd's level, 1 to 22.
-    pub level: i32,
+    /// zstd's level, 1 to 22; where none is given, what was made at any level is taken.
+    pub level: Option<i32>,
     /// Other snapshots of the store whose files frames may refer to; what they refer to goes along.
     pub bases: Vec<Tag>,
 }
@@ -43,8 +43,11 @@ pub struct ReleaseOptions {
 /// Questions that a server is asked at a time.
 const AT_A_TIME: usize = 8;
 
-/// Says whether a blob need not be made: whoever gets the release has it.
-pub(crate) type HasBlob<'a> = &'a (dyn Fn(&FileBlob) -> Result<bool> + Sync);
+/// zstd's level where none is given.
+const LEVEL: i32 = 3;
+
+/// Says whether a blob need not be made: whoever gets the release has it, or can have it from one of these repositories.
+pub(crate) type HasBlob<'a> = &'a (dyn Fn(&FileBlob, &[String]) -> Result<bool> + Sync);
 
 /// Where blobs come from and go to.
 pub(crate) struct ReleaseBuilder<'a> {
@@ -52,7 +55,7 @@ pub(crate) struct ReleaseBuilder<'a> {
     pub(crate) cache: Option<&'a Cache>,
     pub(crate) work: &'a WorkDir,
     pub(crate) has: HasBlob<'a>,
-    pub(crate) level: i32,
+    pub(crate) level: Option<i32>,
     pub(crate) env: Env<'a>,
 }
 
@@ -65,6 +68,8 @@ pub(crate) struct BuiltRelease {
     pub(crate) index: Vec<u8>,
     pub(crate) unpacked_size: u64,
     pub(crate) links: usize,
+    /// What its links are noted under.
+    pub(crate) keys: Vec<Digest>,
 }
 
 /// A snapshot whose files are known.
@@ -102,13 +107,14 @@ impl ReleaseBuilder<'_> {
         let parts = known.release(&chain, options)?;
         let (config, index) = (parts.config.to_bytes(), parts.index.to_bytes());
         let (unpacked_size, links) = (parts.config.manifest.unpacked_size(), chain.len());
+        let keys = known.links.iter().map(|link| link.key).collect();
         let manifest = parts.manifest.clone();
         let bytes = manifest.to_bytes();
         let id = ComputedId::of_release(&bytes);
         // What no forkd would read is not passed on.
         let name = format!("'{}' cannot be published", options.tag);
         parts.compose(id, &name)?;
-        Ok(BuiltRelease { id, bytes, manifest, config, index, unpacked_size, links })
+        Ok(BuiltRelease { id, bytes, manifest, config, index, unpacked_size, links, keys })
     }
 
     /// The links of a chain, each of which is known from then on.
@@ -117,26 +123,35 @@ impl ReleaseBuilder<'_> {
         let mut links: Vec<usize> = Vec::new();
         for end in 1..=chain.len() {
             self.env.cancel.check()?;
-            let link = self.link(known, &chain[..end], &links)?;
+            let link = self.link(known, &chain[..end], (&links, end == chain.len()))?;
             links.push(link);
         }
         Ok(links)
     }
 
     /// The last link of a chain, whose others are known.
-    fn link(&self, known: &mut Known, chain: &[StoredSnapshot], above: &[usize]) -> Result<usize> {
+    fn link(
+        &self,
+        known: &mut Known,
+        chain: &[StoredSnapshot],
+        (above, is_head): (&[usize], bool),
+    ) -> Result<usize> {
         let stored = &chain[chain.len() - 1];
         let inputs = open_link_inputs(stored, 0)?;
         let names: Vec<&str> =
             std::iter::once(SNAPSHOT_JSON).chain(stored.bodies().into_iter().map(|(name, _)| name)).collect();
         let roots = self.roots(stored, &inputs, &names)?;
-        let key = self.key(known, &names, &inputs, &roots, above);
+        let parent = above.last().map(|link| known.links[*link].key);
+        let sizes = inputs.iter().map(|input| input.size);
+        let files = names.iter().copied().zip(sizes).zip(roots.iter().copied());
+        let key = link_key(self.level, parent, files);
         if let Some(found) = known.links.iter().position(|link| link.key == key) {
             return Ok(found);
         }
         let noted = self.cache.and_then(|cache| LinkNote::load(cache, &key));
         if let Some(note) = noted
             && note.entries.len() == names.len()
+            && !(is_head && note.is_partial)
             && self.are_there(&note)?
         {
             return known.add(stored, key, note, &inputs);
@@ -157,7 +172,7 @@ impl ReleaseBuilder<'_> {
             inputs: &inputs,
             known: &known.files,
             place: &place,
-            level: self.level,
+            level: self.level.unwrap_or(LEVEL),
             work: self.work,
         };
         let written = write.run(self.env);
@@ -178,7 +193,8 @@ impl ReleaseBuilder<'_> {
         }
         let ancestors: BTreeSet<usize> = above.iter().flat_map(|link| known.links[*link].all()).collect();
         let bases = known.needed_by(written.files.iter().chain(&written.set), &ancestors);
-        let note = LinkNote { entries, files: written.files, set: written.set, bases };
+        let (set, files) = (written.set, written.files);
+        let note = LinkNote { entries, files, set, bases, is_partial: false, places: Vec::new() };
         if let Some(cache) = self.cache {
             note.save(cache, &key, self.env)?;
         }
@@ -188,11 +204,11 @@ impl ReleaseBuilder<'_> {
     /// Whether no blob of a link need be made.
     fn are_there(&self, note: &LinkNote) -> Result<bool> {
         let blobs: Vec<FileBlob> = note.all().flat_map(|file| file.blobs.iter().copied()).collect();
-        let there = for_each_of(&blobs, AT_A_TIME, |blob| self.is_there(blob))?;
+        let there = for_each_of(&blobs, AT_A_TIME, |blob| self.is_there(blob, &note.places))?;
         Ok(there.into_iter().all(|there| there))
     }
 
-    fn is_there(&self, blob: &FileBlob) -> Result<bool> {
+    fn is_there(&self, blob: &FileBlob, places: &[String]) -> Result<bool> {
         let path = self.work.path().join(blob.digest.to_string());
         // What a run left that was cut off may not be what its name says.
         if path.metadata().is_ok_and(|found| found.len() == blob.len)
@@ -200,7 +216,7 @@ impl ReleaseBuilder<'_> {
         {
             return Ok(true);
         }
-        (self.has)(blob)
+        (self.has)(blob, places)
     }
 
     /// The root of each file, from its record where it is untouched.
@@ -210,23 +226,6 @@ impl ReleaseBuilder<'_> {
             InputBody::File(_) => stored.root(name, &input.path, false),
         };
         inputs.iter().zip(names).map(root).collect()
-    }
-
-    /// What decides how a link's blobs come out.
-    fn key(
-        &self,
-        known: &Known,
-        names: &[&str],
-        inputs: &[PackInput],
-        roots: &[FileRoot],
-        above: &[usize],
-    ) -> Digest {
-        let mut text = format!("forkd release 1, level {}\n", self.level);
-        text.extend(above.last().map(|link| format!("on {}\n", known.links[*link].key)));
-        for ((name, input), root) in names.iter().zip(inputs).zip(roots) {
-            text += &format!("{name} {} {root}\n", input.size);
-        }
-        Digest::of(text.as_bytes())
     }
 }
 

@@ -4,14 +4,19 @@ use crate::cache::entry::CacheSlot;
 use crate::cache::folder::{Cache, CacheKind};
 use crate::env::Env;
 use crate::error::Result;
+use crate::release::compose::ReleaseParts;
 use forkd_format::Digest;
 use forkd_format::manifest::{Base, FileEntry};
-use forkd_format::release::{PagedFile, ReleaseIndex};
+use forkd_format::paged::FileRoot;
+use forkd_format::release::{PagedFile, ReleaseConfig, ReleaseIndex};
 use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::FileExt;
 
 /// The largest note that is read, in bytes.
 const MOST: u64 = 256 << 20;
+/// Repositories that are remembered.
+const MOST_PLACES: usize = 3;
 
 /// A snapshot's files as blobs.
 #[derive(Debug, Clone)]
@@ -22,6 +27,10 @@ pub(crate) struct LinkNote {
     pub(crate) set: Option<PagedFile>,
     /// What its blobs refer to, directly or not, that is of no ancestor, in order.
     pub(crate) bases: Vec<NoteBase>,
+    /// Whether it is not known whether the snapshot has a working set: it came as an ancestor.
+    pub(crate) is_partial: bool,
+    /// Repositories that are known to have had the blobs, the last one first.
+    pub(crate) places: Vec<String>,
 }
 
 /// A file of a snapshot that is no ancestor, or its working set.
@@ -36,6 +45,61 @@ struct Wire {
     entries: Vec<FileEntry>,
     has_set: bool,
     bases: Vec<Option<Base>>,
+    #[serde(default)]
+    is_partial: bool,
+    #[serde(default)]
+    places: Vec<String>,
+}
+
+/// What decides how a link's blobs come out: what its blobs are noted under.
+pub(crate) fn link_key<'n>(
+    level: Option<i32>,
+    parent: Option<Digest>,
+    files: impl Iterator<Item = ((&'n str, u64), FileRoot)>,
+) -> Digest {
+    let mut text = "forkd release 1\n".to_owned();
+    text.extend(level.map(|level| format!("at level {level}\n")));
+    text.extend(parent.map(|parent| format!("on {parent}\n")));
+    for ((name, size), root) in files {
+        text += &format!("{name} {size} {root}\n");
+    }
+    Digest::of(text.as_bytes())
+}
+
+/// Notes where the blobs of a release lie that was pulled, so that who builds upon it need not make them again.
+pub(crate) fn note_release(cache: &Cache, parts: &ReleaseParts, place: &str, env: Env<'_>) -> Result<()> {
+    let ReleaseConfig { manifest, links, bases, .. } = &parts.config;
+    let all = &parts.index.files;
+    let of_links: BTreeSet<usize> =
+        links.iter().flat_map(|link| link.files.iter().copied().chain(link.set)).collect();
+    let base_of: BTreeMap<usize, &Base> = bases.iter().copied().zip(&manifest.bases).collect();
+    let others = (0..all.len()).filter(|number| !of_links.contains(number));
+    let others: Vec<NoteBase> = others
+        .map(|number| NoteBase {
+            base: base_of.get(&number).map(|base| (*base).clone()),
+            file: all[number].clone(),
+        })
+        .collect();
+    let mut parent = None;
+    for (number, (link, files)) in manifest.links.iter().zip(links).enumerate() {
+        let described =
+            link.files.iter().filter_map(|file| Some(((file.path.as_str(), file.size), file.root?)));
+        let key = link_key(None, parent, described);
+        parent = Some(key);
+        if LinkNote::load(cache, &key).is_some() {
+            continue;
+        }
+        let note = LinkNote {
+            entries: link.files.clone(),
+            files: files.files.iter().map(|number| all[*number].clone()).collect(),
+            set: files.set.map(|number| all[number].clone()),
+            bases: others.clone(),
+            is_partial: files.set.is_none() && number + 1 < links.len(),
+            places: vec![place.to_owned()],
+        };
+        note.save(cache, &key, env)?;
+    }
+    Ok(())
 }
 
 impl LinkNote {
@@ -49,6 +113,8 @@ impl LinkNote {
             entries: self.entries.clone(),
             has_set: self.set.is_some(),
             bases: self.bases.iter().map(|base| base.base.clone()).collect(),
+            is_partial: self.is_partial,
+            places: self.places.clone(),
         };
         let mut bytes = serde_json::to_vec(&wire).unwrap_or_default();
         bytes.push(b'\n');
@@ -70,7 +136,15 @@ impl LinkNote {
             entry.root == Some(file.root) && entry.size == file.size
         };
         let fits = files.len() == wire.entries.len() && wire.entries.iter().zip(&files).all(same);
-        fits.then_some(Self { entries: wire.entries, files, set, bases })
+        let Wire { entries, is_partial, places, .. } = wire;
+        fits.then_some(Self { entries, files, set, bases, is_partial, places })
+    }
+
+    /// From now on a repository is known to have the blobs.
+    pub(crate) fn add_place(&mut self, place: &str) {
+        self.places.retain(|known| known != place);
+        self.places.insert(0, place.to_owned());
+        self.places.truncate(MOST_PLACES);
     }
 
     /// What was noted under a key. What cannot be read counts as nothing: it is made again.

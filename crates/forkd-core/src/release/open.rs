@@ -11,6 +11,7 @@ use crate::pull::context::PullContext;
 use crate::pull::frame_place::{BlobPlace, FramePlace};
 use crate::pull::probe::HeaderProbe;
 use crate::release::compose::{ComposedRelease, ReleaseParts};
+use crate::release::link_note::note_release;
 use forkd_format::Digest;
 use forkd_format::manifest::IndexEntry;
 use forkd_format::release::{Descriptor, ReleaseConfig, ReleaseIndex, ReleaseManifest};
@@ -31,7 +32,7 @@ pub(crate) fn offer(repository: &dyn Repository, name: &ManifestName, cancel: &C
     let [config, index] =
         [&manifest.config, &manifest.index].map(|blob| repository.blob_location(&blob.digest));
     let (config, index) = (config?, index?);
-    let release = ReleaseOffer { id, config, index, blobs, manifest };
+    let release = ReleaseOffer { id, repository: repository.name(), config, index, blobs, manifest };
     Ok(Offer {
         location: release.config.clone(),
         claim: Claim::Id(id.id()),
@@ -55,7 +56,11 @@ pub(crate) fn open<'a>(
         Ok(bytes)
     })?;
     let parts = parse(release.manifest.clone(), &fetched[0], &fetched[1], name)?;
+    let noted = parts.clone();
     let ComposedRelease { header, blobs } = parts.compose(release.id, name)?;
+    if let Some(cache) = &context.options.unpack.cache {
+        note_release(cache, &noted, &release.repository, context.env)?;
+    }
     let place = |(digest, range): (Digest, _)| {
         let found = release.blobs.binary_search_by_key(&digest, |(digest, _)| *digest);
         let missing = |_| Error::new(Kind::Integrity, format!("{name}: no blob {digest}"));

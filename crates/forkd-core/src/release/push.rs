@@ -7,6 +7,7 @@ use crate::hub::repository::{BlobFile, Repository};
 use crate::pipeline::each::for_each_of;
 use crate::pipeline::mutex::lock;
 use crate::release::build::{BuiltRelease, ReleaseBuilder, ReleaseOptions};
+use crate::release::link_note::LinkNote;
 use crate::store::lock::LockKind;
 use crate::store::root::Store;
 use crate::store::workdir::WorkDir;
@@ -80,23 +81,35 @@ pub fn push_release(
     let _locks = store.lock_all(&tags, LockKind::Shared, env)?;
     let work = store.upload(&options.tag, env)?;
     let there: Mutex<HashSet<Digest>> = Mutex::default();
-    let has = |blob: &FileBlob| {
+    let has = |blob: &FileBlob, places: &[String]| {
         let (media_type, annotations) = (media::FRAMES.to_owned(), Annotations::new());
         let found = Descriptor { media_type, digest: blob.digest, size: blob.len, annotations };
-        let found = target.repository.has_blob(&found, env.cancel)?;
-        if found {
+        let is_there = target.repository.has_blob(&found, env.cancel)?
+            || places.iter().try_fold(false, |taken, place| {
+                Ok::<bool, Error>(taken || target.repository.mount_blob(&found, place, env.cancel)?)
+            })?;
+        if is_there {
             lock(&there).insert(blob.digest);
         }
-        Ok(found)
+        Ok(is_there)
     };
     let builder = ReleaseBuilder { store, cache, work: &work, has: &has, level: options.level, env };
     let built = builder.build(options)?;
     let pack_time = begun.elapsed();
     let begun = Instant::now();
     let there = there.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let sent = send(&built, there, &work, target, env)?;
+    let sent = send(&built, &there, &work, target, env)?;
     target.repository.put_manifest(target.name, &built.bytes, env.cancel)?;
     work.remove()?;
+    let place = target.repository.name();
+    for (key, cache) in built.keys.iter().zip(std::iter::repeat(cache)) {
+        let Some(cache) = cache else { break };
+        if let Some(mut note) = LinkNote::load(cache, key).filter(|note| note.places.first() != Some(&place))
+        {
+            note.add_place(&place);
+            note.save(cache, key, env)?;
+        }
+    }
     Ok(ReleaseReport {
         tag: options.tag.clone(),
         repository: target.repository.name(),
@@ -114,7 +127,7 @@ pub fn push_release(
 /// Sends the blobs that are not there; gives their bytes.
 fn send(
     built: &BuiltRelease,
-    there: HashSet<Digest>,
+    there: &HashSet<Digest>,
     work: &WorkDir,
     target: ReleaseTarget<'_>,
     env: Env<'_>,

@@ -324,7 +324,7 @@ fn tokens_are_asked_for() {
     let error = pull(&sources, &server.name).unwrap_err();
     assert_eq!(error.kind(), Kind::Unauthorised, "{error}");
     let host = server.name.split('/').next().unwrap();
-    for words in ["does not exist, or needs credentials", "auth.json", &format!("podman login {host}")] {
+    for words in ["does not exist, or needs credentials", "auth.json", &format!("forkd login {host}")] {
         assert!(error.to_string().contains(words), "{error}");
     }
     for (pair, good) in [("dTpw", true), ("dTp3cm9uZw==", false)] {

@@ -7,7 +7,7 @@ mod real;
 
 use forkd_core::cache::Cache;
 use forkd_core::{Cancel, Env, Result, Silent};
-use forkd_image::{CredentialFiles, FetchReport, HttpOptions, Image, Platform, Sources};
+use forkd_image::{CredentialFiles, FetchReport, HttpOptions, Image, Platform, RegistryOptions, Sources};
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::path::Path;
 use std::process::ExitCode;
@@ -28,14 +28,17 @@ fn main() -> ExitCode {
 /// Impatient, so that failures come soon.
 fn sources(root: &Path) -> Sources {
     Sources {
-        http: HttpOptions {
-            connect_timeout: Duration::from_secs(2),
-            stall_timeout: Duration::from_millis(400),
-            tries: 3,
-            backoff: Duration::from_millis(10),
-            ..HttpOptions::default()
+        registry: RegistryOptions {
+            http: HttpOptions {
+                connect_timeout: Duration::from_secs(2),
+                stall_timeout: Duration::from_millis(400),
+                tries: 3,
+                backoff: Duration::from_millis(10),
+                ..HttpOptions::default()
+            },
+            files: CredentialFiles(vec![root.join("auth.json")]),
+            ..RegistryOptions::default()
         },
-        credential_files: CredentialFiles(vec![root.join("auth.json")]),
         cache: Cache::new(&root.join("cache")),
     }
 }

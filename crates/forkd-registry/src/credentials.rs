@@ -1,5 +1,6 @@
 //! User names and passwords from where docker and podman keep them.
 
+use crate::login::Secret;
 use crate::reference::RegistryReference;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -7,11 +8,10 @@ use forkd_core::{Cancel, Error, Kind, Result};
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::fmt;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 const MAX_FILE: u64 = 4 << 20;
@@ -21,16 +21,6 @@ const HELPER_TIME: Duration = Duration::from_secs(60);
 /// The files that are looked into, in this order: docker's `config.json` and podman's `auth.json` alike.
 #[derive(Debug, Clone, Default)]
 pub struct CredentialFiles(pub Vec<PathBuf>);
-
-/// Text that must not be printed.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Secret(pub(crate) String);
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(secret)")
-    }
-}
 
 /// Who asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,13 +105,11 @@ fn search(
     cancel: &Cancel,
 ) -> Result<Option<Credentials>> {
     let host = reference.host();
-    let server = if reference.is_docker_hub() { "https://index.docker.io/v1/" } else { host };
+    let server = reference.server();
     let ask = |name: &str| {
-        // It becomes part of a program's name, and must not become a path.
-        if !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.')) {
-            return Err(wrong("the name of a credential helper is not one"));
-        }
-        run_helper(&OsString::from(format!("docker-credential-{name}")), server, HELPER_TIME, cancel)
+        let program =
+            helper_program(name).ok_or_else(|| wrong("the name of a credential helper is not one"))?;
+        run_helper(&OsString::from(program), server, HELPER_TIME, cancel)
     };
     let mut helpers = raw.cred_helpers.unwrap_or_default().into_iter();
     if let Some((_, name)) = helpers.find(|(key, _)| normal(key) == host)
@@ -156,7 +144,7 @@ fn search(
 }
 
 /// A key as hosts are named here: Docker's are URLs.
-fn normal(key: &str) -> String {
+pub(crate) fn normal(key: &str) -> String {
     let key = key.strip_prefix("https://").or(key.strip_prefix("http://")).unwrap_or(key);
     let key = key.trim_end_matches('/');
     let key = key.strip_suffix("/v1").or(key.strip_suffix("/v2")).unwrap_or(key);
@@ -166,7 +154,55 @@ fn normal(key: &str) -> String {
     }
 }
 
-/// Asks a credential helper (docker-credential-helpers' protocol): the server on its input, JSON on its output.
+/// The program of a helper. Its name must not become a path.
+fn helper_program(name: &str) -> Option<String> {
+    let is_name = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+    is_name.then(|| format!("docker-credential-{name}"))
+}
+
+/// The helper that a file names for a registry, if it names one.
+pub(crate) fn helper_for(path: &Path, reference: &RegistryReference) -> Result<Option<String>> {
+    let wrong = |why: &str| Error::new(Kind::Unauthorised, format!("{}: {why}", path.display()));
+    let bytes = match std::fs::read(path) {
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
+        bytes => bytes.map_err(Error::io("read", path))?,
+    };
+    if bytes.iter().all(u8::is_ascii_whitespace) {
+        return Ok(None);
+    }
+    let raw: Raw =
+        serde_json::from_slice(&bytes).map_err(|_| wrong("not a file of credentials, or damaged"))?;
+    let mut helpers = raw.cred_helpers.unwrap_or_default().into_iter();
+    let own = helpers.find(|(key, _)| normal(key) == reference.host()).map(|(_, name)| name);
+    let name = own.or(raw.creds_store).filter(|name| !name.is_empty());
+    name.map(|name| helper_program(&name).ok_or_else(|| wrong("the name of a credential helper is not one")))
+        .transpose()
+}
+
+/// Gives a helper a password to keep.
+pub(crate) fn store_with(
+    program: &str,
+    server: &str,
+    user: &str,
+    password: &Secret,
+    cancel: &Cancel,
+) -> Result<()> {
+    let input =
+        serde_json::json!({ "ServerURL": server, "Username": user, "Secret": password.0 }).to_string();
+    let (status, _) = talk(&OsString::from(program), "store", &input, HELPER_TIME, cancel)?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Unauthorised, format!("{program} ended with {status}")))
+}
+
+/// Has a helper forget a password; says whether it had one.
+pub(crate) fn erase_with(program: &str, server: &str, cancel: &Cancel) -> Result<bool> {
+    let (status, _) = talk(&OsString::from(program), "erase", server, HELPER_TIME, cancel)?;
+    Ok(status.success())
+}
+
+/// Asks a credential helper for what it keeps for a server.
 fn run_helper(
     program: &OsString,
     server: &str,
@@ -175,8 +211,37 @@ fn run_helper(
 ) -> Result<Option<Credentials>> {
     let name = Path::new(program).display().to_string();
     let failed = |why: String| Error::new(Kind::Unauthorised, format!("{name} {why}"));
+    let (status, bytes) = talk(program, "get", server, limit, cancel)?;
+    if !status.success() {
+        // The one failure that the protocol gives words for.
+        return if String::from_utf8_lossy(&bytes).contains("credentials not found") {
+            Ok(None)
+        } else {
+            Err(failed(format!("ended with {status}")))
+        };
+    }
+    let answer: Answer = serde_json::from_slice(&bytes).map_err(|_| failed("gave no JSON answer".into()))?;
+    let secret = Secret(answer.secret);
+    Ok(Some(if answer.username == "<token>" {
+        Credentials::Identity(secret)
+    } else {
+        Credentials::Password { user: answer.username, password: secret }
+    }))
+}
+
+/// Speaks to a credential helper (docker-credential-helpers' protocol): one word as its argument, a question on its input, an answer on
+/// its output.
+fn talk(
+    program: &OsString,
+    word: &str,
+    question: &str,
+    limit: Duration,
+    cancel: &Cancel,
+) -> Result<(ExitStatus, Vec<u8>)> {
+    let name = Path::new(program).display().to_string();
+    let failed = |why: String| Error::new(Kind::Unauthorised, format!("{name} {why}"));
     let mut child = Command::new(program)
-        .arg("get")
+        .arg(word)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -184,7 +249,7 @@ fn run_helper(
         .map_err(|e| failed(format!("cannot be started ({e}), and a file of credentials names it")))?;
     if let Some(mut input) = child.stdin.take() {
         // A helper may end without reading; its answer counts.
-        let _ = input.write_all(server.as_bytes());
+        let _ = input.write_all(question.as_bytes());
     }
     let output = child.stdout.take();
     let reader = std::thread::spawn(move || {
@@ -205,22 +270,7 @@ fn run_helper(
         }
         std::thread::sleep(Duration::from_millis(10));
     };
-    let bytes = reader.join().unwrap_or_default();
-    if !status.success() {
-        // The one failure that the protocol gives words for.
-        return if String::from_utf8_lossy(&bytes).contains("credentials not found") {
-            Ok(None)
-        } else {
-            Err(failed(format!("ended with {status}")))
-        };
-    }
-    let answer: Answer = serde_json::from_slice(&bytes).map_err(|_| failed("gave no JSON answer".into()))?;
-    let secret = Secret(answer.secret);
-    Ok(Some(if answer.username == "<token>" {
-        Credentials::Identity(secret)
-    } else {
-        Credentials::Password { user: answer.username, password: secret }
-    }))
+    Ok((status, reader.join().unwrap_or_default()))
 }
 
 #[cfg(test)]

@@ -1,16 +1,37 @@
 //! What lets us into a registry: a token from the server that it names, or a password.
 
+use crate::client::{RegistryOptions, locked};
 use crate::credentials::Credentials;
-use crate::registry::{RegistryClient, is_transient, locked};
+use crate::reference::RegistryReference;
+use crate::refusal::is_transient;
 use forkd_core::{Cancel, Error, Kind, Result};
-use forkd_http::challenge::{self, Challenge};
-use forkd_http::{Failure, HttpClient, HttpRequest, SmallAnswer, Try, retry_after};
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
-use reqwest::{Method, Response, StatusCode};
+use forkd_http::challenge::Challenge;
+use forkd_http::{Authority, Failure, HttpClient, HttpRequest, SmallAnswer, Try, retry_after, same_origin};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 use std::path::PathBuf;
+use std::sync::Mutex;
 use url::form_urlencoded::Serializer;
 use url::{Host, Url};
+
+/// The door of one repository: what lets us in; nothing until a server asks for it.
+pub(crate) struct RegistryDoor {
+    pub(crate) reference: RegistryReference,
+    pub(crate) options: RegistryOptions,
+    /// What is to be done there: `pull`, or `pull,push`.
+    actions: &'static str,
+    /// Other repositories of the registry that blobs may be taken over from.
+    neighbours: Mutex<Vec<String>>,
+    state: Mutex<DoorState>,
+}
+
+#[derive(Default)]
+struct DoorState {
+    header: Option<HeaderValue>,
+    /// Where the credentials came from, once they have been looked for.
+    from: Option<PathBuf>,
+}
 
 #[derive(Deserialize)]
 struct Token {
@@ -18,39 +39,86 @@ struct Token {
     access_token: Option<String>,
 }
 
-impl RegistryClient {
+impl Authority for RegistryDoor {
+    fn header(&self, url: &Url) -> Option<HeaderValue> {
+        let own = Url::parse(&self.reference.base(self.is_plain())).ok()?;
+        locked(&self.state).header.clone().filter(|_| same_origin(url, &own))
+    }
+
+    fn refresh(&self, http: &HttpClient, challenges: &[Challenge], used: Option<&HeaderValue>) -> Try<()> {
+        self.knock(http, challenges, used, &Cancel::default())
+    }
+}
+
+impl RegistryDoor {
+    pub(crate) fn new(
+        reference: RegistryReference,
+        options: &RegistryOptions,
+        actions: &'static str,
+    ) -> Self {
+        let (neighbours, state) = (Mutex::default(), Mutex::default());
+        Self { reference, options: options.clone(), actions, neighbours, state }
+    }
+
+    /// Whether the user asked for no TLS.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.options.plain.iter().any(|host| host == self.reference.host())
+    }
+
+    /// From now on blobs may be taken over from another repository too: what let us in so far may not say so.
+    pub(crate) fn add_neighbour(&self, repository: &str) {
+        let mut neighbours = locked(&self.neighbours);
+        if !neighbours.iter().any(|known| known == repository) {
+            neighbours.push(repository.to_owned());
+            let mut state = locked(&self.state);
+            if state.header.as_ref().is_some_and(|header| header.as_bytes().starts_with(b"Bearer ")) {
+                state.header = None;
+            }
+        }
+    }
+
+    /// Where the credentials came from that were used last.
+    pub(crate) fn from(&self) -> Option<PathBuf> {
+        locked(&self.state).from.clone()
+    }
+
     /// Gets what a server asks for, unless another thread just has.
-    pub(crate) fn authorise(
+    pub(crate) fn knock(
         &self,
         http: &HttpClient,
-        response: &Response,
+        challenges: &[Challenge],
         used: Option<&HeaderValue>,
         cancel: &Cancel,
     ) -> Try<()> {
-        let mut auth = locked(&self.auth);
-        if auth.header.as_ref() != used {
+        let mut state = locked(&self.state);
+        if state.header.as_ref() != used {
             return Ok(());
         }
-        let asked = response.headers().get_all(WWW_AUTHENTICATE);
-        let challenges: Vec<Challenge> =
-            asked.iter().filter_map(|v| v.to_str().ok()).flat_map(challenge::parse).collect();
-        let found = self.files.find(&self.reference, cancel)?;
+        let found = self.options.files.find(&self.reference, cancel)?;
         let (credentials, from) = found.map_or((None, None), |(c, path)| (Some(c), Some(path)));
-        auth.from = from;
+        state.from = from;
+        state.header =
+            Some(self.let_in(http, challenges, (credentials.as_ref(), state.from.as_ref()), cancel)?);
+        Ok(())
+    }
+
+    /// What to say to a server that asks so.
+    pub(crate) fn let_in(
+        &self,
+        http: &HttpClient,
+        challenges: &[Challenge],
+        (credentials, from): (Option<&Credentials>, Option<&PathBuf>),
+        cancel: &Cancel,
+    ) -> Try<HeaderValue> {
         let has = |scheme: &str| challenges.iter().find(|c| c.scheme == scheme);
         if let Some(bearer) = has("bearer") {
-            let from = auth.from.clone();
-            let token = self.token(http, bearer, credentials.as_ref(), from.as_ref(), cancel)?;
-            auth.header = Some(secret_header(&format!("Bearer {token}"))?);
-        } else if has("basic").is_some() {
-            let Some(Credentials::Password { user, password }) = &credentials else {
-                return Err(self.unauthorised(auth.from.as_ref()).into());
-            };
-            auth.header = Some(basic(user, &password.0)?);
-        } else {
-            return Err(self.unauthorised(auth.from.as_ref()).into());
+            let token = self.token(http, bearer, credentials, from, cancel)?;
+            return Ok(secret_header(&format!("Bearer {token}"))?);
         }
-        Ok(())
+        match credentials.filter(|_| has("basic").is_some()) {
+            Some(Credentials::Password { user, password }) => Ok(basic(user, &password.0)?),
+            _ => Err(self.unauthorised(from).into()),
+        }
     }
 
     /// Asks the registry's token server.
@@ -66,10 +134,24 @@ impl RegistryClient {
         let general = |why: &str| Error::new(Kind::General, format!("{host}: {why}"));
         let realm = bearer.get("realm").and_then(|realm| Url::parse(realm).ok());
         let mut realm = realm.ok_or_else(|| general("it asks for a token without saying where"))?;
-        if !may_have_credentials(&realm, self.reference.is_loopback()) {
+        if !is_private(&realm, self.reference.is_loopback() || self.is_plain()) {
             return Err(general("it wants credentials sent without TLS").into());
         }
-        let mut fields = vec![("scope", format!("repository:{}:pull", self.reference.repository()))];
+        if credentials.is_some() && !self.trusts(&realm) {
+            let elsewhere = realm.host_str().unwrap_or_default();
+            let message = format!(
+                "{host}: its token server is on another host, {elsewhere}, which is told no password unasked"
+            );
+            let hint = format!("where that is right, set FORKD_TOKEN_SERVERS={elsewhere}");
+            return Err(Error::new(Kind::Unauthorised, message).hint(hint).into());
+        }
+        let mut fields = Vec::new();
+        if !self.reference.repository().is_empty() {
+            fields.push(("scope", format!("repository:{}:{}", self.reference.repository(), self.actions)));
+            for other in locked(&self.neighbours).iter() {
+                fields.push(("scope", format!("repository:{other}:pull")));
+            }
+        }
         fields.extend(bearer.get("service").map(|service| ("service", service.to_owned())));
         let request = match credentials {
             Some(Credentials::Identity(token)) => {
@@ -114,14 +196,27 @@ impl RegistryClient {
         token.ok_or_else(|| general("the token server's answer has no token").into())
     }
 
+    /// Whether a token server is the registry's own: on its host, or on the domain that its host is in, or one that the user trusts.
+    fn trusts(&self, realm: &Url) -> bool {
+        let Some(elsewhere) = realm.host_str() else { return false };
+        let host = self.reference.host_name();
+        let is_below =
+            host.strip_suffix(elsewhere).is_some_and(|before| before.is_empty() || before.ends_with('.'));
+        let is_hub = self.reference.is_docker_hub() && elsewhere == "auth.docker.io";
+        // A domain of one label is no one's own.
+        (is_below && (host == elsewhere || elsewhere.contains('.')))
+            || is_hub
+            || self.options.realms.iter().any(|trusted| trusted == elsewhere)
+    }
+
     pub(crate) fn unauthorised(&self, from: Option<&PathBuf>) -> Error {
         let (host, repository) = (self.reference.host(), self.reference.repository());
-        let login = format!("`docker login {host}` or `podman login {host}`");
+        let login = format!("`forkd login {host}`");
         let (message, hint) = match from {
             Some(path) => (
                 format!(
-                    "{host} refuses '{repository}' to the credentials from {}: the repository does not exist, or they may not read \
-it or have expired",
+                    "{host} refuses '{repository}' to the credentials from {}: the repository does not exist, or they lack the right \
+for this, or have expired",
                     path.display()
                 ),
                 format!("log in again by {login}"),
@@ -129,7 +224,7 @@ it or have expired",
             None => (
                 format!(
                     "{host}: '{repository}' does not exist, or needs credentials, and there are none for this host in: {}",
-                    self.files.names()
+                    self.options.files.names()
                 ),
                 format!("log in by {login}"),
             ),
@@ -138,8 +233,8 @@ it or have expired",
     }
 }
 
-/// Whether a token server may be told who we are: over TLS, or where both it and the registry are on this machine.
-fn may_have_credentials(realm: &Url, registry_is_here: bool) -> bool {
+/// Whether nobody between hears what a token server is told: over TLS, or where both it and the registry are on this machine.
+fn is_private(realm: &Url, registry_is_here: bool) -> bool {
     let here = match realm.host() {
         Some(Host::Domain(name)) => name == "localhost",
         Some(Host::Ipv4(address)) => address.is_loopback(),
@@ -168,7 +263,7 @@ mod tests {
 
     #[test]
     fn passwords_go_over_tls_or_nowhere_else() {
-        let may = |realm: &str, here| may_have_credentials(&realm.parse().unwrap(), here);
+        let may = |realm: &str, here| is_private(&realm.parse().unwrap(), here);
         assert!(may("https://auth.example/token", false) && may("https://auth.example/token", true));
         assert!(may("http://127.0.0.1:5001/token", true) && may("http://localhost/token", true));
         assert!(may("http://[::1]:5001/token", true));

@@ -1,0 +1,20 @@
+//! Registries of the OCI distribution protocol (distribution-spec 1.1): who may come in, manifests, blobs, tags, uploads. Container images
+//! and releases of snapshots are fetched and pushed by the same client.
+#![forbid(unsafe_code)]
+
+mod auth;
+mod client;
+mod credentials;
+mod login;
+mod reference;
+mod refusal;
+mod repository;
+mod shown;
+mod upload;
+
+pub use client::{ManifestBytes, RegistryClient, RegistryOptions};
+pub use credentials::CredentialFiles;
+pub use login::{LoginReport, Secret, login, logout};
+pub use reference::RegistryReference;
+pub use repository::RegistryRepository;
+pub use shown::shown;

@@ -1,7 +1,6 @@
 //! One try for an object or a range of it, and what the answer means (RFC 9110, 13 and 14).
 
 use crate::challenge;
-use crate::client::HttpClient;
 use crate::failure::{Failure, Try, refusal, unexpected};
 use crate::redirect::same_origin;
 use crate::retry::Tries;
@@ -16,7 +15,6 @@ use reqwest::header::{
 use reqwest::{Response, StatusCode};
 use std::sync::Arc;
 use std::time::Instant;
-use tokio::runtime::Handle;
 
 /// What a server answers.
 pub(crate) enum Reply {
@@ -46,7 +44,7 @@ pub(crate) struct ByteSpan {
 impl Transport {
     /// Asks until there is an answer that another try would not change.
     pub(crate) async fn open(
-        self: &Arc<Self>,
+        &self,
         location: &Location,
         request: &Request,
         stop: &Stop,
@@ -74,7 +72,7 @@ impl Transport {
 
     /// Asks once.
     pub(crate) async fn ask(
-        self: &Arc<Self>,
+        &self,
         location: &Location,
         request: &Request,
         stop: &Stop,
@@ -119,12 +117,7 @@ impl Transport {
     }
 
     /// Sends with what lets us in, which is asked for once more where the server does not take it.
-    async fn send_as(
-        self: &Arc<Self>,
-        asking: HttpRequest,
-        location: &Location,
-        stop: &Stop,
-    ) -> Try<Response> {
+    async fn send_as(&self, asking: HttpRequest, location: &Location, stop: &Stop) -> Try<Response> {
         let Some(authority) = self.options.authority.clone() else {
             return self.send(&asking, location, stop).await;
         };
@@ -141,10 +134,8 @@ impl Transport {
             return Ok(response);
         }
         let challenges = challenge::of(&response);
-        let http = HttpClient::sharing(self, Handle::current());
         let refreshed = Arc::clone(&authority.0);
-        let answer =
-            tokio::task::spawn_blocking(move || refreshed.refresh(&http, &challenges, used.as_ref()));
+        let answer = tokio::task::spawn_blocking(move || refreshed.refresh(&challenges, used.as_ref()));
         answer.await.map_err(|_| Error::new(Kind::General, "internal error: a login panicked"))??;
         self.send(&ask(authority.0.header(&asking.url).as_ref()), location, stop).await
     }

@@ -68,11 +68,6 @@ impl HttpClient {
         Ok(Self { transport, network: runtime.handle().clone(), runtime: Some(runtime) })
     }
 
-    /// One more client of the same connections, for as long as the one that made them lives.
-    pub(crate) fn sharing(transport: &Arc<Transport>, network: Handle) -> Self {
-        Self { transport: Arc::clone(transport), network, runtime: None }
-    }
-
     /// The tries for one thing, none of which was made yet.
     #[must_use]
     pub fn tries(&self) -> Tries {

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod ask;
+mod authority;
 mod body;
 pub mod challenge;
 mod client;
@@ -14,9 +15,10 @@ mod stop;
 mod transport;
 mod upload;
 
+pub use authority::{Authority, SharedAuthority};
 pub use client::{HttpClient, SmallAnswer};
 pub use failure::{Failure, Try, retry_after};
-pub use options::{Authority, HttpOptions, SharedAuthority};
+pub use options::HttpOptions;
 pub use redirect::same_origin;
 pub use retry::Tries;
 pub use transport::HttpRequest;

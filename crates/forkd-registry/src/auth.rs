@@ -1,12 +1,14 @@
 //! What lets us into a registry: a token from the server that it names, or a password.
 
-use crate::client::{RegistryOptions, locked};
 use crate::credentials::Credentials;
+use crate::options::{RegistryOptions, locked};
 use crate::reference::RegistryReference;
 use crate::refusal::is_transient;
 use forkd_core::{Cancel, Error, Kind, Result};
 use forkd_http::challenge::Challenge;
-use forkd_http::{Authority, Failure, HttpClient, HttpRequest, SmallAnswer, Try, retry_after, same_origin};
+use forkd_http::{
+    Authority, Failure, HttpClient, HttpOptions, HttpRequest, SmallAnswer, Try, retry_after, same_origin,
+};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Method, StatusCode};
 use serde::Deserialize;
@@ -45,8 +47,11 @@ impl Authority for RegistryDoor {
         locked(&self.state).header.clone().filter(|_| same_origin(url, &own))
     }
 
-    fn refresh(&self, http: &HttpClient, challenges: &[Challenge], used: Option<&HeaderValue>) -> Try<()> {
-        self.knock(http, challenges, used, &Cancel::default())
+    fn refresh(&self, challenges: &[Challenge], used: Option<&HeaderValue>) -> Try<()> {
+        // Connections of its own: those that asked are at work.
+        let direct = self.reference.is_loopback();
+        let http = HttpClient::new(&HttpOptions { direct, ..self.options.http.clone() })?;
+        self.knock(&http, challenges, used, &Cancel::default())
     }
 }
 

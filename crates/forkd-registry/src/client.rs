@@ -1,35 +1,24 @@
 //! One repository of a registry: requests, and what its answers mean.
 
 use crate::auth::RegistryDoor;
-use crate::credentials::CredentialFiles;
+use crate::options::{RegistryOptions, locked};
 use crate::reference::RegistryReference;
+use crate::refusal::refusal;
 use forkd_core::hub::{Answer, Location, Request};
 use forkd_core::{Cancel, Error, Kind, Result};
 use forkd_format::Digest;
 use forkd_http::{
-    Authority, FileBody, HttpClient, HttpOptions, HttpRequest, SharedAuthority, SmallAnswer, Try, challenge,
-    same_origin,
+    Authority, Failure, FileBody, HttpClient, HttpOptions, HttpRequest, SharedAuthority, SmallAnswer, Try,
+    challenge, same_origin,
 };
 use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, RANGE};
 use reqwest::{Method, Response, StatusCode};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use url::Url;
 
 /// The largest manifest that is read, in bytes: what registries take.
 const MAX_MANIFEST: u64 = 4 << 20;
-
-/// How registries are spoken to.
-#[derive(Debug, Clone, Default)]
-pub struct RegistryOptions {
-    pub http: HttpOptions,
-    /// Where containers' tools keep credentials.
-    pub files: CredentialFiles,
-    /// Hosts that are spoken to without TLS, because the user says so.
-    pub plain: Vec<String>,
-    /// Hosts of token servers that may be told passwords of other hosts' registries.
-    pub realms: Vec<String>,
-}
 
 /// One repository of a registry. No connection is made before it is asked something.
 pub struct RegistryClient {
@@ -43,10 +32,6 @@ pub struct ManifestBytes {
     pub bytes: Vec<u8>,
     pub digest: Digest,
     pub content_type: Option<String>,
-}
-
-pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl std::fmt::Debug for RegistryClient {
@@ -232,7 +217,7 @@ impl RegistryClient {
     /// # Errors
     /// As [`RegistryClient::manifest`].
     pub fn open_blob(&self, digest: &Digest, request: &Request, cancel: &Cancel) -> Result<Answer> {
-        let location = Location::of_url(self.url(&format!("blobs/sha256:{digest}"))?)?;
+        let location = Location::of_url(&self.url(&format!("blobs/sha256:{digest}"))?)?;
         self.http()?.request(&location, request, cancel)
     }
 
@@ -280,5 +265,17 @@ impl RegistryClient {
             }
             return Err(self.refusal(http, response, call.path(), cancel));
         }
+    }
+
+    /// What an answer that is no success means.
+    pub(crate) fn refusal(
+        &self,
+        http: &HttpClient,
+        response: Response,
+        path: &str,
+        cancel: &Cancel,
+    ) -> Failure {
+        let unauthorised = || self.door.unauthorised(self.door.from().as_ref());
+        refusal(http, response, (self.reference(), path), &unauthorised, cancel)
     }
 }

@@ -1,7 +1,7 @@
 //! User names and passwords from where docker and podman keep them.
 
-use crate::login::Secret;
 use crate::reference::RegistryReference;
+use crate::secret::Secret;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use forkd_core::{Cancel, Error, Kind, Result};

@@ -1,9 +1,11 @@
 //! Logging in and out: credentials are tried, then kept where containers' tools keep theirs.
 
 use crate::auth::RegistryDoor;
-use crate::client::{RegistryClient, RegistryOptions};
+use crate::client::RegistryClient;
 use crate::credentials::Credentials;
+use crate::options::RegistryOptions;
 use crate::reference::RegistryReference;
+use crate::secret::Secret;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use forkd_core::{Cancel, Error, Kind, Result};
@@ -11,20 +13,9 @@ use forkd_http::{HttpRequest, challenge};
 use reqwest::StatusCode;
 use serde::Serialize;
 use serde_json::{Map, Value};
-use std::fmt;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use url::Url;
-
-/// Text that must not be printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(pub String);
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(secret)")
-    }
-}
 
 /// Who was let in, and where that is kept.
 #[derive(Debug, Clone, Serialize)]

@@ -1,6 +1,7 @@
 //! A repository of a registry as a place of releases.
 
-use crate::client::{CallBody, RegistryCall, RegistryClient, RegistryOptions};
+use crate::client::{CallBody, RegistryCall, RegistryClient};
+use crate::options::RegistryOptions;
 use crate::reference::RegistryReference;
 use forkd_core::hub::{Answer, BlobFile, Location, ManifestName, Remote, Repository, Request};
 use forkd_core::{Cancel, Error, Kind, Progress, Result};
@@ -62,7 +63,7 @@ impl Repository for RegistryRepository {
     }
 
     fn blob_location(&self, digest: &Digest) -> Result<Location> {
-        Location::of_url(self.client.url(&format!("blobs/sha256:{digest}"))?)
+        Location::of_url(&self.client.url(&format!("blobs/sha256:{digest}"))?)
     }
 
     fn manifest(&self, name: &ManifestName, cancel: &Cancel) -> Result<Vec<u8>> {

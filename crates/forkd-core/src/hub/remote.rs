@@ -35,7 +35,7 @@ impl Location {
     ///
     /// # Errors
     /// As [`Location::parse`].
-    pub fn of_url(url: Url) -> Result<Self> {
+    pub fn of_url(url: &Url) -> Result<Self> {
         Self::parse(url.as_str())
     }
 

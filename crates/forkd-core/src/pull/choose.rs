@@ -5,8 +5,9 @@ use crate::error::{Kind, Result};
 use crate::hub::offer::Offer;
 use crate::pack::paged::kernel;
 use crate::pull::context::PullContext;
+use crate::pull::header_probe::HeaderProbe;
 use crate::pull::missing::missing;
-use crate::pull::probe::{HeaderProbe, PackProbe, look, open};
+use crate::pull::probe::{PackProbe, look, open};
 use crate::store::by_content::{self, LocalBlocks, LocalFile};
 use forkd_format::manifest::{Base, BaseKind};
 

@@ -1,6 +1,7 @@
 //! Which frames must come.
 
-use crate::pack::paged::header::{BaseBody, PagedHeader};
+use crate::pack::paged::header::PagedHeader;
+use crate::pack::paged::header_parts::BaseBody;
 use crate::store::by_content::{self, LocalBlocks, LocalFile};
 use forkd_format::Tag;
 use std::collections::BTreeMap;

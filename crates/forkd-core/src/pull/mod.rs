@@ -6,6 +6,7 @@ pub(crate) mod context;
 pub(crate) mod demands;
 pub(crate) mod frame_place;
 pub(crate) mod frame_queue;
+pub(crate) mod header_probe;
 pub(crate) mod journal;
 pub(crate) mod landed;
 pub(crate) mod local;

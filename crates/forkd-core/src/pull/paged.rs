@@ -12,10 +12,10 @@ use crate::pull::context::{JOURNAL, PullContext, TrafficMeter, paged_key, settle
 use crate::pull::demands::Demands;
 use crate::pull::frame_place::{FramePlace, PlacedRange};
 use crate::pull::frame_queue::{FrameQueue, Pace, Turn, fetched_bytes};
+use crate::pull::header_probe::{Front, HeaderProbe};
 use crate::pull::journal::FrameJournal;
 use crate::pull::landed::Landed;
 use crate::pull::local::LocalFrames;
-use crate::pull::probe::{Front, HeaderProbe};
 use crate::store::lock::LockKind;
 use crate::store::record::Provenance;
 use crate::store::workdir::WorkDir;

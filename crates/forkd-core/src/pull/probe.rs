@@ -4,11 +4,11 @@ use crate::digest::checked_reader::{CheckedBody, Expected};
 use crate::error::{Error, Kind, Result};
 use crate::hub::offer::Offer;
 use crate::hub::remote::{Answer, Download, Location, Request, Validator};
-use crate::pack::computed_id::ComputedId;
 use crate::pack::paged::header::PagedHeader;
 use crate::pack::stream::read::PackStream;
 use crate::pull::context::{PullContext, paged_key};
 use crate::pull::frame_place::FramePlace;
+use crate::pull::header_probe::{Front, HeaderProbe};
 use crate::pull::stream::{PartialPack, TeeReader};
 use forkd_format::paged::HEADER_GUESS;
 use std::io::Read;
@@ -33,25 +33,6 @@ pub(crate) enum PackProbe<'a> {
     Stream(Box<PackStream<CheckedBody<'a>>>, Validator, Option<u64>),
     /// A paged pack.
     Header(Box<HeaderProbe<'a>>),
-}
-
-/// A paged pack whose header was read: it is the one that was offered.
-pub(crate) struct HeaderProbe<'a> {
-    pub(crate) header: PagedHeader,
-    /// What names it, where something was claimed and holds.
-    pub(crate) verified: Option<ComputedId>,
-    pub(crate) place: FramePlace,
-    /// The frames, where the server gives no ranges and is sending them all.
-    pub(crate) stream: Option<Box<dyn Read + Send + 'a>>,
-    /// The first frames, where they were asked for with the header.
-    pub(crate) front: Option<Front<'a>>,
-}
-
-/// What comes behind a header without another request.
-pub(crate) struct Front<'a> {
-    pub(crate) body: Box<dyn Read + Send + 'a>,
-    /// Where it ends in the pack.
-    pub(crate) end: u64,
 }
 
 /// Opens a pack to look at it, and no more.

@@ -3,7 +3,8 @@
 
 use crate::error::{Error, Result};
 use crate::pack::computed_id::ComputedId;
-use crate::pack::paged::header::{BaseBody, HeaderFile, HeaderParts, PagedHeader, SourceMap};
+use crate::pack::paged::header::PagedHeader;
+use crate::pack::paged::header_parts::{BaseBody, HeaderFile, HeaderParts, SourceMap};
 use crate::pull::frame_place::BLOB_GAP;
 use forkd_format::manifest::{MAX_UNPACKED, SNAPSHOT_JSON};
 use forkd_format::paged::{FRAME_PAGES, FileFrames, FileRoot, StoredFrame};

@@ -2,7 +2,9 @@
 
 pub(crate) mod build;
 pub(crate) mod compose;
+pub(crate) mod known;
 pub(crate) mod link;
 pub(crate) mod link_note;
 pub(crate) mod open;
+pub(crate) mod options;
 pub(crate) mod push;

@@ -9,7 +9,7 @@ use crate::pack::computed_id::ComputedId;
 use crate::pipeline::each::for_each_of;
 use crate::pull::context::PullContext;
 use crate::pull::frame_place::{BlobPlace, FramePlace};
-use crate::pull::probe::HeaderProbe;
+use crate::pull::header_probe::HeaderProbe;
 use crate::release::compose::{ComposedRelease, ReleaseParts};
 use crate::release::link_note::note_release;
 use forkd_format::Digest;

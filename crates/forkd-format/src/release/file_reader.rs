@@ -1,6 +1,6 @@
 //! Files of an index, as a stranger wrote them.
 
-use super::index::{FileBlob, FileFrame, FrameRef, PagedFile};
+use super::paged_file::{FileBlob, FileFrame, FrameRef, PagedFile};
 use crate::digest::Digest;
 use crate::error::FormatError;
 use crate::little_endian::{le32, le64};

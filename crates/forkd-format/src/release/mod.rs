@@ -6,8 +6,10 @@ mod descriptor;
 mod file_reader;
 mod index;
 mod manifest;
+mod paged_file;
 
 pub use config::{LinkFiles, ReleaseBase, ReleaseConfig};
 pub use descriptor::{Annotations, Descriptor};
-pub use index::{FileBlob, FileFrame, FrameRef, PagedFile, ReleaseIndex};
+pub use index::ReleaseIndex;
 pub use manifest::{MAX_BLOBS, MAX_RELEASE_MANIFEST, ReleaseManifest, media};
+pub use paged_file::{FileBlob, FileFrame, FrameRef, PagedFile};

@@ -3,7 +3,8 @@
 use crate::cache::folder::Cache;
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
-use crate::pack::paged::header::{BaseBody, HeaderBase, PagedHeader};
+use crate::pack::paged::header::PagedHeader;
+use crate::pack::paged::header_parts::{BaseBody, HeaderBase};
 use crate::pack::paged::kernel;
 use crate::pack::paged::page_source::PageSource;
 use crate::pack::sidecar::OpenSidecar;

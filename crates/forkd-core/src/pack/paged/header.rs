@@ -2,10 +2,11 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::pack::computed_id::ComputedId;
+use crate::pack::paged::header_parts::{BaseBody, HeaderBase, HeaderFile, HeaderParts, SourceMap};
 use crate::pack::paged::set_places::SetPlaces;
 use crate::pack::stream::read::PackStream;
 use crate::pack::stream::zstd_frames::{Rest, read_error};
-use forkd_format::manifest::{Base, FileEntry, SNAPSHOT_JSON};
+use forkd_format::manifest::{FileEntry, SNAPSHOT_JSON};
 use forkd_format::paged::{
     FRAME_PAGES, FileFrames, FileRoot, Index, Plan, SKIPPABLE_HEADER, StoredFrame, frame_len,
     parse_index_frame_header,
@@ -50,55 +51,6 @@ pub(crate) struct PagedHeader {
     /// Where each stored frame is: file and number in the file.
     places: Vec<(u32, u32)>,
     stored: Vec<StoredFrame>,
-}
-
-/// The global number of each source that frames of a file may name.
-pub(crate) type SourceMap = Vec<Option<usize>>;
-
-/// A file that frames refer to and that is no file of a link.
-pub(crate) struct HeaderBase {
-    pub(crate) body: BaseBody,
-    /// Its frames, where it can be fetched.
-    pub(crate) frames: FileFrames,
-}
-
-/// What a base is.
-pub(crate) enum BaseBody {
-    File(Base),
-    /// Another snapshot's working set: file and page of each of its pages.
-    Set(Vec<(usize, u64)>),
-}
-
-/// A file of a header.
-pub(crate) struct HeaderFile {
-    pub(crate) frames: FileFrames,
-    pub(crate) sources: Option<SourceMap>,
-}
-
-/// What a header is made of.
-pub(crate) struct HeaderParts {
-    pub(crate) manifest: Manifest,
-    pub(crate) id: ComputedId,
-    pub(crate) header_len: u64,
-    /// Of the links, in the manifest's order.
-    pub(crate) files: Vec<HeaderFile>,
-    pub(crate) set: HeaderFile,
-    /// File and page of each page of the working set.
-    pub(crate) set_pages: Vec<(usize, u64)>,
-    pub(crate) bases: Vec<(BaseBody, HeaderFile)>,
-    /// The numbers of all files that have frames, each behind those that it refers to.
-    pub(crate) order: Vec<usize>,
-    pub(crate) set_is_implied: bool,
-}
-
-impl HeaderBase {
-    /// What messages call it.
-    pub(crate) fn label(&self) -> String {
-        match &self.body {
-            BaseBody::File(base) => format!("{} of '{}'", base.path, base.name),
-            BaseBody::Set(_) => "a working set".to_owned(),
-        }
-    }
 }
 
 impl PagedHeader {

@@ -6,6 +6,7 @@ pub(crate) mod bases_written;
 pub(crate) mod decode;
 pub(crate) mod encode;
 pub(crate) mod header;
+pub(crate) mod header_parts;
 pub(crate) mod kernel;
 pub(crate) mod needs;
 pub(crate) mod page_ref;

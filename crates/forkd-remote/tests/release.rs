@@ -220,7 +220,7 @@ fn pins_hold_and_missing_or_other_blobs_are_refused() {
     let manifest = ReleaseManifest::parse(&bytes).unwrap();
     let blobs: BTreeSet<_> =
         manifest.blobs.iter().chain([&manifest.config, &manifest.index]).map(|blob| blob.digest).collect();
-    let before = forkd_testing::tree(to.dir.path());
+    let before = forkd_testing::tree(to.store.root());
     for digest in blobs {
         let path = hub.path().join("blobs/sha256").join(digest.to_string());
         let kept = fs::read(&path).unwrap();
@@ -237,7 +237,7 @@ fn pins_hold_and_missing_or_other_blobs_are_refused() {
         fs::write(&path, &kept).unwrap();
     }
     to.store.gc(&Silent).unwrap();
-    assert_eq!(forkd_testing::tree(to.dir.path()), before);
+    assert_eq!(forkd_testing::tree(to.store.root()), before);
     to.pull(ManifestName::Digest(Digest::of(&bytes)), &layout).unwrap();
     assert_eq!(to.files(&tags[0]), from.files(&tags[0]));
 }

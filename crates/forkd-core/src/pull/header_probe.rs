@@ -3,6 +3,7 @@
 use crate::pack::computed_id::ComputedId;
 use crate::pack::paged::header::PagedHeader;
 use crate::pull::frame_place::FramePlace;
+use crate::release::link_note::ReleaseOrigin;
 use std::io::Read;
 
 /// What was read of a paged pack or a release: it is the one that was offered.
@@ -15,6 +16,8 @@ pub(crate) struct HeaderProbe<'a> {
     pub(crate) stream: Option<Box<dyn Read + Send + 'a>>,
     /// The first frames, where they were asked for with the header.
     pub(crate) front: Option<Front<'a>>,
+    /// Where a release comes from.
+    pub(crate) from: Option<ReleaseOrigin>,
 }
 
 /// What comes behind a header without another request.

@@ -13,10 +13,11 @@ use crate::pull::missing::missing;
 use crate::pull::paged;
 use crate::pull::probe::{PackProbe, look, open};
 use crate::pull::stream::{self, OpenStream, PartialPack};
+use crate::release::link_note::note_release;
 use crate::store::by_content::{self, LocalBlocks};
 use crate::store::by_source::already_here;
 use crate::store::workdir::WorkDir;
-use crate::unpack::plan::{UnpackPlan, UnpackReport, local_tags};
+use crate::unpack::plan::{Outcome, UnpackPlan, UnpackReport, local_tags};
 use forkd_format::{Manifest, PackFormat, PackId, Tag};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -301,9 +302,16 @@ impl<'a> OfferFetch<'a, '_> {
         }
     }
 
-    fn take_paged(&self, probe: HeaderProbe<'a>) -> Result<PullReport> {
+    fn take_paged(&self, mut probe: HeaderProbe<'a>) -> Result<PullReport> {
         let (id, verified, validator) = (probe.header.id, probe.verified, probe.place.validator().cloned());
+        let from = probe.from.take();
         let pulled = paged::pull(self.context, &self.offer.location, self.name, probe)?;
+        let all_came = pulled.resumed == 0
+            && pulled.reused.is_empty()
+            && pulled.unpack.links.iter().all(|link| link.outcome != Outcome::Kept);
+        if let (Some(from), Some(cache), true) = (from, &self.context.options.unpack.cache, all_came) {
+            note_release(cache, &from, self.context.env)?;
+        }
         if let Some(validator) = validator {
             self.note(id, &validator);
         }

@@ -142,7 +142,7 @@ fn probe<'a>(
         (true, false) => (None, None),
     };
     let place = FramePlace::Pack { location: location.clone(), validator };
-    Ok(PackProbe::Header(Box::new(HeaderProbe { header, verified, place, stream, front })))
+    Ok(PackProbe::Header(Box::new(HeaderProbe { header, verified, place, stream, front, from: None })))
 }
 
 /// Reads an object range by range, each longer than the one before; once it is known that all is wanted, all that is left.

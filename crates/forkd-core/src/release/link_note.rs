@@ -66,10 +66,17 @@ pub(crate) fn link_key<'n>(
     Digest::of(text.as_bytes())
 }
 
-/// Notes where the blobs of a release lie that was pulled, so that who builds upon it need not make them again.
-pub(crate) fn note_release(cache: &Cache, parts: &ReleaseParts, place: &str, env: Env<'_>) -> Result<()> {
-    let ReleaseConfig { manifest, links, bases, .. } = &parts.config;
-    let all = &parts.index.files;
+/// A release that is pulled, and the repository that has it.
+pub(crate) struct ReleaseOrigin {
+    pub(crate) parts: ReleaseParts,
+    pub(crate) place: String,
+}
+
+/// Notes where the blobs of a release lie, so that who builds upon it need not make them again. All of its frames came from there and
+/// were checked: that a blob holds what its index says is not believed of a stranger.
+pub(crate) fn note_release(cache: &Cache, from: &ReleaseOrigin, env: Env<'_>) -> Result<()> {
+    let ReleaseConfig { manifest, links, bases, .. } = &from.parts.config;
+    let all = &from.parts.index.files;
     let of_links: BTreeSet<usize> =
         links.iter().flat_map(|link| link.files.iter().copied().chain(link.set)).collect();
     let base_of: BTreeMap<usize, &Base> = bases.iter().copied().zip(&manifest.bases).collect();
@@ -95,7 +102,7 @@ pub(crate) fn note_release(cache: &Cache, parts: &ReleaseParts, place: &str, env
             set: files.set.map(|number| all[number].clone()),
             bases: others.clone(),
             is_partial: files.set.is_none() && number + 1 < links.len(),
-            places: vec![place.to_owned()],
+            places: vec![from.place.clone()],
         };
         note.save(cache, &key, env)?;
     }

@@ -11,7 +11,7 @@ use crate::pull::context::PullContext;
 use crate::pull::frame_place::{BlobPlace, FramePlace};
 use crate::pull::header_probe::HeaderProbe;
 use crate::release::compose::{ComposedRelease, ReleaseParts};
-use crate::release::link_note::note_release;
+use crate::release::link_note::ReleaseOrigin;
 use forkd_format::Digest;
 use forkd_format::manifest::IndexEntry;
 use forkd_format::release::{Descriptor, ReleaseConfig, ReleaseIndex, ReleaseManifest};
@@ -56,18 +56,15 @@ pub(crate) fn open<'a>(
         Ok(bytes)
     })?;
     let parts = parse(release.manifest.clone(), &fetched[0], &fetched[1], name)?;
-    let noted = parts.clone();
+    let from = Some(ReleaseOrigin { parts: parts.clone(), place: release.repository.clone() });
     let ComposedRelease { header, blobs } = parts.compose(release.id, name)?;
-    if let Some(cache) = &context.options.unpack.cache {
-        note_release(cache, &noted, &release.repository, context.env)?;
-    }
     let place = |(digest, range): (Digest, _)| {
         let found = release.blobs.binary_search_by_key(&digest, |(digest, _)| *digest);
         let missing = |_| Error::new(Kind::Integrity, format!("{name}: no blob {digest}"));
         Ok(BlobPlace { range, location: release.blobs[found.map_err(missing)?].1.clone() })
     };
     let place = FramePlace::Release(blobs.into_iter().map(place).collect::<Result<_>>()?);
-    Ok(HeaderProbe { header, verified: Some(release.id), place, stream: None, front: None })
+    Ok(HeaderProbe { header, verified: Some(release.id), place, stream: None, front: None, from })
 }
 
 /// Reads the documents that a manifest names.

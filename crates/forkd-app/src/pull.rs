@@ -121,7 +121,7 @@ impl App<'_> {
         let connections = request.connections;
         match &request.source {
             PullSource::Release(place) => {
-                let open = place.open(self.settings, limit_rate, false)?;
+                let open = place.open(self.opened(limit_rate, false))?;
                 let target = PullTarget::Release { repository: &*open.repository, name: place.name() };
                 work(&*open.remote, &PullOptions { target, unpack, connections, arrivals })
             }

@@ -1,29 +1,24 @@
 //! Releases in repositories: published, listed, taken away.
 
 use crate::app::App;
-use crate::settings::Settings;
-use forkd_core::hub::{ManifestName, Remote, Repository};
-use forkd_core::{Error, Kind, ReleaseOptions, ReleaseReport, ReleaseTarget, Result};
-use forkd_registry::{LoginReport, RegistryReference, RegistryRepository, Secret};
-use forkd_remote::{AnyRemote, HttpOptions, LayoutRepository};
+use crate::hub_place::{HubPlace, OpenOptions, OpenRepository, bucket, open_registry};
+use forkd_core::hub::ManifestName;
+use forkd_core::{
+    Error, Kind, MirrorReport, MirrorSides, ReleaseOptions, ReleaseReport, ReleaseTarget, Result,
+};
+use forkd_format::Reference;
+use forkd_registry::{LoginReport, RegistryReference, Secret};
+use forkd_remote::{CollectOptions, CollectReport};
 use serde::Serialize;
 use std::fmt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// Where a release is: a repository and a name in it.
 #[derive(Debug, Clone)]
 pub enum ReleasePlace {
     /// `oci://HOST/NAME[:TAG][@sha256:HEX]`.
     Registry(RegistryReference),
-    /// `oci-layout:DIR[:TAG]`: a folder.
-    Layout { dir: PathBuf, tag: Option<String> },
-}
-
-/// A repository, and what reads its blobs.
-pub(crate) struct OpenRepository {
-    pub(crate) repository: Arc<dyn Repository>,
-    pub(crate) remote: Arc<dyn Remote>,
+    /// A package of a hub.
+    Package { hub: HubPlace, package: String, name: ManifestName },
 }
 
 /// What a repository holds.
@@ -41,7 +36,8 @@ pub struct RemoteRemoval {
 }
 
 impl ReleasePlace {
-    /// Reads a place; `None` where the text is of another kind.
+    /// Reads a place: `oci://HOST/NAME[:TAG][@sha256:HEX]`, `s3://BUCKET[/PREFIX]/OWNER/NAME[:TAG][@sha256:HEX]`, `oci-layout:DIR[:TAG]`.
+    /// `None` where the text is of another kind.
     ///
     /// # Errors
     /// [`Kind::Usage`].
@@ -49,25 +45,31 @@ impl ReleasePlace {
         if text.starts_with("oci://") {
             return RegistryReference::parse_url(text).map(Self::Registry).map(Some);
         }
-        let Some(rest) = text.strip_prefix("oci-layout:") else { return Ok(None) };
-        let (dir, tag) = rest.split_once(':').map_or((rest, None), |(dir, tag)| (dir, Some(tag)));
-        if dir.is_empty() || tag == Some("") {
-            return Err(Error::new(
-                Kind::Usage,
-                "'oci-layout:' names no folder; expected oci-layout:DIR[:TAG]",
-            ));
+        if let Some(rest) = text.strip_prefix("s3://") {
+            let wrong =
+                || Error::new(Kind::Usage, "expected s3://BUCKET[/PREFIX]/OWNER/NAME[:TAG][@sha256:HEX]");
+            let (path, name) = manifest_name(rest)?;
+            let mut parts: Vec<&str> = path.split('/').collect();
+            let last = parts.pop().zip(parts.pop()).filter(|_| !parts.is_empty());
+            let (name_part, owner) = last.ok_or_else(wrong)?;
+            let hub = HubPlace::Bucket(bucket(&format!("s3://{}", parts.join("/")))?);
+            let package: Reference = format!("{owner}/{name_part}").parse().map_err(|_| wrong())?;
+            return Ok(Some(Self::Package { hub, package: package.package, name }));
         }
-        let dir = std::path::absolute(dir).map_err(Error::io("find", Path::new(dir)))?;
-        Ok(Some(Self::Layout { dir, tag: tag.map(str::to_owned) }))
+        let Some(rest) = text.strip_prefix("oci-layout:") else { return Ok(None) };
+        let (dir, name) = manifest_name(rest)?;
+        let hub = HubPlace::parse(&format!("oci-layout:{dir}"))?;
+        Ok(Some(Self::Package { hub, package: String::new(), name }))
     }
 
-    /// The tag; `latest` where neither tag nor digest is named.
+    /// A package of a hub, as a reference names it.
     #[must_use]
-    pub fn tag(&self) -> Option<&str> {
-        match self {
-            Self::Registry(reference) => reference.tag(),
-            Self::Layout { tag, .. } => Some(tag.as_deref().unwrap_or("latest")),
-        }
+    pub fn of_package(hub: HubPlace, reference: &Reference) -> Self {
+        let name = match reference.digest {
+            Some(digest) => ManifestName::Digest(digest),
+            None => ManifestName::Tag(reference.version.clone()),
+        };
+        Self::Package { hub, package: reference.package.clone(), name }
     }
 
     /// What names the release in the repository.
@@ -78,7 +80,7 @@ impl ReleasePlace {
                 Some(digest) => ManifestName::Digest(*digest),
                 None => ManifestName::Tag(reference.tag().unwrap_or("latest").to_owned()),
             },
-            Self::Layout { .. } => ManifestName::Tag(self.tag().unwrap_or("latest").to_owned()),
+            Self::Package { name, .. } => name.clone(),
         }
     }
 
@@ -86,44 +88,82 @@ impl ReleasePlace {
     pub(crate) fn recorded(&self) -> String {
         match self {
             Self::Registry(reference) => format!("{}:{}", reference.url(), self.name()),
-            Self::Layout { dir, .. } => format!("oci-layout:{}:{}", dir.display(), self.name()),
+            Self::Package { hub: hub @ HubPlace::Layout(_), name, .. } => format!("{hub}:{name}"),
+            Self::Package { hub, package, name } => format!("{hub}/{package}:{name}"),
         }
     }
 
-    pub(crate) fn open(
-        &self,
-        settings: &Settings,
-        limit_rate: Option<u64>,
-        writes: bool,
-    ) -> Result<OpenRepository> {
-        let limit_rate = limit_rate.or(settings.http.limit_rate);
-        let http = HttpOptions { limit_rate, ..settings.http.clone() };
-        Ok(match self {
-            Self::Registry(reference) => {
-                let mut options = settings.registry();
-                options.http = http;
-                let open = if writes { RegistryRepository::writing } else { RegistryRepository::reading };
-                let repository = Arc::new(open(reference.clone(), &options));
-                OpenRepository { remote: repository.clone(), repository }
-            }
-            Self::Layout { dir, .. } => OpenRepository {
-                repository: Arc::new(LayoutRepository::new(dir)?),
-                remote: Arc::new(AnyRemote::new(&http)?),
-            },
-        })
+    pub(crate) fn open(&self, options: OpenOptions<'_>) -> Result<OpenRepository> {
+        match self {
+            Self::Registry(reference) => Ok(open_registry(reference, options)),
+            Self::Package { hub, package, .. } => hub.open(package, options),
+        }
     }
+
+    /// The tag.
+    fn tag(&self) -> Result<String> {
+        match self.name() {
+            ManifestName::Tag(tag) => Ok(tag),
+            ManifestName::Digest(_) => {
+                Err(Error::new(Kind::Usage, "a digest names what is there already; name a tag"))
+            }
+        }
+    }
+}
+
+/// A path, and the tag or digest behind it.
+fn manifest_name(text: &str) -> Result<(&str, ManifestName)> {
+    let wrong = |why: &str| Error::new(Kind::Usage, format!("{why}; expected …[:TAG][@sha256:HEX]"));
+    let (named, digest) = match text.split_once('@') {
+        None => (text, None),
+        Some((named, pin)) => {
+            let hex = pin.strip_prefix("sha256:").and_then(|hex| hex.parse().ok());
+            (named, Some(hex.ok_or_else(|| wrong("the digest is not sha256:HEX"))?))
+        }
+    };
+    let last = named.rfind('/').map_or(0, |at| at + 1);
+    let (path, tag) = match named[last..].split_once(':') {
+        Some((name, tag)) => (&named[..last + name.len()], Some(tag)),
+        None => (named, None),
+    };
+    let is_tag = |tag: &str| {
+        (1..=128).contains(&tag.len())
+            && !tag.starts_with(['.', '-'])
+            && tag.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-' | b'+'))
+    };
+    if !tag.is_none_or(is_tag) {
+        return Err(wrong("the tag is not letters, digits, '_', '.' and '-'"));
+    }
+    let name = match digest {
+        Some(digest) => ManifestName::Digest(digest),
+        None => ManifestName::Tag(tag.unwrap_or("latest").to_owned()),
+    };
+    Ok((path, name))
 }
 
 impl fmt::Display for ReleasePlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Registry(reference) => write!(f, "oci://{reference}"),
-            Self::Layout { dir, tag } => {
-                write!(f, "oci-layout:{}", dir.display())?;
-                tag.as_ref().map_or(Ok(()), |tag| write!(f, ":{tag}"))
+            Self::Package { name: ManifestName::Digest(digest), .. } => {
+                let text = self.recorded();
+                let bare = text.strip_suffix(&format!(":sha256:{digest}")).unwrap_or(&text);
+                write!(f, "{bare}@sha256:{digest}")
             }
+            Self::Package { .. } => f.write_str(&self.recorded()),
         }
     }
+}
+
+/// What is mirrored.
+#[derive(Debug, Clone)]
+pub struct MirrorRequest {
+    pub from: HubPlace,
+    pub to: HubPlace,
+    /// `owner/name`; all that the hub tells of, where none is named.
+    pub packages: Vec<String>,
+    /// Blobs at a time.
+    pub connections: usize,
 }
 
 impl App<'_> {
@@ -137,9 +177,9 @@ impl App<'_> {
         place: &ReleasePlace,
         connections: usize,
     ) -> Result<ReleaseReport> {
-        let name = tag_of(place)?;
-        let open = place.open(self.settings, None, true)?;
-        let target = ReleaseTarget { repository: &*open.repository, name, connections };
+        let name = place.tag()?;
+        let open = place.open(self.opened(None, true))?;
+        let target = ReleaseTarget { repository: &*open.repository, name: &name, connections };
         let cache = self.settings.cache();
         forkd_core::push_release(&self.settings.store, cache.as_ref(), options, target, self.env)
     }
@@ -149,7 +189,7 @@ impl App<'_> {
     /// # Errors
     /// As [`Repository::tags`].
     pub fn tags(&self, place: &ReleasePlace) -> Result<TagsReport> {
-        let open = place.open(self.settings, None, false)?;
+        let open = place.open(self.opened(None, false))?;
         let tags = open.repository.tags(self.env.cancel)?;
         Ok(TagsReport { repository: open.repository.name(), tags })
     }
@@ -159,8 +199,8 @@ impl App<'_> {
     /// # Errors
     /// As [`Repository::delete`]; [`Kind::Usage`] for a place that is named by a digest.
     pub fn remove_remote(&self, place: &ReleasePlace) -> Result<RemoteRemoval> {
-        let tag = tag_of(place)?.to_owned();
-        let open = place.open(self.settings, None, true)?;
+        let tag = place.tag()?;
+        let open = place.open(self.opened(None, true))?;
         open.repository.delete(&tag, self.env.cancel)?;
         Ok(RemoteRemoval { repository: open.repository.name(), tag })
     }
@@ -183,14 +223,50 @@ impl App<'_> {
     pub fn logout(&self, host: &str) -> Result<Vec<String>> {
         forkd_registry::logout(host, &self.settings.credential_files.0, self.env.cancel)
     }
-}
 
-fn tag_of(place: &ReleasePlace) -> Result<&str> {
-    match place {
-        ReleasePlace::Registry(reference) if reference.digest().is_some() => {
-            let message = "a digest names what is there already; name a tag";
-            Err(Error::new(Kind::Usage, message))
+    pub(crate) fn opened(&self, limit_rate: Option<u64>, writes: bool) -> OpenOptions<'_> {
+        OpenOptions { settings: self.settings, limit_rate, writes }
+    }
+
+    /// Mirrors all tags of packages; `told` hears of each.
+    ///
+    /// # Errors
+    /// As [`forkd_core::mirror`].
+    pub fn mirror(
+        &self,
+        request: &MirrorRequest,
+        told: &mut dyn FnMut(&MirrorReport),
+    ) -> Result<Vec<MirrorReport>> {
+        let MirrorRequest { from, to, packages, connections } = request;
+        let all = match packages.as_slice() {
+            [] => from.packages(self.opened(None, false), self.env.cancel)?,
+            named => named.to_vec(),
+        };
+        let mut reports = Vec::new();
+        for package in &all {
+            let source = from.open(package, self.opened(None, false))?;
+            let target = to.open(package, self.opened(None, true))?;
+            let sides = MirrorSides {
+                from: &*source.repository,
+                remote: &*source.remote,
+                to: &*target.repository,
+                temp: &self.settings.temp_dir,
+                connections: *connections,
+            };
+            for tag in source.repository.tags(self.env.cancel)? {
+                let report = forkd_core::mirror(sides, &tag, self.env)?;
+                told(&report);
+                reports.push(report);
+            }
         }
-        _ => Ok(place.tag().unwrap_or("latest")),
+        Ok(reports)
+    }
+
+    /// Deletes blobs of a hub that no tag reaches.
+    ///
+    /// # Errors
+    /// As [`forkd_remote::collect`]; [`Kind::Usage`] for a hub of another kind.
+    pub fn collect_hub(&self, hub: &HubPlace, options: CollectOptions) -> Result<CollectReport> {
+        forkd_remote::collect(&hub.objects(self.opened(None, true))?, options, self.env.cancel)
     }
 }

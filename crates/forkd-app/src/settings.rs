@@ -3,7 +3,7 @@
 use forkd_core::cache::Cache;
 use forkd_core::{Error, Kind, Result, Store};
 use forkd_registry::{CredentialFiles, RegistryOptions};
-use forkd_remote::HttpOptions;
+use forkd_remote::{AwsSettings, HttpOptions};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -30,6 +30,8 @@ pub struct Settings {
     pub credential_files: CredentialFiles,
     /// The one of them in which a login is kept.
     pub login_file: Option<PathBuf>,
+    /// For S3 stores: what the AWS conventions name.
+    pub aws: AwsSettings,
     /// Registries that are spoken to without TLS.
     pub plain_registries: Vec<String>,
     /// Token servers on other hosts than their registries' that may be told passwords.

@@ -1,6 +1,6 @@
 //! What the environment says.
 
-use forkd_app::{CredentialFiles, HttpOptions, Settings};
+use forkd_app::{AwsSettings, CredentialFiles, HttpOptions, HubPlace, Settings};
 use forkd_core::hub::Location;
 use forkd_core::{Error, Kind, Result, Store};
 use std::env;
@@ -64,16 +64,34 @@ pub(crate) fn cache_dir() -> Result<PathBuf> {
 
 /// The registry for short names: the flag, `FORKD_HUB_URL`, or the default.
 pub(crate) fn hub(flag: Option<&str>) -> Result<Location> {
-    let named =
-        flag.map(str::to_owned).or_else(|| env::var("FORKD_HUB_URL").ok().filter(|text| !text.is_empty()));
+    let named = hub_name(flag);
     let named = named.as_deref().unwrap_or(DEFAULT_HUB);
     let path = Path::new(named);
     if !named.contains("://") && !named.starts_with("file:") && (path.is_absolute() || path.exists()) {
         let path = std::path::absolute(path).map_err(Error::io("open", path))?;
-        return Location::of_file(&path);
+        return Location::of_file(&if path.is_dir() { path.join("registry.json") } else { path });
     }
     let from = if flag.is_some() { "--hub" } else { "FORKD_HUB_URL" };
     Location::parse(named).map_err(|error| error.within(from))
+}
+
+fn hub_name(flag: Option<&str>) -> Option<String> {
+    flag.map(str::to_owned).or_else(|| env::var("FORKD_HUB_URL").ok().filter(|text| !text.is_empty()))
+}
+
+/// The hub that is named, where it is no `registry.json` but a registry or a bucket.
+pub(crate) fn store_hub(flag: Option<&str>) -> Result<Option<HubPlace>> {
+    let is_store = |name: &String| name.starts_with("oci://") || name.starts_with("s3://");
+    hub_name(flag).filter(is_store).map(|name| HubPlace::parse(&name)).transpose()
+}
+
+/// The hub that is named, to publish to.
+pub(crate) fn publishing_hub(flag: Option<&str>) -> Result<HubPlace> {
+    let unnamed = || {
+        Error::new(Kind::Usage, "no hub is named to publish to")
+            .hint("add --hub, or set FORKD_HUB_URL: a folder, s3://BUCKET/PREFIX or oci://HOST/NAMESPACE")
+    };
+    HubPlace::parse(&hub_name(flag).ok_or_else(unnamed)?)
 }
 
 /// The time that goes into packs: `SOURCE_DATE_EPOCH` where set, else now. RFC 3339, UTC, whole seconds.
@@ -136,6 +154,7 @@ pub(crate) fn settings() -> Result<Settings> {
         http: http()?,
         credential_files: credential_files(),
         login_file: login_file(),
+        aws: aws(),
         plain_registries: list("FORKD_PLAIN_REGISTRIES"),
         token_servers: list("FORKD_TOKEN_SERVERS"),
         timestamp: timestamp()?,
@@ -182,6 +201,13 @@ pub(crate) fn credential_files() -> CredentialFiles {
             .map(|dir| dir.join("config.json")),
     ];
     CredentialFiles(files.into_iter().flatten().collect())
+}
+
+/// What the AWS conventions name.
+fn aws() -> AwsSettings {
+    let variables =
+        env::vars_os().filter_map(|(name, value)| name.into_string().ok().zip(value.into_string().ok()));
+    AwsSettings { variables: variables.filter(|(name, _)| name.starts_with("AWS_")).collect(), home: home() }
 }
 
 /// Where a login is kept: the file that is named, else the one of the user's that outlives a session.

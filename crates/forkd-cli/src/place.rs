@@ -5,7 +5,7 @@ use crate::output::printable;
 use forkd_app::{PullSource, ReleasePlace};
 use forkd_core::hub::Location;
 use forkd_core::{Error, Kind, Result, Store};
-use forkd_format::{FormatError, Tag};
+use forkd_format::{FormatError, Reference, Tag};
 use std::path::Path;
 
 /// Something that lies on this host.
@@ -46,5 +46,9 @@ pub(crate) fn source(source: &str, hub: Option<&str>) -> Result<PullSource> {
         ""
     };
     let wrong = |e: FormatError| Error::new(Kind::Usage, format!("{e}{hint}"));
-    Ok(PullSource::Name(source.parse().map_err(wrong)?, config::hub(hub)?))
+    let reference: Reference = source.parse().map_err(wrong)?;
+    if let Some(hub) = config::store_hub(hub)? {
+        return Ok(PullSource::Release(ReleasePlace::of_package(hub, &reference)));
+    }
+    Ok(PullSource::Name(reference, config::hub(hub)?))
 }

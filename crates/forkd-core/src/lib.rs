@@ -46,6 +46,7 @@ pub use pull::context::{PullOptions, PullTarget};
 pub use pull::plan::{PullPlan, PullReport, PullSummary};
 pub use pull::{plan_pull, pull};
 pub use push::{PushReport, push, temp_path};
+pub use release::mirror::{MirrorReport, MirrorSides, mirror};
 pub use release::options::ReleaseOptions;
 pub use release::push::{ReleaseReport, ReleaseTarget, push_release};
 pub use remove::{Dependents, Removal, RemoveReport, remove};

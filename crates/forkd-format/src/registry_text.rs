@@ -1,7 +1,7 @@
 //! A `registry.json` that is changed: keys that we do not know, and the order of all, stay as they are (`docs/format/registry.md`).
 
 use crate::error::FormatError;
-use crate::registry::read;
+use crate::registry::{ReleaseEntry, read};
 use serde_json::{Map, Value, json};
 use std::fmt;
 
@@ -52,6 +52,20 @@ impl RegistryText {
             versions.insert("latest".into(), Value::Object(entry.clone()));
         }
         versions.insert(version.to_owned(), Value::Object(entry));
+    }
+
+    /// Lists these releases, by package and tag, and no others.
+    pub fn set_releases(&mut self, releases: &[(String, String, ReleaseEntry)]) {
+        if releases.is_empty() {
+            self.0.shift_remove("releases");
+            return;
+        }
+        let mut packages = Map::new();
+        for (package, tag, entry) in releases {
+            let value = serde_json::to_value(entry).unwrap_or_default();
+            object(&mut packages, package).insert(tag.clone(), value);
+        }
+        self.0.insert("releases".into(), Value::Object(packages));
     }
 
     /// Takes a version off the list; says whether it was there. A package goes with its last one, and with its `latest`: every package has one.

@@ -19,6 +19,6 @@ pub use credentials::CredentialFiles;
 pub use login::{LoginReport, login, logout};
 pub use options::RegistryOptions;
 pub use reference::RegistryReference;
-pub use repository::RegistryRepository;
+pub use repository::{RegistryRepository, repositories};
 pub use secret::Secret;
 pub use shown::shown;

@@ -22,6 +22,44 @@ pub struct RegistryRepository {
     client: RegistryClient,
 }
 
+/// The repositories of a registry, as far as it tells, below a namespace or all.
+///
+/// # Errors
+/// [`Kind::General`] where the registry does not tell.
+pub fn repositories(
+    host: &RegistryReference,
+    namespace: &str,
+    options: &RegistryOptions,
+    cancel: &Cancel,
+) -> Result<Vec<String>> {
+    let client = RegistryClient::new(host.clone(), options);
+    let http = client.http()?;
+    let what = format!("oci://{}", host.host());
+    let bytes = http.with_retries(cancel, || {
+        let small = SmallAnswer { limit: 4 << 20, deadline: http.answer_deadline() };
+        let mut call = RegistryCall::get("../_catalog?n=10000");
+        call.deadline = Some(small.deadline);
+        let response = client.call(&http, &call, cancel)?;
+        http.read_small(response, small, &what, cancel).map_err(Into::into)
+    });
+    let untold = |_| {
+        Error::new(Kind::General, format!("{what}: the registry does not list its repositories"))
+            .hint("name them: owner/name")
+    };
+    let list: Catalog = serde_json::from_slice(&bytes.map_err(untold)?)
+        .map_err(|_| Error::new(Kind::General, format!("{what}: its list of repositories is none")))?;
+    let below = |name: &String| {
+        namespace.is_empty() || name.strip_prefix(namespace).is_some_and(|rest| rest.starts_with('/'))
+    };
+    Ok(list.repositories.unwrap_or_default().into_iter().filter(below).collect())
+}
+
+#[derive(Deserialize)]
+struct Catalog {
+    #[serde(default)]
+    repositories: Option<Vec<String>>,
+}
+
 #[derive(Deserialize)]
 struct TagList {
     #[serde(default)]

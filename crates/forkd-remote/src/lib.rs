@@ -3,6 +3,8 @@
 
 mod folder;
 mod layout;
+mod objects;
+mod web;
 
 use forkd_core::hub::{Answer, Location, Remote, Request};
 use forkd_core::{Cancel, Progress, Result};
@@ -11,6 +13,14 @@ use std::path::Path;
 
 pub use forkd_http::HttpOptions;
 pub use layout::LayoutRepository;
+pub use objects::collect::{CollectOptions, CollectReport, collect};
+pub use objects::folder::FolderObjects;
+pub use objects::object_hub::packages;
+pub use objects::port::{ObjectInfo, Objects};
+pub use objects::profile::AwsSettings;
+pub use objects::repository::ObjectRepository;
+pub use objects::s3::{BucketPlace, S3Objects};
+pub use web::{WebRepository, web_packages};
 
 /// All transports; which one serves a location is decided by its scheme.
 #[derive(Debug)]

@@ -46,7 +46,7 @@ pub(crate) struct PackContent {
     base: Vec<String>,
     /// The registry for a base that is owner/name [env: FORKD_HUB_URL]
     #[arg(long, value_name = "URL")]
-    hub: Option<String>,
+    pub(crate) hub: Option<String>,
     /// Refer to the guest's kernel too, which hosts fetch once, and put it beside the pack (format 3)
     #[arg(long)]
     pub(crate) kernel: bool,

@@ -5,6 +5,7 @@ use crate::output::{mib, ratio, seconds};
 use anyhow::Result;
 use forkd_app::{CONNECTIONS, ReleasePlace, Settings};
 use forkd_core::hub::Location;
+use forkd_format::Reference;
 use std::time::Duration;
 
 /// Publish a snapshot: to a registry as a release, or packed, by one HTTP PUT
@@ -14,13 +15,14 @@ forkd push --tag pyagent \"$PRESIGNED_URL\"")]
 pub(crate) struct PushArgs {
     #[command(flatten)]
     content: PackContent,
-    /// Where to: oci://HOST/NAME[:TAG], oci-layout:DIR[:TAG]; http:, https: or file: for a pack
+    /// Where to: oci://HOST/NAME[:TAG], s3://BUCKET[/PREFIX]/OWNER/NAME[:TAG], oci-layout:DIR[:TAG], or owner/name[@version] in the
+    /// hub that --hub names; http:, https: or file: for a pack
     #[arg(value_name = "TO")]
     url: String,
 }
 
 pub(crate) fn run(args: &PushArgs, context: &Context<'_>) -> Result<()> {
-    if let Some(place) = ReleasePlace::parse(&args.url)? {
+    if let Some(place) = place(args)? {
         let settings = config::settings()?;
         settings.store.load(&args.content.tag)?;
         return release(args, &place, &settings, context);
@@ -45,6 +47,15 @@ pub(crate) fn run(args: &PushArgs, context: &Context<'_>) -> Result<()> {
     output.line(&format!("✓ pushed {} in {} ({}/s)", mib(size), seconds(time), rate(size, time)));
     output.json(&report);
     Ok(())
+}
+
+/// Where a release goes; `None` for a pack.
+fn place(args: &PushArgs) -> forkd_core::Result<Option<ReleasePlace>> {
+    if let Ok(reference) = args.url.parse::<Reference>() {
+        let hub = config::publishing_hub(args.content.hub.as_deref())?;
+        return Ok(Some(ReleasePlace::of_package(hub, &reference)));
+    }
+    ReleasePlace::parse(&args.url)
 }
 
 /// Publishes a release.

@@ -7,9 +7,12 @@ use crate::error::{Error, Kind, Result};
 use crate::hub::offer::{Claim, Offer};
 use crate::hub::port::Hub;
 use crate::hub::release::{Release, ReleasePack};
+use crate::hub::release_offer::release_offer;
 use crate::hub::remote::{Location, Remote, Request};
-use forkd_format::registry::{self, Artifact, MAX_REGISTRY, Missing, PackageSummary, Version};
+use crate::hub::repository::{ManifestName, check_manifest};
+use forkd_format::registry::{self, Artifact, MAX_REGISTRY, Missing, PackageSummary, ReleaseEntry, Version};
 use forkd_format::registry_text::RegistryText;
+use forkd_format::release::MAX_RELEASE_MANIFEST;
 use forkd_format::{Digest, PackFormat, PackId, Reference};
 use std::io::Write;
 
@@ -57,6 +60,42 @@ impl<'a> IndexHub<'a> {
         offer.check_size(download.size)
     }
 
+    /// The packs of a version.
+    fn packs(&self, reference: &Reference, version: Version) -> Result<Vec<Offer>> {
+        let location = self.join(reference, &version.url)?;
+        let mut offers = vec![Offer {
+            location,
+            claim: Claim::Id(PackId::File(version.sha256)),
+            size: Some(version.size_bytes),
+            header_bytes: None,
+            bases: Vec::new(),
+            release: None,
+        }];
+        for Artifact { url, manifest_sha256, size_bytes, head_bytes, bases, .. } in version.paged {
+            offers.push(Offer {
+                location: self.join(reference, &url)?,
+                claim: Claim::Id(PackId::Manifest(manifest_sha256)),
+                size: Some(size_bytes),
+                header_bytes: head_bytes,
+                bases,
+                release: None,
+            });
+        }
+        Ok(offers)
+    }
+
+    /// A release that is listed, whose blobs lie beside the registry.
+    fn release(&self, reference: &Reference, entry: &ReleaseEntry, cancel: &Cancel) -> Result<Offer> {
+        let locate = |digest: &Digest| self.join(reference, &format!("blobs/sha256/{digest}"));
+        let location = locate(&entry.digest)?;
+        let download = self.remote.get_small(&location, cancel)?;
+        let bytes = crate::hub::remote::read_small(download, &location.to_string(), MAX_RELEASE_MANIFEST)?;
+        check_manifest(&bytes, &ManifestName::Digest(entry.digest), &location.to_string())?;
+        let place = self.index.to_string();
+        let place = place.strip_suffix("/registry.json").unwrap_or(&place);
+        release_offer(&bytes, &format!("{place}/{}", reference.package), &locate)
+    }
+
     /// Where the registry says that a pack lies.
     fn join(&self, reference: &Reference, url: &str) -> Result<Location> {
         let index = &self.index;
@@ -97,25 +136,29 @@ impl Hub for IndexHub<'_> {
     }
 
     fn offers(&self, reference: &Reference, cancel: &Cancel) -> Result<Vec<Offer>> {
-        let (location, version) = self.version(reference, cancel)?;
-        let mut offers = vec![Offer {
-            location,
-            claim: Claim::Id(PackId::File(version.sha256)),
-            size: Some(version.size_bytes),
-            header_bytes: None,
-            bases: Vec::new(),
-            release: None,
-        }];
-        for Artifact { url, manifest_sha256, size_bytes, head_bytes, bases, .. } in version.paged {
-            offers.push(Offer {
-                location: self.join(reference, &url)?,
-                claim: Claim::Id(PackId::Manifest(manifest_sha256)),
-                size: Some(size_bytes),
-                header_bytes: head_bytes,
-                bases,
-                release: None,
-            });
-        }
+        let text = self.answers.get_text(self.remote, &self.index, MAX_REGISTRY, cancel)?;
+        let found = registry::look_up_release(text.as_bytes(), reference)
+            .map_err(Error::malformed(self.index.to_string()))?;
+        let packs = look_up(text.as_bytes(), reference, &self.index);
+        let release = match (found, &packs) {
+            (Ok(entry), _) => Some(self.release(reference, &entry, cancel)?),
+            (Err(there), Err(error)) if !there.is_empty() && error.kind() == Kind::NotFound => {
+                let message = format!(
+                    "'{}' has no '{}' in {}; there are: {}",
+                    reference.package,
+                    reference.version,
+                    self.index,
+                    there.join(", ")
+                );
+                return Err(Error::new(Kind::NotFound, message));
+            }
+            _ => None,
+        };
+        let mut offers = match packs {
+            Err(error) if release.is_some() && error.kind() == Kind::NotFound => Vec::new(),
+            version => self.packs(reference, version?)?,
+        };
+        offers.extend(release);
         match reference.digest {
             Some(pin) => pinned(offers, pin, reference, &self.index),
             None => Ok(offers),
@@ -124,7 +167,7 @@ impl Hub for IndexHub<'_> {
 
     fn list(&self, cancel: &Cancel) -> Result<Vec<PackageSummary>> {
         let text = self.answers.get_text(self.remote, &self.index, MAX_REGISTRY, cancel)?;
-        registry::list(text.as_bytes()).map_err(Error::malformed(self.index.to_string()))
+        registry::list_all(text.as_bytes()).map_err(Error::malformed(self.index.to_string()))
     }
 
     fn publish(&self, release: &Release<'_>, progress: &dyn Progress, cancel: &Cancel) -> Result<()> {

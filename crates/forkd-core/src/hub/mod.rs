@@ -5,6 +5,7 @@ pub(crate) mod index_hub;
 pub(crate) mod offer;
 pub(crate) mod port;
 pub(crate) mod release;
+pub(crate) mod release_offer;
 pub(crate) mod remote;
 pub(crate) mod repository;
 

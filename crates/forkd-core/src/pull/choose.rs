@@ -51,6 +51,7 @@ pub(crate) fn rank<'a>(context: &PullContext<'a>, offers: Vec<Offer>) -> Result<
             continue;
         }
         let why = match offer.bases.iter().find(|base| base.kind == BaseKind::Snapshot) {
+            _ if offer.release.is_some() => "the release".to_owned(),
             Some(base) => format!("format 3 against '{}'", base.name),
             None if offer.bases.is_empty() => "format 3".to_owned(),
             None => "format 3 against the guest's kernel".to_owned(),

@@ -5,6 +5,7 @@ pub(crate) mod compose;
 pub(crate) mod known;
 pub(crate) mod link;
 pub(crate) mod link_note;
+pub(crate) mod mirror;
 pub(crate) mod open;
 pub(crate) mod options;
 pub(crate) mod push;

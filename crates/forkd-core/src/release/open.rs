@@ -2,10 +2,10 @@
 
 use crate::env::Cancel;
 use crate::error::{Error, Kind, Result};
-use crate::hub::offer::{Claim, Offer, ReleaseOffer};
+use crate::hub::offer::{Offer, ReleaseOffer};
+use crate::hub::release_offer::release_offer;
 use crate::hub::remote::{Location, Remote, Request, read_small};
 use crate::hub::repository::{ManifestName, Repository, check_manifest};
-use crate::pack::computed_id::ComputedId;
 use crate::pipeline::each::for_each_of;
 use crate::pull::context::PullContext;
 use crate::pull::frame_place::{BlobPlace, FramePlace};
@@ -15,32 +15,13 @@ use crate::release::link_note::ReleaseOrigin;
 use forkd_format::Digest;
 use forkd_format::manifest::IndexEntry;
 use forkd_format::release::{Descriptor, ReleaseConfig, ReleaseIndex, ReleaseManifest};
-use std::sync::Arc;
 
 /// What a repository offers under a name.
 pub(crate) fn offer(repository: &dyn Repository, name: &ManifestName, cancel: &Cancel) -> Result<Offer> {
     let of = format!("{}:{name}", repository.name());
     let bytes = repository.manifest(name, cancel)?;
     check_manifest(&bytes, name, &of)?;
-    let manifest = ReleaseManifest::parse(&bytes).map_err(Error::malformed(of))?;
-    let id = ComputedId::of_release(&bytes);
-    let mut blobs = Vec::with_capacity(manifest.blobs.len());
-    for blob in &manifest.blobs {
-        blobs.push((blob.digest, repository.blob_location(&blob.digest)?));
-    }
-    blobs.sort_by_key(|(digest, _)| *digest);
-    let [config, index] =
-        [&manifest.config, &manifest.index].map(|blob| repository.blob_location(&blob.digest));
-    let (config, index) = (config?, index?);
-    let release = ReleaseOffer { id, repository: repository.name(), config, index, blobs, manifest };
-    Ok(Offer {
-        location: release.config.clone(),
-        claim: Claim::Id(id.id()),
-        size: None,
-        header_bytes: None,
-        bases: Vec::new(),
-        release: Some(Arc::new(release)),
-    })
+    release_offer(&bytes, &repository.name(), &|digest| repository.blob_location(digest))
 }
 
 /// Fetches what a release says of itself.

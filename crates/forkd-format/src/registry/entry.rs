@@ -57,6 +57,18 @@ pub struct Artifact {
     pub bases: Vec<Base>,
 }
 
+/// A release of a package: what a hub lists under a tag (`docs/format/registry.md`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleaseEntry {
+    /// SHA-256 of the release's manifest.
+    pub digest: Digest,
+    /// Bytes of all that the release names, and of its manifest.
+    pub size_bytes: u64,
+    /// In its publisher's words, shown to people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+}
+
 /// Artifacts of one version that are looked at.
 pub(crate) const MAX_ARTIFACTS: usize = 16;
 

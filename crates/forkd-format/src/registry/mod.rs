@@ -3,6 +3,8 @@
 
 pub(crate) mod entry;
 pub(crate) mod read;
+mod releases;
 
-pub use entry::{Artifact, Missing, PackageSummary, Version};
+pub use entry::{Artifact, Missing, PackageSummary, ReleaseEntry, Version};
 pub use read::{MAX_REGISTRY, check, list, look_up};
+pub use releases::{list_all, look_up_release};

@@ -1,0 +1,160 @@
+//! One package of an object hub as a repository.
+
+use super::entry::{BLOBS, REGISTRY, RELEASES, parse, parse_tag_key, tag_key, to_bytes};
+use super::marker::{Marker, publish};
+use super::port::Objects;
+use forkd_core::hub::{BlobFile, Location, ManifestName, Repository, check_manifest};
+use forkd_core::{Cancel, Error, Kind, Progress, Result};
+use forkd_format::Digest;
+use forkd_format::registry::{MAX_REGISTRY, ReleaseEntry};
+use forkd_format::registry_text::RegistryText;
+use forkd_format::release::{Descriptor, MAX_RELEASE_MANIFEST, ReleaseManifest};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Entries are no longer.
+const MAX_ENTRY: u64 = 64 << 10;
+/// How often the registry is made again where others publish at the same time.
+const ROUNDS: usize = 20;
+
+/// Releases of one package of a hub of objects.
+pub struct ObjectRepository {
+    objects: Arc<dyn Objects>,
+    package: String,
+    /// Keeps collectors away, from the first question about a blob on.
+    marker: Mutex<Option<Marker>>,
+}
+
+impl ObjectRepository {
+    /// A package; nothing is asked or made yet.
+    #[must_use]
+    pub fn new(objects: Arc<dyn Objects>, package: &str) -> Self {
+        Self { objects, package: package.to_owned(), marker: Mutex::default() }
+    }
+
+    fn announce(&self, cancel: &Cancel) -> Result<()> {
+        let mut marker = self.marker.lock().unwrap_or_else(PoisonError::into_inner);
+        if marker.is_none() {
+            *marker = Some(publish(&self.objects, cancel)?);
+        }
+        Ok(())
+    }
+
+    fn retire(&self) {
+        *self.marker.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+/// The key of a blob.
+pub(crate) fn blob_key(digest: &Digest) -> String {
+    format!("{BLOBS}{digest}")
+}
+
+/// All tags of a hub, by package and name, and what they stand for. What cannot be read is passed over.
+pub(crate) fn all_entries(
+    objects: &dyn Objects,
+    cancel: &Cancel,
+) -> Result<Vec<(String, String, ReleaseEntry)>> {
+    let mut entries = Vec::new();
+    for object in objects.list(RELEASES, cancel)? {
+        let Some((package, tag)) = parse_tag_key(&object.key) else { continue };
+        let Some(bytes) = objects.read(&object.key, MAX_ENTRY, cancel)? else { continue };
+        entries.extend(parse(&bytes).map(|entry| (package, tag, entry)));
+    }
+    Ok(entries)
+}
+
+/// Makes the registry say what the tags say. Whoever writes it looks at the tags again afterwards, so that of several who do it at the
+/// same time the last one puts right what it has overwritten; no condition on writing is relied on, which some stores pass over.
+pub(crate) fn write_registry(objects: &dyn Objects, cancel: &Cancel) -> Result<()> {
+    for _ in 0..ROUNDS {
+        let entries = all_entries(objects, cancel)?;
+        let found = objects.read(REGISTRY, MAX_REGISTRY, cancel)?;
+        let mut text = match &found {
+            Some(bytes) => RegistryText::parse(bytes)
+                .map_err(Error::malformed(format!("{}/{REGISTRY}", objects.name())))?,
+            None => RegistryText::default(),
+        };
+        let before = text.clone();
+        text.set_releases(&entries);
+        if found.is_some() && text == before {
+            return Ok(());
+        }
+        objects.put(REGISTRY, text.to_string().as_bytes(), cancel)?;
+    }
+    Ok(())
+}
+
+impl Repository for ObjectRepository {
+    fn name(&self) -> String {
+        format!("{}/{}", self.objects.name(), self.package)
+    }
+
+    fn blob_location(&self, digest: &Digest) -> Result<Location> {
+        self.objects.location(&blob_key(digest))
+    }
+
+    fn manifest(&self, name: &ManifestName, cancel: &Cancel) -> Result<Vec<u8>> {
+        let digest = match name {
+            ManifestName::Digest(digest) => *digest,
+            ManifestName::Tag(tag) => {
+                let key = tag_key(&self.package, tag);
+                let Some(bytes) = self.objects.read(&key, MAX_ENTRY, cancel)? else {
+                    let tags = self.tags(cancel).unwrap_or_default();
+                    let there = if tags.is_empty() {
+                        format!("no '{}' in {}", self.package, self.objects.name())
+                    } else {
+                        format!("{}: no tag '{tag}'; there are: {}", self.name(), tags.join(", "))
+                    };
+                    return Err(Error::new(Kind::NotFound, there));
+                };
+                let wrong = || {
+                    Error::new(Kind::Integrity, format!("{}/{key}: it names no release", self.objects.name()))
+                };
+                parse(&bytes).ok_or_else(wrong)?.digest
+            }
+        };
+        let found = self.objects.read(&blob_key(&digest), MAX_RELEASE_MANIFEST, cancel)?;
+        let missing = || Error::new(Kind::NotFound, format!("{}: no release sha256:{digest}", self.name()));
+        let bytes = found.ok_or_else(missing)?;
+        check_manifest(&bytes, &ManifestName::Digest(digest), &self.name())?;
+        Ok(bytes)
+    }
+
+    fn tags(&self, cancel: &Cancel) -> Result<Vec<String>> {
+        let listed = self.objects.list(&format!("{RELEASES}{}/", self.package), cancel)?;
+        let own = |key: &str| parse_tag_key(key).filter(|(package, _)| *package == self.package);
+        Ok(listed.iter().filter_map(|object| own(&object.key)).map(|(_, tag)| tag).collect())
+    }
+
+    fn has_blob(&self, blob: &Descriptor, cancel: &Cancel) -> Result<bool> {
+        self.announce(cancel)?;
+        Ok(self.objects.head(&blob_key(&blob.digest), cancel)?.is_some_and(|found| found.size == blob.size))
+    }
+
+    fn put_blob(&self, file: BlobFile<'_>, progress: &dyn Progress, cancel: &Cancel) -> Result<()> {
+        self.announce(cancel)?;
+        self.objects.put_file(&blob_key(&file.blob.digest), file.path, progress, cancel)
+    }
+
+    fn put_manifest(&self, tag: &str, manifest: &[u8], cancel: &Cancel) -> Result<()> {
+        self.announce(cancel)?;
+        let read = ReleaseManifest::parse(manifest).map_err(Error::malformed(self.name()))?;
+        let digest = Digest::of(manifest);
+        self.objects.put(&blob_key(&digest), manifest, cancel)?;
+        let description = read.annotations.get("org.opencontainers.image.description").cloned();
+        let entry = ReleaseEntry { digest, size_bytes: read.total() + manifest.len() as u64, description };
+        self.objects.put(&tag_key(&self.package, tag), &to_bytes(&entry), cancel)?;
+        write_registry(&*self.objects, cancel)?;
+        self.retire();
+        Ok(())
+    }
+
+    fn delete(&self, tag: &str, cancel: &Cancel) -> Result<()> {
+        let key = tag_key(&self.package, tag);
+        if self.objects.head(&key, cancel)?.is_none() {
+            return Err(Error::new(Kind::NotFound, format!("{}: no tag '{tag}'", self.name())));
+        }
+        self.objects.delete(&key, cancel)?;
+        write_registry(&*self.objects, cancel)
+    }
+}

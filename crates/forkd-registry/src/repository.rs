@@ -37,7 +37,7 @@ pub fn repositories(
     let what = format!("oci://{}", host.host());
     let bytes = http.with_retries(cancel, || {
         let small = SmallAnswer { limit: 4 << 20, deadline: http.answer_deadline() };
-        let mut call = RegistryCall::get("../_catalog?n=10000");
+        let mut call = RegistryCall::get("../_catalog?n=1000");
         call.deadline = Some(small.deadline);
         let response = client.call(&http, &call, cancel)?;
         http.read_small(response, small, &what, cancel).map_err(Into::into)
@@ -194,7 +194,8 @@ impl Repository for RegistryRepository {
         let digest = self.digest_of(tag, cancel)?;
         // Registries may take a tag away and leave others of the same release alone; older ones know digests only.
         match delete(tag) {
-            Err(error) if matches!(error.kind(), Kind::General | Kind::NotFound) => {}
+            Err(error)
+                if !matches!(error.kind(), Kind::Unauthorised | Kind::Transient | Kind::Interrupted) => {}
             outcome => return outcome,
         }
         let mut others = self.tags(cancel)?;

@@ -193,7 +193,7 @@ impl S3Objects {
             return Error::new(Kind::Unauthorised, message)
                 .hint("see AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_PROFILE");
         }
-        if has("QuotaExceeded") || has("InsufficientStorage") || has("507") {
+        if has("QuotaExceeded") || has("InsufficientStorage") || has("507 Insufficient") {
             return Error::new(Kind::Transient, format!("{name}: the store has no room left"))
                 .hint("make room there, or ask for more");
         }

@@ -42,6 +42,9 @@ pub use pack::pack;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub use pack::paged::fuzz_frame;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use release::fuzz_release;
 pub use pull::context::{PullOptions, PullTarget};
 pub use pull::plan::{PullPlan, PullReport, PullSummary};
 pub use pull::{plan_pull, pull};

@@ -96,7 +96,7 @@ impl RegistryDoor {
         cancel: &Cancel,
     ) -> Try<()> {
         let mut state = locked(&self.state);
-        if state.header.as_ref() != used {
+        if state.header.is_some() && state.header.as_ref() != used {
             return Ok(());
         }
         let found = self.options.files.find(&self.reference, cancel)?;

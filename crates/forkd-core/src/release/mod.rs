@@ -9,3 +9,24 @@ pub(crate) mod mirror;
 pub(crate) mod open;
 pub(crate) mod options;
 pub(crate) mod push;
+
+/// For the fuzzer: puts documents together, where they are some; gives how many frames there are and where each blob's lie.
+#[cfg(fuzzing)]
+#[must_use]
+pub fn fuzz_release(
+    manifest: &[u8],
+    config: &[u8],
+    index: &[u8],
+) -> Option<(usize, Vec<std::ops::Range<u64>>)> {
+    use crate::pack::computed_id::ComputedId;
+    let id = ComputedId::of_release(manifest);
+    let manifest = forkd_format::release::ReleaseManifest::parse(manifest).ok()?;
+    let composed = open::parse(manifest, config, index, "fuzzed").ok()?.compose(id, "fuzzed").ok()?;
+    let header = composed.header;
+    let all = header.wanted(|_| false);
+    for id in all {
+        assert!(header.stored(id).needs.iter().all(|need| (*need as usize) < id));
+        assert!(header.len(id) > 0);
+    }
+    Some((header.frames(), composed.blobs.into_iter().map(|(_, range)| range).collect()))
+}

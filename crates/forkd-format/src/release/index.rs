@@ -78,7 +78,8 @@ impl ReleaseIndex {
         let mut files = Vec::with_capacity(count);
         for number in 0..count {
             let file = reader.read().map_err(|e| within(number, e))?;
-            if file.computed_root() != file.root {
+            // A fuzzer makes no hashes.
+            if !cfg!(fuzzing) && file.computed_root() != file.root {
                 return Err(wrong(format!("the frames of file {number} do not make its root")));
             }
             files.push(file);

@@ -93,7 +93,8 @@ impl HubPlace {
                 OpenRepository { repository: Arc::new(LayoutRepository::new(dir)?), remote: any()? }
             }
             Self::Web(index) => {
-                let remote = any()?;
+                let web = options.settings.web(index, options.limit_rate);
+                let remote = Arc::new(AnyRemote::new(&web)?) as Arc<dyn Remote>;
                 let repository = Arc::new(WebRepository::new(Arc::clone(&remote), index, package));
                 OpenRepository { repository, remote }
             }
@@ -131,7 +132,10 @@ impl HubPlace {
                 };
                 Ok(all.into_iter().map(below).collect())
             }
-            Self::Web(index) => web_packages(&AnyRemote::new(&options.http())?, index, cancel),
+            Self::Web(index) => {
+                let web = options.settings.web(index, options.limit_rate);
+                web_packages(&AnyRemote::new(&web)?, index, cancel)
+            }
             Self::Folder(_) | Self::Bucket(_) => packages(&*self.objects(options)?, cancel),
             Self::Layout(_) => {
                 Err(Error::new(Kind::Usage, format!("{self} holds one package, without its name"))

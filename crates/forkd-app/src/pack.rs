@@ -126,7 +126,7 @@ impl App<'_> {
                 (temporary, report.head)
             }
             BaseSource::Name(reference, index) => {
-                let remote = AnyRemote::new(&self.settings.http)?;
+                let remote = AnyRemote::new(&self.settings.web(index, None))?;
                 let hub = IndexHub::new(&remote, index, unpack.cache.as_ref());
                 let target = PullTarget::Name { reference: reference.clone(), hub: &hub };
                 let options = PullOptions { target, unpack: unpack.clone(), connections, arrivals: None };

@@ -10,7 +10,7 @@ use forkd_core::{
 };
 use forkd_engine::Qemu;
 use forkd_format::{Digest, Reference, Snapshot, Tag};
-use forkd_remote::{AnyRemote, HttpOptions};
+use forkd_remote::AnyRemote;
 use serde::Serialize;
 use std::path::Path;
 use std::sync::Arc;
@@ -114,9 +114,8 @@ impl App<'_> {
         arrivals: Option<&dyn Arrivals>,
         work: impl FnOnce(&dyn Remote, &PullOptions<'_>) -> Result<T>,
     ) -> Result<T> {
-        let http = &self.settings.http;
-        let limit_rate = request.limit_rate.or(http.limit_rate);
-        let any = || AnyRemote::new(&HttpOptions { limit_rate, ..http.clone() });
+        let limit_rate = request.limit_rate;
+        let any = |at: &Location| AnyRemote::new(&self.settings.web(at, limit_rate));
         let unpack = self.unpack_options(&request.place);
         let connections = request.connections;
         match &request.source {
@@ -126,12 +125,12 @@ impl App<'_> {
                 work(&*open.remote, &PullOptions { target, unpack, connections, arrivals })
             }
             PullSource::Url(location) => {
-                let remote = any()?;
+                let remote = any(location)?;
                 let target = PullTarget::Url(location.clone());
                 work(&remote, &PullOptions { target, unpack, connections, arrivals })
             }
             PullSource::Name(reference, index) => {
-                let remote = any()?;
+                let remote = any(index)?;
                 let cache = unpack.cache.clone();
                 let hub = IndexHub::new(&remote, index, cache.as_ref());
                 let target = PullTarget::Name { reference: reference.clone(), hub: &hub };
@@ -154,7 +153,7 @@ impl App<'_> {
     /// [`forkd_core::Kind::NotFound`] with what is there instead; [`forkd_core::Kind::Integrity`] where the pack has another size; what the
     /// transport says.
     pub fn registry_entry(&self, reference: &Reference, index: &Location) -> Result<EntryReport> {
-        let remote = AnyRemote::new(&self.settings.http)?;
+        let remote = AnyRemote::new(&self.settings.web(index, None))?;
         let hub = IndexHub::new(&remote, index, None);
         let (url, version) = hub.version(reference, self.env.cancel)?;
         hub.check_version(&url, &version, self.env.cancel)?;

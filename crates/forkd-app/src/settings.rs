@@ -1,11 +1,13 @@
 //! What an environment says, said by whoever has one.
 
 use forkd_core::cache::Cache;
+use forkd_core::hub::Location;
 use forkd_core::{Error, Kind, Result, Store};
 use forkd_registry::{CredentialFiles, RegistryOptions};
-use forkd_remote::{AwsSettings, HttpOptions};
+use forkd_remote::{AwsSettings, HttpOptions, SharedAuthority, WebAuthority};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What operations know of this host and its user.
 #[derive(Debug, Clone)]
@@ -30,6 +32,10 @@ pub struct Settings {
     pub credential_files: CredentialFiles,
     /// The one of them in which a login is kept.
     pub login_file: Option<PathBuf>,
+    /// The user's `.netrc`.
+    pub netrc: Option<PathBuf>,
+    /// A token for the server of the hub that is used.
+    pub hub_token: Option<String>,
     /// For S3 stores: what the AWS conventions name.
     pub aws: AwsSettings,
     /// Registries that are spoken to without TLS.
@@ -53,6 +59,20 @@ impl Settings {
         let wrong =
             || Error::new(Kind::Usage, "neither XDG_CACHE_HOME nor HOME names a folder for the cache");
         self.cache_dir.as_deref().ok_or_else(wrong)
+    }
+
+    /// How web servers are spoken to, the hub's own among them. A `.netrc` that cannot be read says nothing.
+    #[must_use]
+    pub fn web(&self, hub: &Location, limit_rate: Option<u64>) -> HttpOptions {
+        let netrc = self.netrc.as_deref().and_then(|path| std::fs::read_to_string(path).ok());
+        let token = self.hub_token.as_deref().map(|token| (hub.url(), token));
+        let authority = WebAuthority::new(token, &netrc.unwrap_or_default());
+        let limit_rate = limit_rate.or(self.http.limit_rate);
+        HttpOptions {
+            limit_rate,
+            authority: (!authority.is_empty()).then(|| SharedAuthority(Arc::new(authority))),
+            ..self.http.clone()
+        }
     }
 
     /// How registries are spoken to.

@@ -154,6 +154,8 @@ pub(crate) fn settings() -> Result<Settings> {
         http: http()?,
         credential_files: credential_files(),
         login_file: login_file(),
+        netrc: env::var_os("NETRC").map(PathBuf::from).or_else(|| home().map(|home| home.join(".netrc"))),
+        hub_token: env::var("FORKD_HUB_TOKEN").ok().filter(|token| !token.is_empty()),
         aws: aws(),
         plain_registries: list("FORKD_PLAIN_REGISTRIES"),
         token_servers: list("FORKD_TOKEN_SERVERS"),

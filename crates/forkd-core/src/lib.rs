@@ -42,13 +42,13 @@ pub use pack::pack;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub use pack::paged::fuzz_frame;
-#[cfg(fuzzing)]
-#[doc(hidden)]
-pub use release::fuzz_release;
 pub use pull::context::{PullOptions, PullTarget};
 pub use pull::plan::{PullPlan, PullReport, PullSummary};
 pub use pull::{plan_pull, pull};
 pub use push::{PushReport, push, temp_path};
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use release::fuzz_release;
 pub use release::mirror::{MirrorReport, MirrorSides, mirror};
 pub use release::options::ReleaseOptions;
 pub use release::push::{ReleaseReport, ReleaseTarget, push_release};

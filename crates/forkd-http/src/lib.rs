@@ -14,6 +14,7 @@ mod retry;
 mod stop;
 mod transport;
 mod upload;
+mod web_authority;
 
 pub use authority::{Authority, SharedAuthority};
 pub use client::{HttpClient, SmallAnswer};
@@ -23,3 +24,4 @@ pub use redirect::same_origin;
 pub use retry::Tries;
 pub use transport::HttpRequest;
 pub use upload::FileBody;
+pub use web_authority::WebAuthority;

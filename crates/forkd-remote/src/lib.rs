@@ -11,7 +11,7 @@ use forkd_core::{Cancel, Progress, Result};
 use forkd_http::HttpClient;
 use std::path::Path;
 
-pub use forkd_http::HttpOptions;
+pub use forkd_http::{HttpOptions, SharedAuthority, WebAuthority};
 pub use layout::LayoutRepository;
 pub use objects::collect::{CollectOptions, CollectReport, collect};
 pub use objects::folder::FolderObjects;

@@ -7,6 +7,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("folder::a_folder_is_a_hub", a_folder_is_a_hub),
     ("folder::a_layout_is_carried_away", a_layout_is_carried_away),
     ("folder::a_server_with_faults", a_server_with_faults),
+    ("folder::a_server_is_told_what_is_for_it", a_server_is_told_what_is_for_it),
 ];
 
 fn a_folder_is_a_hub() {
@@ -72,5 +73,32 @@ fn a_server_with_faults() {
         let to = other();
         to.ok_noted(&["pull", "acme/x", "--hub", &server.url(path)]);
         assert_eq!(content(&to, &tags[0]), content(&user, &tags[0]), "{path}");
+    }
+}
+
+fn a_server_is_told_what_is_for_it() {
+    let (user, tags) = publisher(1, 2 << 20);
+    let folder = user.path("hub");
+    user.ok(&["push", "--tag", &tags[0], "acme/x", "--hub", &folder.display().to_string()]);
+    let server = TestHub::start(&folder);
+    let hub = server.url("registry.json");
+    for netrc in [false, true] {
+        let to = other();
+        let mut command = to.command(&["pull", "acme/x", "--hub", &hub]);
+        if netrc {
+            std::fs::write(to.path(".netrc"), "machine 127.0.0.1 login u password p").unwrap();
+        } else {
+            command.env("FORKD_HUB_TOKEN", "hunter2");
+        }
+        let before = server.requests().len();
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(server.requests()[before..].iter().all(|request| request.authorised));
+        // Another server, to which the first one leads, is told nothing.
+        let elsewhere = TestHub::start(&folder);
+        let mut command =
+            to.command(&["pull", "--force", "acme/x", "--hub", &elsewhere.url("registry.json")]);
+        assert!(command.output().unwrap().status.success());
+        assert_eq!(elsewhere.requests().iter().any(|request| request.authorised), netrc);
     }
 }

@@ -217,7 +217,7 @@ impl S3Objects {
         Location::of_url(&signed.map_err(|e| self.failed(&e))?)
     }
 
-    fn info(&self, found: ObjectMeta) -> Option<ObjectInfo> {
+    fn info(&self, found: &ObjectMeta) -> Option<ObjectInfo> {
         let key = self.relative(&found.location)?;
         Some(ObjectInfo { key, size: found.size, modified: found.last_modified.into() })
     }
@@ -275,7 +275,7 @@ impl Objects for S3Objects {
         let path = self.key(key);
         match self.wait(cancel, self.store.head(&path)) {
             Err(error) if error.kind() == Kind::NotFound => Ok(None),
-            found => Ok(self.info(found?)),
+            found => Ok(self.info(&found?)),
         }
     }
 
@@ -306,7 +306,7 @@ impl Objects for S3Objects {
             }
             Ok(found)
         })?;
-        let mut found: Vec<ObjectInfo> = found.into_iter().filter_map(|object| self.info(object)).collect();
+        let mut found: Vec<ObjectInfo> = found.into_iter().filter_map(|object| self.info(&object)).collect();
         found.retain(|object| object.key.starts_with(prefix));
         found.sort_by(|one, other| one.key.cmp(&other.key));
         Ok(found)

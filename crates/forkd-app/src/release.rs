@@ -179,7 +179,8 @@ impl App<'_> {
     ) -> Result<ReleaseReport> {
         let name = place.tag()?;
         let open = place.open(self.opened(None, true))?;
-        let target = ReleaseTarget { repository: &*open.repository, name: &name, connections };
+        let target =
+            ReleaseTarget { repository: &*open.repository, remote: &*open.remote, name: &name, connections };
         let cache = self.settings.cache();
         forkd_core::push_release(&self.settings.store, cache.as_ref(), options, target, self.env)
     }

@@ -6,7 +6,7 @@ use crate::reference::RegistryReference;
 use forkd_core::hub::{Answer, BlobFile, Location, ManifestName, Remote, Repository, Request};
 use forkd_core::{Cancel, Error, Kind, Progress, Result};
 use forkd_format::Digest;
-use forkd_format::release::{Descriptor, media};
+use forkd_format::release::{Descriptor, ReleaseDocument, media};
 use forkd_http::SmallAnswer;
 use reqwest::Method;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, LINK};
@@ -169,14 +169,18 @@ impl Repository for RegistryRepository {
         self.client.put_blob(file, progress, cancel)
     }
 
-    fn put_manifest(&self, tag: &str, manifest: &[u8], cancel: &Cancel) -> Result<()> {
+    fn put_manifest(&self, name: &ManifestName, manifest: &[u8], cancel: &Cancel) -> Result<()> {
         let http = self.client.http()?;
-        let path = format!("manifests/{tag}");
+        let path = format!("manifests/{name}");
+        let kind = match ReleaseDocument::parse(manifest).map_err(Error::malformed(self.name()))? {
+            ReleaseDocument::Release(_) => media::MANIFEST,
+            ReleaseDocument::Variants(_) => media::IMAGE_INDEX,
+        };
         let text = String::from_utf8_lossy(manifest).into_owned();
         http.with_retries(cancel, || {
             let call = RegistryCall {
                 body: CallBody::Text(text.clone()),
-                ..RegistryCall::new(Method::PUT, &path).header(CONTENT_TYPE, media::MANIFEST)
+                ..RegistryCall::new(Method::PUT, &path).header(CONTENT_TYPE, kind)
             };
             self.client.call(&http, &call, cancel).map(drop)
         })

@@ -3,7 +3,7 @@
 use forkd_core::hub::{BlobFile, Location, ManifestName, Repository};
 use forkd_core::{Cancel, Error, Kind, Progress, Result};
 use forkd_format::Digest;
-use forkd_format::release::{Descriptor, MAX_RELEASE_MANIFEST, media};
+use forkd_format::release::{Descriptor, MAX_RELEASE_MANIFEST, ReleaseDocument, media};
 use forkd_sys::{LockKind, try_lock};
 use serde_json::{Map, Value, json};
 use std::fs::{self, File};
@@ -144,20 +144,25 @@ impl Repository for LayoutRepository {
         crate::folder::put(&Location::of_file(&path)?, file.path, progress, cancel)
     }
 
-    fn put_manifest(&self, tag: &str, manifest: &[u8], cancel: &Cancel) -> Result<()> {
-        let descriptor = Descriptor::of(media::MANIFEST, manifest);
+    fn put_manifest(&self, name: &ManifestName, manifest: &[u8], cancel: &Cancel) -> Result<()> {
+        let kind = match ReleaseDocument::parse(manifest) {
+            Ok(ReleaseDocument::Variants(_)) => media::IMAGE_INDEX,
+            _ => media::MANIFEST,
+        };
+        let descriptor = Descriptor::of(kind, manifest);
         let path = self.blob_path(&descriptor.digest);
         let dir = path.parent().unwrap_or(Path::new("/"));
         fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
         put_text(&path, &String::from_utf8_lossy(manifest))?;
+        let ManifestName::Tag(tag) = name else { return Ok(()) };
         let mut entry = Map::new();
-        entry.insert("mediaType".into(), media::MANIFEST.into());
+        entry.insert("mediaType".into(), kind.into());
         entry.insert("digest".into(), format!("sha256:{}", descriptor.digest).into());
         entry.insert("size".into(), descriptor.size.into());
         entry.insert("artifactType".into(), media::SNAPSHOT.into());
         entry.insert("annotations".into(), json!({ REF_NAME: tag }));
         self.change(cancel, |manifests| {
-            manifests.retain(|other| tag_of(other) != Some(tag));
+            manifests.retain(|other| tag_of(other) != Some(tag.as_str()));
             manifests.push(Value::Object(entry));
             Ok(())
         })

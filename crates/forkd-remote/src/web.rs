@@ -99,7 +99,7 @@ impl Repository for WebRepository {
         Err(self.read_only())
     }
 
-    fn put_manifest(&self, _: &str, _: &[u8], _: &Cancel) -> Result<()> {
+    fn put_manifest(&self, _: &ManifestName, _: &[u8], _: &Cancel) -> Result<()> {
         Err(self.read_only())
     }
 

@@ -66,8 +66,10 @@ impl Host {
             base_image: None,
             level: Some(1),
             bases: bases.iter().map(|base| base.parse().unwrap()).collect(),
+            variant: false,
         };
-        let target = ReleaseTarget { repository: to, name: tag, connections: 4 };
+        let remote = AnyRemote::new(&HttpOptions::default()).unwrap();
+        let target = ReleaseTarget { repository: to, remote: &remote, name: tag, connections: 4 };
         push_release(&self.store, Some(&self.cache), &options, target, env())
     }
 

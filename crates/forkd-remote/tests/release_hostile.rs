@@ -54,9 +54,11 @@ impl Forger {
             base_image: None,
             level: Some(1),
             bases: Vec::new(),
+            variant: false,
         };
         let store = Store::new(&dir.path().join("forkd"), "a test");
-        let target = ReleaseTarget { repository: &layout, name: "v1", connections: 1 };
+        let remote = AnyRemote::new(&HttpOptions::default()).unwrap();
+        let target = ReleaseTarget { repository: &layout, remote: &remote, name: "v1", connections: 1 };
         push_release(&store, None, &options, target, env()).unwrap();
         Self { dir, layout }
     }
@@ -87,7 +89,7 @@ impl Forger {
         manifest.index = Descriptor::of(media::INDEX, &index);
         self.put(&config);
         self.put(&index);
-        self.layout.put_manifest("forged", &manifest.to_bytes(), &NEVER).unwrap();
+        self.layout.put_manifest(&ManifestName::Tag("forged".into()), &manifest.to_bytes(), &NEVER).unwrap();
     }
 
     #[track_caller]
@@ -177,7 +179,7 @@ fn blobs_that_are_not_what_they_are_called() {
     });
     // A manifest that is no JSON, or too long.
     for bytes in [b"{".to_vec(), b"[]".to_vec(), vec![b' '; 5 << 20]] {
-        forger.layout.put_manifest("forged", &bytes, &NEVER).unwrap();
+        forger.layout.put_manifest(&ManifestName::Tag("forged".into()), &bytes, &NEVER).unwrap();
         forger.is_refused("");
     }
 }

@@ -87,6 +87,7 @@ impl PackContent {
             base_image: self.base_image.clone(),
             level: self.level,
             bases: self.base.iter().map(base).collect::<forkd_core::Result<_>>()?,
+            variant: false,
         })
     }
 

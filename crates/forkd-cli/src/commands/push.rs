@@ -4,6 +4,7 @@ use crate::context::Context;
 use crate::output::{mib, ratio, seconds};
 use anyhow::Result;
 use forkd_app::{CONNECTIONS, ReleasePlace, Settings};
+use forkd_core::ReleaseOptions;
 use forkd_core::hub::Location;
 use forkd_format::Reference;
 use std::time::Duration;
@@ -19,6 +20,9 @@ pub(crate) struct PushArgs {
     /// hub that --hub names; http:, https: or file: for a pack
     #[arg(value_name = "TO")]
     url: String,
+    /// Keep what the tag names for other engines and processors: a pull takes the one that its host runs best (releases only)
+    #[arg(long)]
+    variant: bool,
 }
 
 pub(crate) fn run(args: &PushArgs, context: &Context<'_>) -> Result<()> {
@@ -61,7 +65,8 @@ fn place(args: &PushArgs) -> forkd_core::Result<Option<ReleasePlace>> {
 /// Publishes a release.
 fn release(args: &PushArgs, place: &ReleasePlace, settings: &Settings, context: &Context<'_>) -> Result<()> {
     let tag = &args.content.tag;
-    let options = args.content.release(&settings.store, context)?;
+    let content = args.content.release(&settings.store, context)?;
+    let options = ReleaseOptions { variant: args.variant, ..content };
     let output = context.output;
     output.line(&format!("==> publishing snapshot '{tag}' → {place}"));
     let connections = context.connections.unwrap_or(CONNECTIONS);

@@ -1,7 +1,7 @@
 //! A registry that lets everybody in.
 
 use crate::{content, other, publisher};
-use forkd_testing::DockerRegistry;
+use forkd_testing::{DockerRegistry, frozen_chain};
 use std::process::Command;
 
 pub(crate) const TESTS: &[(&str, fn())] = &[
@@ -10,6 +10,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("registry::copies_by_other_tools_still_pull", copies_by_other_tools_still_pull),
     ("registry::a_neighbour_gives_its_blobs", a_neighbour_gives_its_blobs),
     ("registry::wrong_answers", wrong_answers),
+    ("registry::variants_for_other_hosts", variants_for_other_hosts),
 ];
 
 const MEMORY: u64 = 24 << 20;
@@ -187,4 +188,61 @@ fn wrong_answers() {
     run(&["new", "--image", &format!("{}:v1", image.display())]);
     let error = other().fails(6, &["pull", &format!("oci-layout:{}:v1", image.display())]);
     assert!(error.contains("no snapshot's"), "{error}");
+}
+
+/// A snapshot that says what QEMU's have said so far, for another accelerator.
+fn retarget(user: &crate::common::User, tag: &str, accel: &str) {
+    let path = user.snapshot(tag, "snapshot.json");
+    let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    json["engine"]["accel"] = accel.into();
+    json["engine"]["arch"] = "x86_64".into();
+    json["engine"]["devices"] = serde_json::json!([
+        "q35 without sata, smbus, usb",
+        "virtio-blk-pci@3",
+        "virtio-serial-pci@4",
+        "virtio-net-pci@5"
+    ]);
+    json["guest"] = serde_json::json!({ "protocol": 1 });
+    std::fs::write(&path, json.to_string()).unwrap();
+}
+
+fn variants_for_other_hosts() {
+    let (user, _) = publisher(1, 2 << 20);
+    // The same snapshot, as other bakes would have made it.
+    let (one, _) = frozen_chain(&user.store(), "tcg", 1, 2 << 20);
+    let (two, _) = frozen_chain(&user.store(), "odd", 1, 3 << 20);
+    retarget(&user, &one[0], "tcg");
+    retarget(&user, &two[0], "other");
+    let dir = tempfile::tempdir().unwrap();
+    let registry = DockerRegistry::start(dir.path());
+    let place = format!("oci://{}/acme/x:v1", registry.host);
+    let hub = user.path("hub").display().to_string();
+    for tag in [&two[0], &one[0]] {
+        user.ok(&["push", "--variant", "--tag", tag, &place]);
+        user.ok(&["push", "--variant", "--tag", tag, "acme/x@v1", "--hub", &hub]);
+    }
+    // Of what is there only the list with one variant is reached by nobody.
+    let collected = user.json(&["hub", "gc", &hub, "--grace", "0", "--delete"]);
+    assert_eq!(collected["deleted_blobs"], 1);
+    let stick = format!("oci-layout:{}", dir.path().join("stick").display());
+    user.ok(&["mirror", &format!("oci://{}", registry.host), &stick, "acme/x"]);
+    for args in [
+        vec!["pull", place.as_str()],
+        vec!["pull", "acme/x@v1", "--hub", hub.as_str()],
+        vec!["pull", &format!("{stick}:v1")],
+    ] {
+        let to = other();
+        let (out, _) = to.ok_noted(&args);
+        assert!(
+            out.contains("→ variant qemu-tcg Nehalem-v#: runs here (there are also: qemu-other Nehalem-v#)"),
+            "{out}"
+        );
+        assert_eq!(content(&to, &one[0]), content(&user, &one[0]));
+    }
+    // One that is there for the same engine gives way.
+    user.ok(&["push", "--variant", "--tag", &one[0], &place]);
+    // A push without the word takes the place of all.
+    user.ok(&["push", "--tag", &two[0], &place]);
+    let (out, _) = other().ok_noted(&["pull", &place]);
+    assert!(!out.contains("variant"), "{out}");
 }

@@ -7,7 +7,7 @@ use crate::error::{Error, Kind, Result};
 use crate::hub::offer::{Claim, Offer};
 use crate::hub::port::Hub;
 use crate::hub::release::{Release, ReleasePack};
-use crate::hub::release_offer::release_offer;
+use crate::hub::release_offer::release_offers;
 use crate::hub::remote::{Location, Remote, Request};
 use crate::hub::repository::{ManifestName, check_manifest};
 use forkd_format::registry::{self, Artifact, MAX_REGISTRY, Missing, PackageSummary, ReleaseEntry, Version};
@@ -55,6 +55,8 @@ impl<'a> IndexHub<'a> {
             header_bytes: None,
             bases: Vec::new(),
             release: None,
+            variant: None,
+            choice: None,
         };
         let download = self.remote.whole(location, &Request::range(0, 1), cancel)?;
         offer.check_size(download.size)
@@ -70,6 +72,8 @@ impl<'a> IndexHub<'a> {
             header_bytes: None,
             bases: Vec::new(),
             release: None,
+            variant: None,
+            choice: None,
         }];
         for Artifact { url, manifest_sha256, size_bytes, head_bytes, bases, .. } in version.paged {
             offers.push(Offer {
@@ -79,21 +83,28 @@ impl<'a> IndexHub<'a> {
                 header_bytes: head_bytes,
                 bases,
                 release: None,
+                variant: None,
+                choice: None,
             });
         }
         Ok(offers)
     }
 
     /// A release that is listed, whose blobs lie beside the registry.
-    fn release(&self, reference: &Reference, entry: &ReleaseEntry, cancel: &Cancel) -> Result<Offer> {
+    fn release(&self, reference: &Reference, entry: &ReleaseEntry, cancel: &Cancel) -> Result<Vec<Offer>> {
         let locate = |digest: &Digest| self.join(reference, &format!("blobs/sha256/{digest}"));
-        let location = locate(&entry.digest)?;
-        let download = self.remote.get_small(&location, cancel)?;
-        let bytes = crate::hub::remote::read_small(download, &location.to_string(), MAX_RELEASE_MANIFEST)?;
-        check_manifest(&bytes, &ManifestName::Digest(entry.digest), &location.to_string())?;
+        let read = |digest: &Digest| {
+            let location = locate(digest)?;
+            let download = self.remote.get_small(&location, cancel)?;
+            let name = location.to_string();
+            let bytes = crate::hub::remote::read_small(download, &name, MAX_RELEASE_MANIFEST)?;
+            check_manifest(&bytes, &ManifestName::Digest(*digest), &name)?;
+            Ok(bytes)
+        };
+        let bytes = read(&entry.digest)?;
         let place = self.index.to_string();
         let place = place.strip_suffix("/registry.json").unwrap_or(&place);
-        release_offer(&bytes, &format!("{place}/{}", reference.package), &locate)
+        release_offers(&bytes, &format!("{place}/{}", reference.package), (&locate, &read))
     }
 
     /// Where the registry says that a pack lies.
@@ -141,7 +152,14 @@ impl Hub for IndexHub<'_> {
             .map_err(Error::malformed(self.index.to_string()))?;
         let packs = look_up(text.as_bytes(), reference, &self.index);
         let release = match (found, &packs) {
-            (Ok(entry), _) => Some(self.release(reference, &entry, cancel)?),
+            (Ok(entry), _) => {
+                let offers = self.release(reference, &entry, cancel)?;
+                // Variants are pinned by what names all of them, or one by one.
+                if reference.digest == Some(entry.digest) {
+                    return Ok(offers);
+                }
+                offers
+            }
             (Err(there), Err(error)) if !there.is_empty() && error.kind() == Kind::NotFound => {
                 let message = format!(
                     "'{}' has no '{}' in {}; there are: {}",
@@ -152,10 +170,10 @@ impl Hub for IndexHub<'_> {
                 );
                 return Err(Error::new(Kind::NotFound, message));
             }
-            _ => None,
+            _ => Vec::new(),
         };
         let mut offers = match packs {
-            Err(error) if release.is_some() && error.kind() == Kind::NotFound => Vec::new(),
+            Err(error) if !release.is_empty() && error.kind() == Kind::NotFound => Vec::new(),
             version => self.packs(reference, version?)?,
         };
         offers.extend(release);

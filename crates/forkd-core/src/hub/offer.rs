@@ -32,6 +32,10 @@ pub struct Offer {
     pub bases: Vec<Base>,
     /// Where it is no pack but a release.
     pub release: Option<Arc<ReleaseOffer>>,
+    /// Of a release with variants: which engine and processor it is for.
+    pub variant: Option<String>,
+    /// Why it was chosen, where that was before its cost is known.
+    pub choice: Option<String>,
 }
 
 /// A release whose manifest was read.
@@ -64,6 +68,8 @@ impl Offer {
             header_bytes: None,
             bases: Vec::new(),
             release: None,
+            variant: None,
+            choice: None,
         })
     }
 

@@ -77,11 +77,11 @@ pub trait Repository: Send + Sync {
     /// [`Kind::Integrity`] where the file is not what the digest says.
     fn put_blob(&self, file: BlobFile<'_>, progress: &dyn Progress, cancel: &Cancel) -> Result<()>;
 
-    /// Puts a manifest under a tag, in the place of another one; all that it names is there.
+    /// Puts a manifest, under a tag in the place of another one, or by its digest only; all that it names is there.
     ///
     /// # Errors
     /// Where a blob is missing.
-    fn put_manifest(&self, tag: &str, manifest: &[u8], cancel: &Cancel) -> Result<()>;
+    fn put_manifest(&self, name: &ManifestName, manifest: &[u8], cancel: &Cancel) -> Result<()>;
 
     /// Takes a tag away. Blobs stay until the repository is collected.
     ///

@@ -33,7 +33,10 @@ struct OfferCost<'a> {
 /// The offers that can be used here, the cheapest first, each with the reason.
 pub(crate) fn rank<'a>(context: &PullContext<'a>, offers: Vec<Offer>) -> Result<Vec<RankedOffer<'a>>> {
     if offers.len() == 1 {
-        let ranked = offers.into_iter().map(|offer| RankedOffer { offer, header: None, choice: None });
+        let ranked = offers.into_iter().map(|offer| {
+            let choice = offer.choice.clone();
+            RankedOffer { offer, header: None, choice }
+        });
         return Ok(ranked.collect());
     }
     let files = by_content::files(context.store)?;

@@ -22,6 +22,7 @@ use crate::hub::offer::Offer;
 use crate::hub::remote::Remote;
 use crate::pull::context::{PullContext, PullOptions, PullTarget, Traffic};
 use crate::pull::plan::{PullPlan, PullReport};
+use crate::release::variants::choose;
 use crate::store::lock::LockKind;
 use crate::store::root::Store;
 
@@ -83,11 +84,12 @@ fn offers(context: &PullContext<'_>) -> Result<(String, Vec<Offer>)> {
     match &context.options.target {
         PullTarget::Url(location) => Ok((location.to_string(), vec![Offer::at(location)?])),
         PullTarget::Release { repository, name } => {
-            let offer = crate::release::open::offer(*repository, name, context.env.cancel)?;
-            Ok((format!("{}:{name}", repository.name()), vec![offer]))
+            let offers = crate::release::open::offers(*repository, name, context.env.cancel)?;
+            Ok((format!("{}:{name}", repository.name()), choose(context, offers)?))
         }
         PullTarget::Name { reference, hub } => {
-            Ok((reference.to_string(), hub.offers(reference, context.env.cancel)?))
+            let offers = hub.offers(reference, context.env.cancel)?;
+            Ok((reference.to_string(), choose(context, offers)?))
         }
     }
 }

@@ -10,6 +10,7 @@ use crate::release::known::Known;
 use crate::release::link::LinkWrite;
 use crate::release::link_note::{LinkNote, link_key};
 use crate::release::options::ReleaseOptions;
+use crate::release::told::engine_of;
 use crate::store::record::HashedFile;
 use crate::store::root::Store;
 use crate::store::stored::StoredSnapshot;
@@ -17,7 +18,7 @@ use crate::store::workdir::WorkDir;
 use forkd_format::manifest::{FileEntry, SNAPSHOT_JSON};
 use forkd_format::paged::FileRoot;
 use forkd_format::release::{FileBlob, ReleaseManifest};
-use forkd_format::{Digest, Tag};
+use forkd_format::{Digest, Snapshot, Tag};
 use std::collections::BTreeSet;
 
 /// Questions that a server is asked at a time.
@@ -48,6 +49,8 @@ pub(crate) struct BuiltRelease {
     pub(crate) index: Vec<u8>,
     pub(crate) unpacked_size: u64,
     pub(crate) links: usize,
+    /// The engine and the processor that it is for.
+    pub(crate) engine: String,
     /// What its links are noted under.
     pub(crate) keys: Vec<Digest>,
 }
@@ -63,6 +66,7 @@ impl ReleaseBuilder<'_> {
         let parts = known.release(&chain, options)?;
         let (config, index) = (parts.config.to_bytes(), parts.index.to_bytes());
         let (unpacked_size, links) = (parts.config.manifest.unpacked_size(), chain.len());
+        let engine = engine_of(&Snapshot::new(parts.config.told.clone()));
         let keys = known.links.iter().map(|link| link.key).collect();
         let manifest = parts.manifest.clone();
         let bytes = manifest.to_bytes();
@@ -70,7 +74,7 @@ impl ReleaseBuilder<'_> {
         // What no forkd would read is not passed on.
         let name = format!("'{}' cannot be published", options.tag);
         parts.compose(id, &name)?;
-        Ok(BuiltRelease { id, bytes, manifest, config, index, unpacked_size, links, keys })
+        Ok(BuiltRelease { id, bytes, manifest, config, index, unpacked_size, links, engine, keys })
     }
 
     /// The links of a chain, each of which is known from then on.

@@ -80,7 +80,7 @@ impl ReleaseParts {
 
     /// What each file of the index is; sizes and roots are as the configuration has them.
     fn roles(&self) -> std::result::Result<Vec<Role>, String> {
-        let ReleaseConfig { manifest, links, bases, sets } = &self.config;
+        let ReleaseConfig { manifest, links, bases, sets, .. } = &self.config;
         let all = &self.index.files;
         if self.config.files().len() != all.len() {
             return Err(format!(

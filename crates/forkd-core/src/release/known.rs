@@ -9,6 +9,7 @@ use crate::release::compose::ReleaseParts;
 use crate::release::link::KnownFile;
 use crate::release::link_note::{LinkNote, NoteBase};
 use crate::release::options::ReleaseOptions;
+use crate::release::told::TOLD;
 use crate::store::stored::StoredSnapshot;
 use forkd_format::manifest::{Base, BaseKind, FileEntry, IndexEntry, Link};
 use forkd_format::paged::FileRoot;
@@ -182,7 +183,10 @@ impl Known {
             ReleaseIndex { files: order.iter().map(|number| self.files[*number].file.clone()).collect() };
         let bytes = index.to_bytes();
         manifest.index = Some(IndexEntry { size: bytes.len() as u64, sha256: Digest::of(&bytes) });
-        let config = ReleaseConfig { manifest, links: link_files, bases, sets };
+        let snapshot = &head.stored.snapshot;
+        let told =
+            TOLD.into_iter().filter_map(|key| Some((key.to_owned(), snapshot.get(key)?.clone()))).collect();
+        let config = ReleaseConfig { manifest, links: link_files, bases, sets, told };
         let mut named = BTreeSet::new();
         let mut blobs = Vec::new();
         for number in &order {

@@ -6,7 +6,7 @@ use crate::hub::remote::Remote;
 use crate::hub::repository::{BlobFile, ManifestName, Repository, check_manifest};
 use crate::pack::stream::zstd_frames::read_error;
 use crate::pipeline::each::for_each_of;
-use forkd_format::release::{Descriptor, ReleaseManifest};
+use forkd_format::release::{Descriptor, ReleaseDocument, ReleaseManifest};
 use forkd_format::{Digest, Hasher};
 use serde::Serialize;
 use std::io::{Read, Write};
@@ -57,32 +57,53 @@ pub fn mirror(sides: MirrorSides<'_>, tag: &str, env: Env<'_>) -> Result<MirrorR
     let bytes = from.manifest(&name, env.cancel)?;
     let digest = Digest::of(&bytes);
     check_manifest(&bytes, &name, &from.name())?;
-    let manifest =
-        ReleaseManifest::parse(&bytes).map_err(Error::malformed(format!("{}:{tag}", from.name())))?;
-    let all: Vec<&Descriptor> = manifest.blobs.iter().chain([&manifest.config, &manifest.index]).collect();
-    env.progress.start(&format!("mirroring {tag}"), Some(manifest.total()));
-    let moved = for_each_of(&all, connections, |blob| {
-        env.cancel.check()?;
-        let moved = !to.has_blob(blob, env.cancel)? && !to.mount_blob(blob, &from.name(), env.cancel)?;
-        if moved {
-            sides.carry(blob, env)?;
+    let malformed = || Error::malformed(format!("{}:{tag}", from.name()));
+    let manifests: Vec<(Option<Digest>, Vec<u8>)> =
+        match ReleaseDocument::parse(&bytes).map_err(malformed())? {
+            ReleaseDocument::Release(_) => vec![(None, bytes.clone())],
+            ReleaseDocument::Variants(variants) => {
+                let read = |variant: &Descriptor| {
+                    let name = ManifestName::Digest(variant.digest);
+                    let bytes = from.manifest(&name, env.cancel)?;
+                    check_manifest(&bytes, &name, &from.name())?;
+                    Ok((Some(variant.digest), bytes))
+                };
+                variants.manifests.iter().map(read).collect::<Result<_>>()?
+            }
+        };
+    let (mut moved, mut total) = (0, 0);
+    for (own_name, bytes) in &manifests {
+        let manifest = ReleaseManifest::parse(bytes).map_err(malformed())?;
+        total += manifest.total();
+        moved += sides.blobs(&manifest, tag, connections, env)?;
+        if let Some(digest) = own_name {
+            to.put_manifest(&ManifestName::Digest(*digest), bytes, env.cancel)?;
         }
-        env.progress.advance(blob.size);
-        Ok(if moved { blob.size } else { 0 })
-    });
-    env.progress.finish();
-    let moved = moved?.iter().sum();
-    to.put_manifest(tag, &bytes, env.cancel)?;
-    Ok(MirrorReport {
-        repository: to.name(),
-        tag: tag.to_owned(),
-        digest,
-        moved,
-        there: manifest.total() - moved,
-    })
+    }
+    to.put_manifest(&name, &bytes, env.cancel)?;
+    Ok(MirrorReport { repository: to.name(), tag: tag.to_owned(), digest, moved, there: total - moved })
 }
 
 impl MirrorSides<'_> {
+    /// Moves the blobs that are not there; gives their bytes.
+    fn blobs(&self, manifest: &ReleaseManifest, tag: &str, connections: usize, env: Env<'_>) -> Result<u64> {
+        let all: Vec<&Descriptor> =
+            manifest.blobs.iter().chain([&manifest.config, &manifest.index]).collect();
+        env.progress.start(&format!("mirroring {tag}"), Some(manifest.total()));
+        let moved = for_each_of(&all, connections, |blob| {
+            env.cancel.check()?;
+            let (from, to) = (self.from.name(), self.to);
+            let moved = !to.has_blob(blob, env.cancel)? && !to.mount_blob(blob, &from, env.cancel)?;
+            if moved {
+                self.carry(blob, env)?;
+            }
+            env.progress.advance(blob.size);
+            Ok(if moved { blob.size } else { 0 })
+        });
+        env.progress.finish();
+        Ok(moved?.iter().sum())
+    }
+
     /// Fetches a blob, checks it, and sends it on.
     fn carry(&self, blob: &Descriptor, env: Env<'_>) -> Result<()> {
         let location = self.from.blob_location(&blob.digest)?;

@@ -9,6 +9,8 @@ pub(crate) mod mirror;
 pub(crate) mod open;
 pub(crate) mod options;
 pub(crate) mod push;
+pub(crate) mod told;
+pub(crate) mod variants;
 
 /// For the fuzzer: puts documents together, where they are some; gives how many frames there are and where each blob's lie.
 #[cfg(fuzzing)]

@@ -3,7 +3,7 @@
 use crate::env::Cancel;
 use crate::error::{Error, Kind, Result};
 use crate::hub::offer::{Offer, ReleaseOffer};
-use crate::hub::release_offer::release_offer;
+use crate::hub::release_offer::release_offers;
 use crate::hub::remote::{Location, Remote, Request, read_small};
 use crate::hub::repository::{ManifestName, Repository, check_manifest};
 use crate::pipeline::each::for_each_of;
@@ -17,11 +17,21 @@ use forkd_format::manifest::IndexEntry;
 use forkd_format::release::{Descriptor, ReleaseConfig, ReleaseIndex, ReleaseManifest};
 
 /// What a repository offers under a name.
-pub(crate) fn offer(repository: &dyn Repository, name: &ManifestName, cancel: &Cancel) -> Result<Offer> {
+pub(crate) fn offers(
+    repository: &dyn Repository,
+    name: &ManifestName,
+    cancel: &Cancel,
+) -> Result<Vec<Offer>> {
     let of = format!("{}:{name}", repository.name());
     let bytes = repository.manifest(name, cancel)?;
     check_manifest(&bytes, name, &of)?;
-    release_offer(&bytes, &repository.name(), &|digest| repository.blob_location(digest))
+    let read = |digest: &Digest| {
+        let name = ManifestName::Digest(*digest);
+        let bytes = repository.manifest(&name, cancel)?;
+        check_manifest(&bytes, &name, &of)?;
+        Ok(bytes)
+    };
+    release_offers(&bytes, &repository.name(), (&|digest| repository.blob_location(digest), &read))
 }
 
 /// Fetches what a release says of itself.

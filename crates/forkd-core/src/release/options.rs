@@ -13,4 +13,6 @@ pub struct ReleaseOptions {
     pub level: Option<i32>,
     /// Other snapshots of the store whose files frames may refer to; what they refer to goes along.
     pub bases: Vec<Tag>,
+    /// Whether what the tag names for other engines and processors stays beside it.
+    pub variant: bool,
 }

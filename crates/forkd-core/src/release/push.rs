@@ -1,19 +1,23 @@
 //! From snapshots of the store to a release in a repository: only blobs that are not there are made and sent, the manifest last.
 
 use crate::cache::folder::Cache;
-use crate::env::Env;
+use crate::env::{Cancel, Env};
 use crate::error::{Error, Result};
-use crate::hub::repository::{BlobFile, Repository};
+use crate::hub::remote::Remote;
+use crate::hub::repository::{BlobFile, ManifestName, Repository};
 use crate::pipeline::each::for_each_of;
 use crate::pipeline::mutex::lock;
 use crate::release::build::{BuiltRelease, ReleaseBuilder};
 use crate::release::link_note::LinkNote;
+use crate::release::open::document;
 use crate::release::options::ReleaseOptions;
+use crate::release::told::engine_of;
+use crate::release::variants::with_variant;
 use crate::store::lock::LockKind;
 use crate::store::root::Store;
 use crate::store::workdir::WorkDir;
-use forkd_format::release::{Annotations, Descriptor, FileBlob, media};
-use forkd_format::{Digest, Tag};
+use forkd_format::release::{Annotations, Descriptor, FileBlob, ReleaseConfig, ReleaseManifest, media};
+use forkd_format::{Digest, Snapshot, Tag};
 use serde::Serialize;
 use std::collections::HashSet;
 use std::sync::Mutex;
@@ -51,6 +55,8 @@ pub struct ReleaseReport {
 #[derive(Clone, Copy)]
 pub struct ReleaseTarget<'a> {
     pub repository: &'a dyn Repository,
+    /// Reads what is in it.
+    pub remote: &'a dyn Remote,
     /// The tag there.
     pub name: &'a str,
     /// Uploads at a time.
@@ -60,6 +66,16 @@ pub struct ReleaseTarget<'a> {
 impl std::fmt::Debug for ReleaseTarget<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}:{}", self.repository.name(), self.name)
+    }
+}
+
+impl ReleaseTarget<'_> {
+    /// The engine that a release is for which is there already.
+    fn engine_of(&self, manifest: &ReleaseManifest, cancel: &Cancel) -> Result<String> {
+        let location = self.repository.blob_location(&manifest.config.digest)?;
+        let bytes = document(self.remote, &manifest.config, &location, cancel)?;
+        let told = ReleaseConfig::snapshot(&bytes).map_err(Error::malformed(location.to_string()))?;
+        Ok(engine_of(&Snapshot::new(told)))
     }
 }
 
@@ -100,7 +116,17 @@ pub fn push_release(
     let begun = Instant::now();
     let there = there.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     let sent = send(&built, &there, &work, target, env)?;
-    target.repository.put_manifest(target.name, &built.bytes, env.cancel)?;
+    let tag = ManifestName::Tag(target.name.to_owned());
+    if options.variant {
+        let (repository, digest) = (target.repository, built.id.id().digest());
+        repository.put_manifest(&ManifestName::Digest(digest), &built.bytes, env.cancel)?;
+        let engine_of = |manifest: &ReleaseManifest| target.engine_of(manifest, env.cancel);
+        let variant = (built.bytes.as_slice(), built.engine.as_str());
+        let variants = with_variant(repository, target.name, variant, &engine_of, env.cancel)?;
+        repository.put_manifest(&tag, &variants, env.cancel)?;
+    } else {
+        target.repository.put_manifest(&tag, &built.bytes, env.cancel)?;
+    }
     work.remove()?;
     let place = target.repository.name();
     for (key, cache) in built.keys.iter().zip(std::iter::repeat(cache)) {

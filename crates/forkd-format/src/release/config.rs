@@ -7,6 +7,7 @@ use crate::manifest::{Base, FileEntry, IndexEntry, Link, Manifest};
 use crate::paged::FileRoot;
 use crate::tag::Tag;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 const VERSION: u32 = 1;
 
@@ -21,6 +22,8 @@ pub struct ReleaseConfig {
     pub bases: Vec<usize>,
     /// Working sets of snapshots that are no links: bases' own.
     pub sets: Vec<usize>,
+    /// Of the last link's description what tells where it runs: `engine` and the like.
+    pub told: Map<String, Value>,
 }
 
 /// The files of one link, by their numbers in the index.
@@ -57,6 +60,8 @@ struct Wire {
     bases: Vec<ReleaseBase>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     sets: Vec<usize>,
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    snapshot: Map<String, Value>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -114,6 +119,7 @@ impl ReleaseConfig {
             links: manifest.links.iter().zip(&self.links).map(link).collect(),
             bases: bases.map(|(base, file)| ReleaseBase { base: base.clone(), file: *file }).collect(),
             sets: self.sets.clone(),
+            snapshot: self.told.clone(),
         };
         // Maps of strings and numbers: nothing in it can fail to be written.
         serde_json::to_vec_pretty(&wire).unwrap_or_default()
@@ -168,13 +174,29 @@ impl ReleaseConfig {
             bases,
         };
         manifest.check()?;
-        let config = Self { manifest, links: link_files, bases: base_files, sets: wire.sets };
+        let config =
+            Self { manifest, links: link_files, bases: base_files, sets: wire.sets, told: wire.snapshot };
         let mut all = config.files();
         all.sort_unstable();
         match all.iter().enumerate().find(|(at, file)| at != *file) {
             Some((at, _)) => Err(wrong(format!("file {at} of the index is named never or twice"))),
             None => Ok(config),
         }
+    }
+
+    /// What a configuration says of its snapshot, and nothing else of it.
+    ///
+    /// # Errors
+    /// [`FormatError::Release`] where it is none.
+    pub fn snapshot(bytes: &[u8]) -> Result<Map<String, Value>, FormatError> {
+        #[derive(Deserialize)]
+        struct Told {
+            #[serde(default)]
+            snapshot: Map<String, Value>,
+        }
+        let told: Result<Told, _> = serde_json::from_slice(bytes);
+        told.map(|told| told.snapshot)
+            .map_err(|e| FormatError::Release(format!("the configuration: {}", shorten(&e.to_string()))))
     }
 
     /// The numbers of all files that it names.

@@ -7,9 +7,11 @@ mod file_reader;
 mod index;
 mod manifest;
 mod paged_file;
+mod variants;
 
 pub use config::{LinkFiles, ReleaseBase, ReleaseConfig};
 pub use descriptor::{Annotations, Descriptor};
 pub use index::ReleaseIndex;
 pub use manifest::{MAX_BLOBS, MAX_RELEASE_MANIFEST, ReleaseManifest, media};
 pub use paged_file::{FileBlob, FileFrame, FrameRef, PagedFile};
+pub use variants::{ReleaseDocument, ReleaseVariants};

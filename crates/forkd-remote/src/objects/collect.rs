@@ -3,10 +3,10 @@
 use super::entry::BLOBS;
 use super::marker::{Marker, Work};
 use super::port::{ObjectInfo, Objects};
-use super::repository::{all_entries, blob_key};
+use super::repository::{all_entries, blob_key, manifests};
 use forkd_core::{Cancel, Error, Kind, Result};
 use forkd_format::Digest;
-use forkd_format::release::{MAX_RELEASE_MANIFEST, ReleaseManifest};
+use forkd_format::release::{MAX_RELEASE_MANIFEST, ReleaseDocument};
 use serde::Serialize;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -122,9 +122,14 @@ fn reach(objects: &dyn Objects, cancel: &Cancel) -> Result<(usize, HashSet<Diges
             Error::new(Kind::Integrity, message)
                 .hint("publish it again, or take the tag away; nothing was deleted")
         };
-        let manifest = ReleaseManifest::parse(&bytes.ok_or_else(lost)?).map_err(Error::malformed(name))?;
-        reached.extend([manifest.config.digest, manifest.index.digest]);
-        reached.extend(manifest.blobs.iter().map(|blob| blob.digest));
+        let bytes = bytes.ok_or_else(lost)?;
+        if let Ok(ReleaseDocument::Variants(variants)) = ReleaseDocument::parse(&bytes) {
+            reached.extend(variants.manifests.iter().map(|variant| variant.digest));
+        }
+        for manifest in manifests(objects, &bytes, &name, cancel)? {
+            reached.extend([manifest.config.digest, manifest.index.digest]);
+            reached.extend(manifest.blobs.iter().map(|blob| blob.digest));
+        }
     }
     Ok((entries.len(), reached))
 }

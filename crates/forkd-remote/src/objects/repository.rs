@@ -8,7 +8,7 @@ use forkd_core::{Cancel, Error, Kind, Progress, Result};
 use forkd_format::Digest;
 use forkd_format::registry::{MAX_REGISTRY, ReleaseEntry};
 use forkd_format::registry_text::RegistryText;
-use forkd_format::release::{Descriptor, MAX_RELEASE_MANIFEST, ReleaseManifest};
+use forkd_format::release::{Descriptor, MAX_RELEASE_MANIFEST, ReleaseDocument, ReleaseManifest};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Entries are no longer.
@@ -47,6 +47,25 @@ impl ObjectRepository {
 /// The key of a blob.
 pub(crate) fn blob_key(digest: &Digest) -> String {
     format!("{BLOBS}{digest}")
+}
+
+/// The manifest that a document is, or those of all its variants.
+pub(crate) fn manifests(
+    objects: &dyn Objects,
+    document: &[u8],
+    name: &str,
+    cancel: &Cancel,
+) -> Result<Vec<ReleaseManifest>> {
+    let variants = match ReleaseDocument::parse(document).map_err(Error::malformed(name))? {
+        ReleaseDocument::Release(manifest) => return Ok(vec![manifest]),
+        ReleaseDocument::Variants(variants) => variants,
+    };
+    let read = |variant: &Descriptor| {
+        let bytes = objects.read(&blob_key(&variant.digest), MAX_RELEASE_MANIFEST, cancel)?;
+        let lost = || Error::new(Kind::Integrity, format!("{name}: the manifest of a variant is not there"));
+        ReleaseManifest::parse(&bytes.ok_or_else(lost)?).map_err(Error::malformed(name))
+    };
+    variants.manifests.iter().map(read).collect()
 }
 
 /// All tags of a hub, by package and name, and what they stand for. What cannot be read is passed over.
@@ -136,13 +155,16 @@ impl Repository for ObjectRepository {
         self.objects.put_file(&blob_key(&file.blob.digest), file.path, progress, cancel)
     }
 
-    fn put_manifest(&self, tag: &str, manifest: &[u8], cancel: &Cancel) -> Result<()> {
+    fn put_manifest(&self, name: &ManifestName, manifest: &[u8], cancel: &Cancel) -> Result<()> {
         self.announce(cancel)?;
-        let read = ReleaseManifest::parse(manifest).map_err(Error::malformed(self.name()))?;
+        let all = manifests(&*self.objects, manifest, &self.name(), cancel)?;
         let digest = Digest::of(manifest);
         self.objects.put(&blob_key(&digest), manifest, cancel)?;
-        let description = read.annotations.get("org.opencontainers.image.description").cloned();
-        let entry = ReleaseEntry { digest, size_bytes: read.total() + manifest.len() as u64, description };
+        let ManifestName::Tag(tag) = name else { return Ok(()) };
+        let description =
+            |read: &ReleaseManifest| read.annotations.get("org.opencontainers.image.description").cloned();
+        let size_bytes = all.iter().map(ReleaseManifest::total).sum::<u64>() + manifest.len() as u64;
+        let entry = ReleaseEntry { digest, size_bytes, description: all.iter().find_map(description) };
         self.objects.put(&tag_key(&self.package, tag), &to_bytes(&entry), cancel)?;
         write_registry(&*self.objects, cancel)?;
         self.retire();

@@ -5,7 +5,8 @@ use forkd_core::cache::{Cache, CacheKind, CacheSlot};
 use forkd_core::hub::{IndexHub, Location};
 use forkd_core::store::ScratchStore;
 use forkd_core::{
-    Error, Kind, PackOptions, PackReport, PullOptions, PullTarget, PushReport, Result, Store, UnpackOptions,
+    Error, Kind, PackOptions, PackReport, PullOptions, PullTarget, PushReport, PushTarget, Result, Store,
+    UnpackOptions,
 };
 use forkd_engine::Kernel;
 use forkd_format::{Digest, PackFormat, Reference, Tag};
@@ -71,7 +72,7 @@ impl App<'_> {
     pub fn push(
         &self,
         request: &PackRequest,
-        location: &Location,
+        target: &PushTarget,
         begun: &mut dyn FnMut(&Path),
         packed: &mut dyn FnMut(&PackReport),
     ) -> Result<PushReport> {
@@ -86,7 +87,7 @@ impl App<'_> {
         begun(&forkd_core::temp_path(&settings.temp_dir, &input.options));
         let remote = AnyRemote::new(&settings.http)?;
         let (options, temp) = (&input.options, &settings.temp_dir);
-        forkd_core::push(&settings.store, &remote, options, location, temp, self.env, packed)
+        forkd_core::push(&settings.store, &remote, options, target, temp, self.env, packed)
     }
 
     fn pack_input(&self, request: &PackRequest) -> Result<PackInput> {

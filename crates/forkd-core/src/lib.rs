@@ -45,7 +45,7 @@ pub use pack::paged::fuzz_frame;
 pub use pull::context::{PullOptions, PullTarget};
 pub use pull::plan::{PullPlan, PullReport, PullSummary};
 pub use pull::{plan_pull, pull};
-pub use push::{PushReport, push, temp_path};
+pub use push::{PushReport, PushTarget, push, temp_path};
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub use release::fuzz_release;

@@ -1,6 +1,6 @@
 use crate::env::Env;
 use crate::error::Result;
-use crate::hub::remote::{Location, Remote};
+use crate::hub::remote::{Location, PartUrls, Remote};
 use crate::pack::options::{PackOptions, PackReport};
 use crate::pack::pack_into;
 use crate::store::root::Store;
@@ -31,6 +31,24 @@ pub struct PushReport {
     pub upload_time: Duration,
 }
 
+/// Where a pack is uploaded.
+#[derive(Debug, Clone)]
+pub enum PushTarget {
+    /// With one PUT.
+    Whole(Location),
+    /// In parts.
+    Parts(PartUrls),
+}
+
+impl PushTarget {
+    fn location(&self) -> &Location {
+        match self {
+            Self::Whole(location) => location,
+            Self::Parts(urls) => &urls.complete,
+        }
+    }
+}
+
 /// Packs into a temporary file in `temp` and uploads it, where there is somebody who may take it. The file is removed however this
 /// ends; what a killed push left there is removed by the next. `packed` is told when the pack is made.
 ///
@@ -40,12 +58,15 @@ pub fn push(
     store: &Store,
     remote: &dyn Remote,
     options: &PackOptions,
-    location: &Location,
+    target: &PushTarget,
     temp: &Path,
     env: Env<'_>,
     packed: &mut dyn FnMut(&PackReport),
 ) -> Result<PushReport> {
-    remote.ask_to_put(location, env.cancel)?;
+    let location = target.location();
+    if let PushTarget::Whole(location) = target {
+        remote.ask_to_put(location, env.cancel)?;
+    }
     let suffix = format!("-{}.tar.zst", options.tag);
     let file = WorkFile::create(store.disk(), temp, (PREFIX, &suffix), 0o600)?;
     let pack = pack_into(store, options, file.file(), file.path(), env)?;
@@ -53,7 +74,10 @@ pub fn push(
     env.cancel.check()?;
     let begun = Instant::now();
     env.progress.start("pushing", Some(pack.size));
-    let outcome = remote.put(location, file.path(), env.progress, env.cancel);
+    let outcome = match target {
+        PushTarget::Whole(location) => remote.put(location, file.path(), env.progress, env.cancel),
+        PushTarget::Parts(urls) => remote.put_parts(urls, file.path(), env.progress, env.cancel),
+    };
     env.progress.finish();
     outcome?;
     Ok(PushReport {

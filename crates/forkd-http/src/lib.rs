@@ -8,6 +8,7 @@ pub mod challenge;
 mod client;
 mod failure;
 mod options;
+mod parts;
 mod rate_limit;
 mod redirect;
 mod retry;

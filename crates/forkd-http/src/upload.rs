@@ -14,7 +14,7 @@ use reqwest::header::{ALLOW, AUTHORIZATION, CONTENT_LENGTH};
 use reqwest::{Body, Method, RequestBuilder, Response};
 use std::fmt::Display;
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -27,6 +27,8 @@ const CHUNK: usize = 256 << 10;
 #[derive(Clone, Copy)]
 pub struct FileBody<'a> {
     pub path: &'a Path,
+    /// Its first byte and how many follow; all of it where there is none.
+    pub part: Option<(u64, u64)>,
     /// Hears how many of its bytes are on their way.
     pub tell: &'a dyn Fn(u64),
     /// Whether the last try ended in a broken connection.
@@ -114,8 +116,11 @@ impl HttpClient {
         what: &str,
         cancel: &Cancel,
     ) -> Try<Response> {
-        let FileBody { path, tell, careful } = file;
-        let size = path.metadata().map_err(Error::io("read", path))?.len();
+        let FileBody { path, part, tell, careful } = file;
+        let (begin, size) = match part {
+            Some(part) => part,
+            None => (0, path.metadata().map_err(Error::io("read", path))?.len()),
+        };
         let pace = if careful { Pace::Careful } else { Pace::Full };
         let stop = Stop::by(cancel);
         self.network.block_on(async {
@@ -123,7 +128,12 @@ impl HttpClient {
             for _ in 0..=MAX_REDIRECTS {
                 own &= same_origin(&request.url, &url);
                 let sent = Arc::new(UploadState::default());
-                let body = body(path, Arc::clone(&sent), self.transport.limit.clone(), (pace, stop.clone()))?;
+                let body = body(
+                    (path, begin, size),
+                    Arc::clone(&sent),
+                    self.transport.limit.clone(),
+                    (pace, stop.clone()),
+                )?;
                 let mut asking = self.transport.client(&url).request(request.method.clone(), url.clone());
                 for (name, value) in request.headers.iter().filter(|(name, _)| own || **name != AUTHORIZATION)
                 {
@@ -174,7 +184,8 @@ impl HttpClient {
         loop {
             tries.begin();
             sent.bytes.store(0, Ordering::Relaxed);
-            let body = body(file, Arc::clone(sent), self.transport.limit.clone(), (pace, stop.clone()))?;
+            let body =
+                body((file, 0, size), Arc::clone(sent), self.transport.limit.clone(), (pace, stop.clone()))?;
             let request =
                 self.transport.client(target).put(target.clone()).header(CONTENT_LENGTH, size).body(body);
             let failed = match send(request, location, &self.transport.options, (sent, &|_| ()), stop).await {
@@ -232,12 +243,14 @@ const CAREFUL_PIECE: usize = 32 << 10;
 const CAREFUL_PAUSE: Duration = Duration::from_millis(150);
 
 fn body(
-    file: &Path,
+    (file, begin, size): (&Path, u64, u64),
     sent: Arc<UploadState>,
     limiter: Option<Arc<RateLimit>>,
     (pace, stop): (Pace, Stop),
 ) -> Result<Body> {
-    let input = File::open(file).map_err(Error::io("open", file))?;
+    let mut input = File::open(file).map_err(Error::io("open", file))?;
+    input.seek(SeekFrom::Start(begin)).map_err(Error::io("read", file))?;
+    let input = input.take(size);
     let most = limiter.as_ref().map_or(CHUNK, |limiter| limiter.piece().min(CHUNK));
     let pauses = if pace == Pace::Careful { CAREFUL_PIECES } else { 0 };
     let state = (input, sent, limiter, stop, pauses);

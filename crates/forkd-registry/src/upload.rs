@@ -77,7 +77,7 @@ impl RegistryClient {
             let outcome = self.try_put(
                 &http,
                 file,
-                FileBody { path: file.path, tell: &tell, careful: careful.get() },
+                FileBody { path: file.path, part: None, tell: &tell, careful: careful.get() },
                 cancel,
             );
             careful.set(outcome.as_ref().is_err_and(|failed| failed.error.kind() == Kind::Transient));

@@ -6,7 +6,7 @@ mod layout;
 mod objects;
 mod web;
 
-use forkd_core::hub::{Answer, Location, Remote, Request};
+use forkd_core::hub::{Answer, Location, PartUrls, Remote, Request};
 use forkd_core::{Cancel, Progress, Result};
 use forkd_http::HttpClient;
 use std::path::Path;
@@ -61,5 +61,15 @@ impl Remote for AnyRemote {
         } else {
             self.http.put(location, file, progress, cancel)
         }
+    }
+
+    fn put_parts(
+        &self,
+        urls: &PartUrls,
+        file: &Path,
+        progress: &dyn Progress,
+        cancel: &Cancel,
+    ) -> Result<()> {
+        self.http.put_parts(urls, file, progress, cancel)
     }
 }

@@ -4,9 +4,10 @@ use crate::context::Context;
 use crate::output::{mib, ratio, seconds};
 use anyhow::Result;
 use forkd_app::{CONNECTIONS, ReleasePlace, Settings};
-use forkd_core::ReleaseOptions;
-use forkd_core::hub::Location;
+use forkd_core::hub::{Location, PartUrls};
+use forkd_core::{Error, PushTarget, ReleaseOptions};
 use forkd_format::Reference;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Publish a snapshot: to a registry as a release, or packed, by one HTTP PUT
@@ -18,8 +19,11 @@ pub(crate) struct PushArgs {
     content: PackContent,
     /// Where to: oci://HOST/NAME[:TAG], s3://BUCKET[/PREFIX]/OWNER/NAME[:TAG], oci-layout:DIR[:TAG], or owner/name[@version] in the
     /// hub that --hub names; http:, https: or file: for a pack
-    #[arg(value_name = "TO")]
-    url: String,
+    #[arg(value_name = "TO", required_unless_present = "parts")]
+    url: Option<String>,
+    /// Upload a pack in parts, for more than 5 GiB: a file with presigned URLs, {"part_bytes": N, "parts": [URL…], "complete": URL}
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["url", "variant"])]
+    parts: Option<PathBuf>,
     /// Keep what the tag names for other engines and processors: a pull takes the one that its host runs best (releases only)
     #[arg(long)]
     variant: bool,
@@ -31,7 +35,13 @@ pub(crate) fn run(args: &PushArgs, context: &Context<'_>) -> Result<()> {
         settings.store.load(&args.content.tag)?;
         return release(args, &place, &settings, context);
     }
-    let location = Location::parse(&args.url)?;
+    let target = match (&args.parts, &args.url) {
+        (Some(file), _) => {
+            let text = std::fs::read_to_string(file).map_err(Error::io("read", file))?;
+            PushTarget::Parts(PartUrls::parse(&text)?)
+        }
+        (None, url) => PushTarget::Whole(Location::parse(url.as_deref().unwrap_or_default())?),
+    };
     let settings = config::settings()?;
     let tag = &args.content.tag;
     settings.store.load(tag)?;
@@ -39,7 +49,7 @@ pub(crate) fn run(args: &PushArgs, context: &Context<'_>) -> Result<()> {
     let output = context.output;
     let report = context.app(&settings).push(
         &request,
-        &location,
+        &target,
         &mut |temp| output.line(&format!("==> packing snapshot '{tag}' → {}", temp.display())),
         &mut |pack| {
             let compression = ratio(pack.unpacked_size, pack.size);
@@ -55,11 +65,12 @@ pub(crate) fn run(args: &PushArgs, context: &Context<'_>) -> Result<()> {
 
 /// Where a release goes; `None` for a pack.
 fn place(args: &PushArgs) -> forkd_core::Result<Option<ReleasePlace>> {
-    if let Ok(reference) = args.url.parse::<Reference>() {
+    let Some(url) = &args.url else { return Ok(None) };
+    if let Ok(reference) = url.parse::<Reference>() {
         let hub = config::publishing_hub(args.content.hub.as_deref())?;
         return Ok(Some(ReleasePlace::of_package(hub, &reference)));
     }
-    ReleasePlace::parse(&args.url)
+    ReleasePlace::parse(url)
 }
 
 /// Publishes a release.

@@ -1,13 +1,15 @@
 //! A bucket.
 
-use crate::common::{Seen, User};
+use crate::common::{Seen, User, names};
 use crate::{content, other, publisher};
 use forkd_testing::SeaweedFs;
+use std::process::Command;
 
 pub(crate) const TESTS: &[(&str, fn())] = &[
     ("bucket::a_base_is_stored_and_moved_once", a_base_is_stored_and_moved_once),
     ("bucket::everybody_reads_a_public_one", everybody_reads_a_public_one),
     ("bucket::credentials", credentials),
+    ("bucket::packs_by_presigned_urls", packs_by_presigned_urls),
 ];
 
 /// Runs as a user with keys.
@@ -124,4 +126,54 @@ fn credentials() {
     let mut command = user.command(&push);
     command.env("AWS_ENDPOINT_URL", "http://127.0.0.1:9").env("AWS_PROFILE", "work");
     assert_eq!(command.output().unwrap().status.code(), Some(5));
+}
+
+/// Signs one PUT for `one`, and parts of 5 MiB for `two`; what follows is a URL to read each.
+const SIGN: &str = r#"
+import boto3, json, sys
+s3 = boto3.client("s3", endpoint_url=sys.argv[1], aws_access_key_id="writer", aws_secret_access_key="write", region_name="us-east-1")
+sign = s3.generate_presigned_url
+of = lambda key, **more: dict(Bucket="hub", Key=key, **more)
+upload = s3.create_multipart_upload(**of("two"))["UploadId"]
+parts = [sign("upload_part", Params=of("two", UploadId=upload, PartNumber=n)) for n in range(1, 9)]
+complete = sign("complete_multipart_upload", Params=of("two", UploadId=upload), HttpMethod="POST")
+print(json.dumps({
+    "put": sign("put_object", Params=of("one")),
+    "expired": sign("put_object", Params=of("late"), ExpiresIn=-100),
+    "parts": {"part_bytes": 5 << 20, "parts": parts, "complete": complete},
+    "get": [sign("get_object", Params=of(key)) for key in ("one", "two")],
+}))
+"#;
+
+fn packs_by_presigned_urls() {
+    let boto = Command::new("python3").args(["-c", "import boto3"]).output().unwrap().status.success();
+    if std::env::var_os("FORKD_TEST_GUESTS").is_none() && !boto {
+        return;
+    }
+    let (user, tags) = publisher(1, 96 << 20);
+    let dir = tempfile::tempdir().unwrap();
+    let store = SeaweedFs::start(dir.path());
+    let output = Command::new("python3").args(["-c", SIGN, &store.endpoint]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let signed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    user.ok(&["push", "--tag", &tags[0], signed["put"].as_str().unwrap()]);
+    let parts = user.path("parts.json");
+    std::fs::write(&parts, signed["parts"].to_string()).unwrap();
+    let seen = user.ok(&["push", "--tag", &tags[0], "--parts", parts.to_str().unwrap()]);
+    assert!(seen.contains("✓ pushed # MiB") && !seen.contains("Signature"), "{seen}");
+    for url in signed["get"].as_array().unwrap() {
+        let to = other();
+        to.ok_noted(&["pull", url.as_str().unwrap()]);
+        assert_eq!(content(&to, &tags[0]), content(&user, &tags[0]));
+    }
+    let error = user.fails(4, &["push", "--tag", &tags[0], signed["expired"].as_str().unwrap()]);
+    assert!(error.contains("may have expired") && !error.contains("Signature"), "{error}");
+    let mut few = signed["parts"].clone();
+    few["parts"].as_array_mut().unwrap().truncate(1);
+    std::fs::write(&parts, few.to_string()).unwrap();
+    let error = user.fails(2, &["push", "--tag", &tags[0], "--parts", parts.to_str().unwrap()]);
+    assert!(error.contains("there are URLs for #") && !error.contains("Signature"), "{error}");
+    std::fs::write(&parts, "{}").unwrap();
+    user.fails(2, &["push", "--tag", &tags[0], "--parts", parts.to_str().unwrap()]);
+    assert_eq!(names(&user.tmp(), "forkd-push-"), 0);
 }

@@ -98,11 +98,17 @@ fn tokens_that_expire_are_got_anew() {
     let tokens = TokenServer::start(dir.path());
     let registry = DockerRegistry::with_tokens(dir.path(), &tokens);
     assert_eq!(login(&user, &registry.host, "writer", "write").0, 0);
-    // docker-registry lets a minute pass behind a token's end, so one that ended long ago is made.
-    tokens.set_lifetime(300);
     let place = format!("oci://{}/public/x:v1", registry.host);
     user.ok(&["push", "--tag", &tags[0], &place]);
     let before = tokens.asked().len();
     other().ok_noted(&["pull", "--jobs", "4", &place]);
     assert!(tokens.asked().len() - before <= 2, "{:?}", tokens.asked());
+    // One that has ended before it is used lets nobody in, and nothing is half done.
+    tokens.set_lifetime(-300);
+    let to = other();
+    let error = to.fails(4, &["pull", &place]);
+    assert!(error.contains("needs credentials"), "{error}");
+    assert!(to.is_untouched());
+    let error = user.fails(4, &["push", "--tag", &tags[0], &place]);
+    assert!(error.contains("have expired"), "{error}");
 }

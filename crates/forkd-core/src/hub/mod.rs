@@ -13,5 +13,5 @@ pub use index_hub::IndexHub;
 pub use offer::{Claim, Offer, ReleaseOffer};
 pub use port::Hub;
 pub use release::{Release, ReleasePack};
-pub use remote::{Answer, Download, Location, Remote, Request, Validator};
+pub use remote::{Answer, Download, Location, PartUrls, Remote, Request, Validator};
 pub use repository::{BlobFile, ManifestName, Repository, check_manifest};

@@ -188,6 +188,40 @@ impl fmt::Debug for Download {
     }
 }
 
+/// Presigned URLs for an upload in parts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartUrls {
+    /// Bytes of each part but the last.
+    pub part_bytes: u64,
+    /// Where each part is put, in order.
+    pub parts: Vec<Location>,
+    /// What is posted to when all are there.
+    pub complete: Location,
+}
+
+impl PartUrls {
+    /// Reads `{"part_bytes": N, "parts": [URL…], "complete": URL}`.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`]; the message does not repeat the text, which holds secrets.
+    pub fn parse(text: &str) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Wire {
+            part_bytes: u64,
+            parts: Vec<String>,
+            complete: String,
+        }
+        let wrong = |why: &str| Error::new(Kind::Usage, format!("the URLs of the parts: {why}"));
+        let wire: Wire = serde_json::from_str(text)
+            .map_err(|_| wrong("expected JSON with part_bytes, parts and complete (docs/hubs.md)"))?;
+        if wire.part_bytes == 0 || wire.parts.is_empty() {
+            return Err(wrong("no parts, or parts of no bytes"));
+        }
+        let parts = wire.parts.iter().map(|url| Location::parse(url)).collect::<Result<_>>()?;
+        Ok(Self { part_bytes: wire.part_bytes, parts, complete: Location::parse(&wire.complete)? })
+    }
+}
+
 /// A transport.
 pub trait Remote: Send + Sync {
     /// Opens an object, or a range of it, for reading, following redirects, trying again where that may help.
@@ -240,6 +274,21 @@ pub trait Remote: Send + Sync {
     /// # Errors
     /// As [`Remote::request`].
     fn put(&self, location: &Location, file: &Path, progress: &dyn Progress, cancel: &Cancel) -> Result<()>;
+
+    /// Stores a file in parts.
+    ///
+    /// # Errors
+    /// As [`Remote::request`]; [`Kind::Usage`] where there are too few parts, or this is no transport for them.
+    fn put_parts(
+        &self,
+        urls: &PartUrls,
+        file: &Path,
+        progress: &dyn Progress,
+        cancel: &Cancel,
+    ) -> Result<()> {
+        let _ = (file, progress, cancel);
+        Err(Error::new(Kind::Usage, format!("{} takes no parts", urls.complete)))
+    }
 }
 
 /// Reads what an answer holds, which must be small.

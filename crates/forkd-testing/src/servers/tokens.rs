@@ -9,7 +9,7 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -27,7 +27,7 @@ struct TokenState {
     /// base64 of the certificate's DER.
     x5c: String,
     /// How long tokens are good, in seconds.
-    lifetime: AtomicU64,
+    lifetime: AtomicI64,
     asked: Mutex<Vec<String>>,
 }
 
@@ -60,7 +60,7 @@ impl TokenServer {
         let state = Arc::new(TokenState {
             dir: dir.to_owned(),
             x5c,
-            lifetime: AtomicU64::new(300),
+            lifetime: AtomicI64::new(300),
             asked: Mutex::default(),
         });
         let runtime =
@@ -78,8 +78,8 @@ impl TokenServer {
         format!("http://{}/token", self.address)
     }
 
-    /// From now on tokens are good for so many seconds.
-    pub fn set_lifetime(&self, seconds: u64) {
+    /// From now on tokens are good for so many seconds; below 0: they ended before they were given.
+    pub fn set_lifetime(&self, seconds: i64) {
         self.state.lifetime.store(seconds, Ordering::Relaxed);
     }
 
@@ -123,8 +123,8 @@ async fn token(
     let head = format!(r#"{{"typ":"JWT","alg":"RS256","x5c":["{}"]}}"#, state.x5c);
     let body = format!(
         r#"{{"iss":"test","sub":"{user}","aud":"test","exp":{},"nbf":{},"iat":{now},"jti":"x","access":[{}]}}"#,
-        now + lifetime,
-        now - 10,
+        now.saturating_add_signed(lifetime),
+        now - 1000,
         access.join(",")
     );
     let signed = format!("{}.{}", base64url(head.as_bytes()), base64url(body.as_bytes()));

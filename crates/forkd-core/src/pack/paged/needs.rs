@@ -95,12 +95,14 @@ impl FrameNumbers {
 pub(crate) struct Needs<'a> {
     numbers: &'a FrameNumbers,
     frames: Vec<u32>,
+    /// Whether some of them are of files that were written earlier.
+    pub(crate) is_delta: bool,
 }
 
 impl<'a> Needs<'a> {
     /// Those of a frame that stands by itself.
     pub(crate) fn none(numbers: &'a FrameNumbers) -> Self {
-        Self { numbers, frames: Vec::new() }
+        Self { numbers, frames: Vec::new(), is_delta: false }
     }
 
     /// Whether a page may be referred to: bases and the working set are there before any frame.
@@ -216,7 +218,8 @@ impl<'a> NeedsPlanner<'a> {
         needs.sort_unstable();
         self.left -= needs.len() - given;
         self.closures[frame as usize] = closure;
-        Needs { numbers: self.numbers, frames: needs }
+        let is_delta = needs.first().is_some_and(|first| *first < self.known);
+        Needs { numbers: self.numbers, frames: needs, is_delta }
     }
 
     /// How many more frames must come where a frame is needed.

@@ -1,7 +1,7 @@
 //! Credentials of the AWS conventions that lie in files: `~/.aws/credentials` and `~/.aws/config`, a section a profile.
 
+use configparser::ini::{Ini, IniDefault};
 use forkd_core::{Error, Kind, Result};
-use ini::{Ini, ParseOption};
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -67,12 +67,17 @@ fn read(path: &Path, section: &str) -> Result<Option<BTreeMap<String, String>>> 
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
         text => text.map_err(Error::io("read", path))?,
     };
-    let options = ParseOption { enabled_quote: false, enabled_escape: false, ..ParseOption::default() };
+    let mut defaults = IniDefault::default();
+    defaults.case_sensitive = true;
+    defaults.delimiters = vec!['='];
+    // A secret may hold what begins a comment elsewhere.
+    defaults.inline_comment_symbols = Some(Vec::new());
+    let mut ini = Ini::new_from_defaults(defaults);
     // The parser's own words may quote a secret.
     let wrong = |_| Error::new(Kind::Unauthorised, format!("{}: not a file of profiles", path.display()));
-    let ini = Ini::load_from_str_opt(&text, options).map_err(wrong)?;
-    let found = ini.section(Some(section));
-    Ok(found.map(|found| found.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()))
+    let mut all = ini.read(text).map_err(wrong)?;
+    let found = all.remove(section);
+    Ok(found.map(|found| found.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()))
 }
 
 #[cfg(test)]

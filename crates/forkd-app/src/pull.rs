@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Connections at a time, where the user names none.
-pub const CONNECTIONS: usize = 4;
+pub const CONNECTIONS: usize = 8;
 
 /// What is pulled.
 #[derive(Debug, Clone)]

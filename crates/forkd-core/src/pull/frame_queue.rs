@@ -14,7 +14,8 @@ const GAP: u64 = 8 << 10;
 /// Bytes of the first range that a connection is asked for; later ones are as long as it manages in [`PACE`].
 const FIRST: u64 = 1 << 20;
 const SHORTEST: u64 = 256 << 10;
-const LONGEST: u64 = 8 << 20;
+/// A blob of a release: some registries read as much as that whatever they are asked for.
+const LONGEST: u64 = 16 << 20;
 const PACE: Duration = Duration::from_secs(1);
 
 /// So many bytes are worth another request, and the loss of a connection that is cut short.
@@ -52,8 +53,6 @@ pub(crate) struct FrameQueue<'a> {
 struct QueueState {
     /// What nobody is bringing.
     missing: BTreeSet<usize>,
-    /// Bytes of that.
-    left: u64,
     /// What did not come yet.
     wanted: BTreeSet<usize>,
     /// What each connection is bringing.
@@ -94,15 +93,6 @@ impl Pace {
     }
 }
 
-impl QueueState {
-    /// Someone brings a frame from now on.
-    fn remove(&mut self, id: usize, frames: &[StoredFrame]) {
-        if self.missing.remove(&id) {
-            self.left -= u64::from(frames[id].len);
-        }
-    }
-}
-
 impl<'a> FrameQueue<'a> {
     /// For so many connections.
     pub(crate) fn new(
@@ -111,9 +101,8 @@ impl<'a> FrameQueue<'a> {
         connections: usize,
         demands: &'a Demands,
     ) -> Self {
-        let left = wanted.iter().map(|id| u64::from(frames[*id].len)).sum();
         let taken = (0..connections).map(|_| None).collect();
-        let state = QueueState { missing: wanted.clone(), left, wanted, taken };
+        let state = QueueState { missing: wanted.clone(), wanted, taken };
         Self { frames, state: Mutex::new(state), demands, late: LATE }
     }
 
@@ -152,15 +141,12 @@ impl<'a> FrameQueue<'a> {
     /// The first frames that nobody is bringing, and what lies directly behind.
     fn next(&self, state: &mut QueueState, longest: u64, turn: Turn) -> Option<Range<usize>> {
         let demanded = self.demands.pop(&state.missing);
-        // Towards the end less at a time, so that all connections end together.
-        let share = state.left / (2 * state.taken.len() as u64);
-        let longest =
-            if demanded.is_some() { SHORTEST } else { longest.min(share.max(SHORTEST).max(longest / 4)) };
+        let longest = if demanded.is_some() { SHORTEST } else { longest };
         let begin = match (demanded, turn) {
             (None, Turn::Any) => state.missing.first().copied()?,
             (demanded, _) => demanded?,
         };
-        state.remove(begin, self.frames);
+        state.missing.remove(&begin);
         let (mut end, from) = (begin + 1, self.frames[begin].offset);
         while let Some(id) = state.missing.range(end..).next().copied() {
             let last = &self.frames[end - 1];
@@ -170,7 +156,7 @@ impl<'a> FrameQueue<'a> {
             {
                 break;
             }
-            state.remove(id, self.frames);
+            state.missing.remove(&id);
             end = id + 1;
         }
         Some(begin..end)
@@ -210,7 +196,7 @@ impl<'a> FrameQueue<'a> {
         if state.missing.range(..count).next().is_none() {
             return 0..0;
         }
-        (0..count).for_each(|id| state.remove(id, self.frames));
+        state.missing.retain(|id| *id >= count);
         let now = Instant::now();
         state.taken[connection] = Some(Assignment { ids: 0..count, begun: now, since: now, doubled: false });
         0..count

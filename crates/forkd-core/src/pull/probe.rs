@@ -53,7 +53,7 @@ pub(crate) fn open<'a>(
     unless: Option<Validator>,
     keep: Option<PartialPack>,
 ) -> Result<PackProbe<'a>> {
-    // What an earlier run has begun has its first frames. An ordinary pull is no faster for it: measured, with four connections.
+    // What an earlier run has begun has its first frames. An ordinary pull is no faster for it: measured.
     let begun = match offer.claim.digest() {
         Some(digest) => context.store.has_download(&paged_key(digest)),
         None => {

@@ -33,8 +33,8 @@ pub struct PackRequest {
     pub bases: Vec<BaseSource>,
     /// Whether frames may refer to the guest's kernel, which then lies beside the pack (paged packs only).
     pub kernel: bool,
-    /// At a time, for bases on a hub.
-    pub connections: usize,
+    /// For bases on a hub; see [`PullOptions::connections`].
+    pub connections: Option<usize>,
 }
 
 /// Where a base is.
@@ -114,7 +114,7 @@ impl App<'_> {
     fn open_base(
         &self,
         base: &BaseSource,
-        connections: usize,
+        connections: Option<usize>,
         scratch: &mut Vec<ScratchStore>,
     ) -> Result<(Store, Tag)> {
         let store = &self.settings.store;

@@ -16,9 +16,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Connections at a time, where the user names none.
-pub const CONNECTIONS: usize = 8;
-
 /// What is pulled.
 #[derive(Debug, Clone)]
 pub enum PullSource {
@@ -44,8 +41,8 @@ pub struct TagChoice {
 pub struct PullRequest {
     pub source: PullSource,
     pub place: TagChoice,
-    /// At a time.
-    pub connections: usize,
+    /// See [`PullOptions::connections`].
+    pub connections: Option<usize>,
     /// Bytes a second over all connections; `None` for no limit.
     pub limit_rate: Option<u64>,
 }

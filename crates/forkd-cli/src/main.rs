@@ -31,7 +31,7 @@ struct Cli {
     /// The same as --format json
     #[arg(long, global = true)]
     json: bool,
-    /// Threads for hashing, compressing and decoding [default: one a core], and connections of a pull or a push [default: 8]
+    /// Threads for hashing, compressing and decoding [default: one a core], and connections of a pull or a push [default: 8, and 12 to pull from far away]
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     jobs: Option<u16>,
 }

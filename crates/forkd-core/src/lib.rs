@@ -42,7 +42,7 @@ pub use pack::pack;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub use pack::paged::fuzz_frame;
-pub use pull::context::{PullOptions, PullTarget};
+pub use pull::context::{CONNECTIONS, PullOptions, PullTarget};
 pub use pull::plan::{PullPlan, PullReport, PullSummary};
 pub use pull::{plan_pull, pull};
 pub use push::{PushReport, PushTarget, push, temp_path};

@@ -77,7 +77,7 @@ impl Host {
         let remote = AnyRemote::new(&HttpOptions::default()).unwrap();
         let target = PullTarget::Release { repository: from, name };
         let unpack = UnpackOptions { cache: Some(self.cache.clone()), ..UnpackOptions::default() };
-        let options = PullOptions { target, unpack, connections: 3, arrivals: None };
+        let options = PullOptions { target, unpack, connections: Some(3), arrivals: None };
         pull(&self.store, &remote, &options, env())
     }
 

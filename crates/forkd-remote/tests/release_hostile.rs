@@ -100,7 +100,7 @@ impl Forger {
         let name = ManifestName::Tag("forged".into());
         let target = PullTarget::Release { repository: &self.layout, name };
         let unpack = UnpackOptions::default();
-        let options = PullOptions { target, unpack, connections: 3, arrivals: None };
+        let options = PullOptions { target, unpack, connections: Some(3), arrivals: None };
         let error = pull(&store, &remote, &options, env()).expect_err("a release that lies was accepted");
         assert_eq!(error.kind(), Kind::Integrity, "{error}");
         assert!(error.to_string().contains(expected), "expected '{expected}' in: {error}");
@@ -142,7 +142,8 @@ fn an_honest_one_is_taken() {
     let remote = AnyRemote::new(&HttpOptions::default()).unwrap();
     let name = ManifestName::Tag("forged".into());
     let target = PullTarget::Release { repository: &forger.layout, name };
-    let options = PullOptions { target, unpack: UnpackOptions::default(), connections: 3, arrivals: None };
+    let options =
+        PullOptions { target, unpack: UnpackOptions::default(), connections: Some(3), arrivals: None };
     pull(&store, &remote, &options, env()).unwrap();
 }
 

@@ -3,7 +3,7 @@ use crate::context::Context;
 use crate::output::mib;
 use crate::place::source;
 use anyhow::{Context as _, Result};
-use forkd_app::{CONNECTIONS, ChildWork, ForkRequest, ForkSource, PullRequest, Settings, TagChoice};
+use forkd_app::{ChildWork, ForkRequest, ForkSource, PullRequest, Settings, TagChoice};
 use forkd_core::arrival::Lease;
 use forkd_core::machine::Limits;
 use forkd_format::Tag;
@@ -61,7 +61,7 @@ fn find(args: &ForkArgs, context: &Context<'_>, settings: &Settings) -> Result<(
     let request = PullRequest {
         source: source(what, args.hub.as_deref())?,
         place: TagChoice::default(),
-        connections: context.connections.unwrap_or(CONNECTIONS),
+        connections: context.connections,
         limit_rate: None,
     };
     let program = super::pull::program(what, args.hub.as_deref(), &request)?;

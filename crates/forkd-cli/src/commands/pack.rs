@@ -3,7 +3,7 @@ use crate::context::Context;
 use crate::output::{mib, printable, ratio, seconds};
 use crate::place::{LocalPlace, local, nowhere, source};
 use anyhow::Result;
-use forkd_app::{BaseSource, CONNECTIONS, PackRequest, PullSource};
+use forkd_app::{BaseSource, PackRequest, PullSource};
 use forkd_core::{Error, Kind, PackOptions, ReleaseOptions, Store};
 use forkd_format::Tag;
 use forkd_format::manifest::Base;
@@ -64,7 +64,7 @@ impl PackContent {
             format: context.pack_format,
             bases: bases.collect::<Result<_>>()?,
             kernel: self.kernel,
-            connections: context.connections.unwrap_or(CONNECTIONS),
+            connections: context.connections,
         })
     }
 

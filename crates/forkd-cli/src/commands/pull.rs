@@ -4,7 +4,7 @@ use crate::context::Context;
 use crate::output::mib;
 use crate::place::source;
 use anyhow::Result;
-use forkd_app::{ArrivalProgram, CONNECTIONS, ForkSource, PullRequest, PullSource};
+use forkd_app::{ArrivalProgram, ForkSource, PullRequest, PullSource};
 use forkd_core::PullSummary;
 use forkd_format::Tag;
 use std::collections::BTreeMap;
@@ -49,7 +49,7 @@ pub(crate) fn run(args: &PullArgs, context: &Context<'_>) -> Result<()> {
     let request = PullRequest {
         source: source(&args.source, args.hub.as_deref())?,
         place: args.place.choice(),
-        connections: context.connections.unwrap_or(CONNECTIONS),
+        connections: context.connections,
         limit_rate: args.limit_rate,
     };
     if args.serve_arrival {
@@ -109,7 +109,8 @@ pub(crate) fn run(args: &PullArgs, context: &Context<'_>) -> Result<()> {
 
 /// This program, as one that fetches and serves what arrives.
 pub(crate) fn program(source: &str, hub: Option<&str>, request: &PullRequest) -> Result<ArrivalProgram> {
-    let mut args: Vec<OsString> = vec!["--jobs".into(), request.connections.to_string().into()];
+    let mut args: Vec<OsString> = Vec::new();
+    args.extend(request.connections.iter().flat_map(|count| ["--jobs".into(), count.to_string().into()]));
     args.extend(["pull".into(), "--serve-arrival".into()]);
     args.extend(hub.into_iter().flat_map(|hub| ["--hub".into(), hub.into()]));
     args.extend(request.place.tag.iter().flat_map(|tag| ["--tag".into(), tag.as_str().into()]));

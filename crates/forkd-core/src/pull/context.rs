@@ -7,14 +7,16 @@ use crate::error::{Error, Kind, Result};
 use crate::hub::port::Hub;
 use crate::hub::remote::{Location, Remote};
 use crate::hub::repository::{ManifestName, Repository};
+use crate::pipeline::mutex::lock;
 use crate::store::root::Store;
 use crate::store::workdir::WorkDir;
 use crate::unpack::plan::UnpackOptions;
 use forkd_format::{Digest, Reference};
 use std::fmt;
 use std::io::Read;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 /// What to pull.
 #[derive(Clone)]
@@ -41,16 +43,37 @@ impl fmt::Debug for PullTarget<'_> {
     }
 }
 
+/// Connections at a time, where the user names no number.
+pub const CONNECTIONS: usize = 8;
+
+/// The same where the server is far away: what packets that get lost there cost, they cost each connection by itself.
+const FAR_CONNECTIONS: usize = 12;
+
+/// No answer of a server that is near takes as long.
+const FAR: Duration = Duration::from_millis(15);
+
+/// What a server is asked to bear at most.
+const MOST_CONNECTIONS: usize = 16;
+
 /// How to pull.
 #[derive(Clone)]
 pub struct PullOptions<'a> {
     pub target: PullTarget<'a>,
     /// Tag and force.
     pub unpack: UnpackOptions,
-    /// Connections at a time, 1 to 16.
-    pub connections: usize,
+    /// Connections at a time, 1 to 16; `None` for [`CONNECTIONS`], and some more where the server is far away.
+    pub connections: Option<usize>,
     /// Told as soon as the snapshot can be forked, if the pack lets it be before all is here.
     pub arrivals: Option<&'a dyn Arrivals>,
+}
+
+impl PullOptions<'_> {
+    /// Connections to a server, of whose answers so far the quickest took so long.
+    pub(crate) fn connections(&self, quickest: Option<Duration>) -> usize {
+        let is_far = quickest.is_some_and(|quickest| quickest > FAR);
+        let usual = if is_far { FAR_CONNECTIONS } else { CONNECTIONS };
+        self.connections.unwrap_or(usual).clamp(1, MOST_CONNECTIONS)
+    }
 }
 
 impl fmt::Debug for PullOptions<'_> {
@@ -75,17 +98,38 @@ impl<'a> PullContext<'a> {
     }
 }
 
-/// Bytes that came.
+/// Bytes that came, and how fast answers did.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Traffic(Arc<AtomicU64>);
+pub(crate) struct Traffic(Arc<Counters>);
+
+#[derive(Debug, Default)]
+struct Counters {
+    bytes: AtomicU64,
+    quickest: Mutex<Option<Duration>>,
+}
 
 impl Traffic {
     pub(crate) fn add(&self, bytes: u64) {
-        self.0.fetch_add(bytes, Ordering::Relaxed);
+        self.0.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     pub(crate) fn bytes(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.0.bytes.load(Ordering::Relaxed)
+    }
+
+    /// A request, with the time that its answer takes.
+    pub(crate) fn ask<T>(&self, request: impl FnOnce() -> T) -> T {
+        let begun = Instant::now();
+        let answer = request();
+        let mut quickest = lock(&self.0.quickest);
+        let took = begun.elapsed();
+        *quickest = Some(quickest.map_or(took, |least| least.min(took)));
+        answer
+    }
+
+    /// `None` before the first one.
+    pub(crate) fn quickest_answer(&self) -> Option<Duration> {
+        *lock(&self.0.quickest)
     }
 
     /// A body whose bytes are counted.

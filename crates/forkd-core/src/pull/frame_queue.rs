@@ -146,14 +146,19 @@ impl<'a> FrameQueue<'a> {
             (None, Turn::Any) => state.missing.first().copied()?,
             (demanded, _) => demanded?,
         };
+        // Towards the end less at a time, so that connections end together; where that takes long enough to be worth more requests.
+        let share = match longest {
+            LONGEST.. => usize::MAX,
+            _ => state.missing.len() / (2 * state.taken.len()),
+        };
         state.missing.remove(&begin);
         let (mut end, from) = (begin + 1, self.frames[begin].offset);
         while let Some(id) = state.missing.range(end..).next().copied() {
             let last = &self.frames[end - 1];
             let frame = &self.frames[id];
-            if frame.offset - (last.offset + u64::from(last.len)) > GAP
-                || frame.offset + u64::from(frame.len) - from > longest
-            {
+            let length = frame.offset + u64::from(frame.len) - from;
+            let is_enough = length > longest || (end - begin >= share && length > SHORTEST);
+            if is_enough || frame.offset - (last.offset + u64::from(last.len)) > GAP {
                 break;
             }
             state.missing.remove(&id);

@@ -164,9 +164,10 @@ impl FrameFetch<'_> {
         let progress = self.context.env.progress;
         let wanted = self.header.wanted(|id| landed[id]);
         progress.start("pulling", Some(fetched_bytes(self.header.all_stored(), &wanted)));
-        let connections = self.context.options.connections.clamp(1, 16).min(wanted.len());
+        let options = self.context.options;
+        let connections = options.connections(self.context.traffic.quickest_answer()).min(wanted.len());
         // One more for what is demanded: it waits for none of the others.
-        let demanded = usize::from(self.context.options.arrivals.is_some() && connections > 0);
+        let demanded = usize::from(options.arrivals.is_some() && connections > 0);
         let queue = FrameQueue::new(self.header.all_stored(), wanted, connections + demanded, demands);
         // Ends what is coming a second time once all is here.
         let enough = self.context.env.cancel.child();

@@ -86,11 +86,12 @@ fn probe<'a>(
         None => HEADER_GUESS,
     };
     let request = Request { end: Some(first), unless, ..Request::default() };
-    let (download, ranged) = match context.remote.request(location, &request, env.cancel)? {
-        Answer::NotModified => return Ok(PackProbe::NotModified),
-        Answer::Part(download) => (download, true),
-        Answer::Whole(download) => (download, false),
-    };
+    let (download, ranged) =
+        match context.traffic.ask(|| context.remote.request(location, &request, env.cancel))? {
+            Answer::NotModified => return Ok(PackProbe::NotModified),
+            Answer::Part(download) => (download, true),
+            Answer::Whole(download) => (download, false),
+        };
     offer.check_size(download.size)?;
     let Download { size, validator, body } = download;
     let whole = Arc::new(AtomicBool::new(false));

@@ -69,7 +69,7 @@ impl Documents {
     /// Fetches both at the same time, the index in pieces: what it takes is waiting, and connections are at their pace when frames come.
     fn fetch(context: &PullContext<'_>, release: &ReleaseOffer) -> Result<Self> {
         let (config, index) = (&release.manifest.config, &release.manifest.index);
-        let count = (index.size / PIECE).clamp(1, context.options.connections.clamp(1, 16) as u64);
+        let count = (index.size / PIECE).clamp(1, context.options.connections(None) as u64);
         let step = index.size.div_ceil(count).max(1);
         let pieces = (0..count).map(|n| Some(n * step..((n + 1) * step).min(index.size)));
         let wanted: Vec<Option<Range<u64>>> = std::iter::once(None)
@@ -91,7 +91,8 @@ impl Documents {
 /// A range of a blob, from a server that may send all of it all the same.
 fn piece(context: &PullContext<'_>, range: &Range<u64>, location: &Location) -> Result<Vec<u8>> {
     let request = Request::range(range.start, range.end);
-    let (download, skip) = match context.remote.request(location, &request, context.env.cancel)? {
+    let ask = || context.remote.request(location, &request, context.env.cancel);
+    let (download, skip) = match context.traffic.ask(ask)? {
         Answer::Part(download) => (download, 0),
         Answer::Whole(download) => (download, range.start),
         Answer::NotModified => return Err(Error::Changed { location: location.to_string() }),

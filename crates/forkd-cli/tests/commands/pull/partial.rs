@@ -39,7 +39,7 @@ fn pull(store: &Store, pack: &Path, force: bool) -> Result<PullReport> {
     let options = PullOptions {
         target,
         unpack: UnpackOptions { force, ..UnpackOptions::default() },
-        connections: 2,
+        connections: Some(2),
         arrivals: None,
     };
     forkd_core::pull(store, &*REMOTE, &options, env())

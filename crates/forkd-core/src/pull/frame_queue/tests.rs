@@ -170,3 +170,14 @@ fn ranges_are_as_long_as_a_second_and_within_bounds() {
     short.learn(u64::MAX, Duration::ZERO);
     assert_eq!(short.next, 2 * FIRST);
 }
+
+#[test]
+fn slow_connections_take_less_towards_the_end_and_fast_ones_do_not() {
+    let (frames, demands) = (frames(40, 0), Demands::default());
+    let slow = Pace { next: 4_000_000, longest: LONGEST };
+    let first = queue(&frames, 4, &demands).take(0, (&slow, Turn::Any), || false).unwrap();
+    assert_eq!(first.ids, 0..5);
+    let fast = Pace { next: LONGEST, longest: LONGEST };
+    let first = queue(&frames, 4, &demands).take(0, (&fast, Turn::Any), || false).unwrap();
+    assert_eq!(first.ids, 0..40);
+}

@@ -188,7 +188,7 @@ impl App<'_> {
     /// The tags of a repository.
     ///
     /// # Errors
-    /// As [`Repository::tags`].
+    /// As [`forkd_core::hub::Repository::tags`].
     pub fn tags(&self, place: &ReleasePlace) -> Result<TagsReport> {
         let open = place.open(self.opened(None, false))?;
         let tags = open.repository.tags(self.env.cancel)?;
@@ -198,7 +198,7 @@ impl App<'_> {
     /// Takes a tag of a repository away.
     ///
     /// # Errors
-    /// As [`Repository::delete`]; [`Kind::Usage`] for a place that is named by a digest.
+    /// As [`forkd_core::hub::Repository::delete`]; [`Kind::Usage`] for a place that is named by a digest.
     pub fn remove_remote(&self, place: &ReleasePlace) -> Result<RemoteRemoval> {
         let tag = place.tag()?;
         let open = place.open(self.opened(None, true))?;

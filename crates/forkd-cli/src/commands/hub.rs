@@ -7,6 +7,7 @@ use std::time::Duration;
 
 /// Look after a hub of your own
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  forkd hub gc s3://bucket/forkd")]
 pub(crate) struct HubArgs {
     #[command(subcommand)]
     command: HubCommand,

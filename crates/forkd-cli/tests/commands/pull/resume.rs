@@ -129,8 +129,12 @@ fn another_copy_on_the_server() {
         let (other, from) = (User::new(), shop.hub.requests().len());
         let each = at.max(size / 5);
         let slow = shop.hub.url(&format!("cut-each/{each}/slow/{size}/p.zst"));
-        let mut child =
-            other.command(&["pull", "--jobs", "2", &slow]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = other
+            .command(&["pull", "--jobs", "2", &slow])
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         until(&mut child, || shop.hub.requests().len() > from && shop.sent(from, "/p.zst") >= each / 2);
         std::fs::rename(shop.file("new.zst"), shop.file("p.zst")).unwrap();
         let seen = other.seen(&child.wait_with_output().unwrap());

@@ -21,16 +21,19 @@ pub struct GcReport {
 }
 
 impl App<'_> {
-    /// Deletes what interrupted runs left, and of the cache what is beyond `cache_limit` bytes, least recently used first.
+    /// Deletes what interrupted runs left, and of the cache what is beyond `cache_limit` bytes, least recently used first; or counts it.
     ///
     /// # Errors
     /// What the disk says.
-    pub fn gc(&self, cache_limit: u64) -> Result<GcReport> {
+    pub fn gc(&self, cache_limit: u64, dry_run: bool) -> Result<GcReport> {
         let cache_dir = self.settings.cache_dir();
-        let removed = self.settings.store.gc(self.env.progress)?;
+        let store = &self.settings.store;
+        let removed = if dry_run { store.leftovers()? } else { store.gc(self.env.progress)? };
         let cache = Cache::new(cache_dir?);
-        let freed = cache.trim(cache_limit, self.env)?;
-        let _ = cache.sweep_answers(UNUSED_ANSWER);
+        let freed = if dry_run { cache.beyond(cache_limit)? } else { cache.trim(cache_limit, self.env)? };
+        if !dry_run {
+            let _ = cache.sweep_answers(UNUSED_ANSWER);
+        }
         Ok(GcReport { removed, cache_removed: freed.entries, cache_freed_bytes: freed.bytes })
     }
 }

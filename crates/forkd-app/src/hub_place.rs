@@ -73,9 +73,38 @@ impl HubPlace {
             }
             let wrong = |()| Error::new(Kind::Usage, format!("{location} names no folder of this host"));
             let path = location.url().to_file_path().map_err(wrong)?;
-            return Ok(Self::Folder(folder_of(path)));
+            return Self::of_path(path);
         }
-        absolute(text).map(folder_of).map(Self::Folder)
+        Self::of_path(absolute(text)?)
+    }
+
+    /// A folder, or a registry in one; one that has another name is only read.
+    fn of_path(path: PathBuf) -> Result<Self> {
+        match path.extension() {
+            Some(_) if path.file_name().is_some_and(|name| name == "registry.json") => {
+                Ok(Self::Folder(path.parent().unwrap_or(&path).to_owned()))
+            }
+            Some(json) if json == "json" && !path.is_dir() => Location::of_file(&path).map(Self::Web),
+            _ => Ok(Self::Folder(path)),
+        }
+    }
+
+    /// Where its registry lies, where that is a file or behind a web server.
+    pub(crate) fn index(&self) -> Option<Result<Location>> {
+        match self {
+            Self::Folder(dir) => Some(Location::of_file(&dir.join("registry.json"))),
+            Self::Web(index) => Some(Ok(index.clone())),
+            Self::Registry { .. } | Self::Bucket(_) | Self::Layout(_) => None,
+        }
+    }
+
+    /// What is looked into for a name.
+    #[must_use]
+    pub fn index_name(&self) -> String {
+        match self.index() {
+            Some(Ok(index)) => index.to_string(),
+            _ => self.to_string(),
+        }
     }
 
     /// One package of it.
@@ -174,14 +203,6 @@ fn absolute(dir: &str) -> Result<PathBuf> {
         return Err(Error::new(Kind::Usage, "no folder is named"));
     }
     std::path::absolute(dir).map_err(Error::io("find", Path::new(dir)))
-}
-
-/// A folder that is named by the registry in it.
-fn folder_of(path: PathBuf) -> PathBuf {
-    match path.file_name().is_some_and(|name| name == "registry.json") {
-        true => path.parent().map_or(path.clone(), Path::to_owned),
-        false => path,
-    }
 }
 
 impl fmt::Display for HubPlace {

@@ -1,12 +1,12 @@
 //! Packs, with what they refer to brought here first.
 
 use crate::app::App;
+use crate::hubs::Hubs;
+use crate::pull::{PullRequest, PullSource, TagChoice};
 use forkd_core::cache::{Cache, CacheKind, CacheSlot};
-use forkd_core::hub::{IndexHub, Location};
 use forkd_core::store::ScratchStore;
 use forkd_core::{
-    Error, Kind, PackOptions, PackReport, PullOptions, PullTarget, PushReport, PushTarget, Result, Store,
-    UnpackOptions,
+    Error, Kind, PackOptions, PackReport, PushReport, PushTarget, Result, Store, UnpackOptions,
 };
 use forkd_engine::Kernel;
 use forkd_format::{Digest, PackFormat, Reference, Tag};
@@ -44,13 +44,13 @@ pub enum BaseSource {
     Tag(Tag),
     /// In a pack on this host.
     File(PathBuf),
-    /// On a hub: its name, and the registry that it is looked up in.
-    Name(Reference, Location),
+    /// On a hub: its name, and the hubs that it is looked up in.
+    Name(Reference, Hubs),
 }
 
 /// What [`PackOptions`] point to.
-struct PackInput {
-    options: PackOptions,
+pub(crate) struct PackInput {
+    pub(crate) options: PackOptions,
     /// Bases that are in no store of the user's.
     _scratch: Vec<ScratchStore>,
 }
@@ -90,7 +90,7 @@ impl App<'_> {
         forkd_core::push(&settings.store, &remote, options, target, temp, self.env, packed)
     }
 
-    fn pack_input(&self, request: &PackRequest) -> Result<PackInput> {
+    pub(crate) fn pack_input(&self, request: &PackRequest) -> Result<PackInput> {
         let kernel = if request.kernel { Some(self.kernel_of(&request.tag)?) } else { None };
         let (mut bases, mut scratch) = (Vec::new(), Vec::new());
         for base in &request.bases {
@@ -126,17 +126,22 @@ impl App<'_> {
                 let report = forkd_core::unpack_file(temporary.store(), file, &unpack, self.env)?;
                 (temporary, report.head)
             }
-            BaseSource::Name(reference, index) => {
-                let remote = AnyRemote::new(&self.settings.web(index, None))?;
-                let hub = IndexHub::new(&remote, index, unpack.cache.as_ref());
-                let target = PullTarget::Name { reference: reference.clone(), hub: &hub };
-                let options = PullOptions { target, unpack: unpack.clone(), connections, arrivals: None };
-                if let Some(tag) = forkd_core::plan_pull(store, &remote, &options, self.env)?.here() {
-                    return Ok((store.clone(), tag.clone()));
+            BaseSource::Name(reference, hubs) => {
+                let source = PullSource::Name(reference.clone(), hubs.clone());
+                let place = TagChoice::default();
+                let request = PullRequest { source, place, connections, limit_rate: None };
+                let found = self.with_pull(&request, None, |remote, options| {
+                    if let Some(tag) = forkd_core::plan_pull(store, remote, options, self.env)?.here() {
+                        return Ok((None, tag.clone()));
+                    }
+                    let temporary = store.scratch(self.env)?;
+                    let report = forkd_core::pull(temporary.store(), remote, options, self.env)?;
+                    Ok((Some(temporary), report.unpack.head))
+                })?;
+                match found {
+                    (None, tag) => return Ok((store.clone(), tag)),
+                    (Some(temporary), tag) => (temporary, tag),
                 }
-                let temporary = store.scratch(self.env)?;
-                let report = forkd_core::pull(temporary.store(), &remote, &options, self.env)?;
-                (temporary, report.unpack.head)
             }
         };
         let found = (temporary.store().clone(), head);
@@ -145,7 +150,7 @@ impl App<'_> {
     }
 
     /// The uncompressed kernel that a snapshot was baked with, from the cache, and its release.
-    fn kernel_of(&self, tag: &Tag) -> Result<(String, PathBuf)> {
+    pub(crate) fn kernel_of(&self, tag: &Tag) -> Result<(String, PathBuf)> {
         let stored = self.settings.store.load(tag)?;
         let recorded = stored.snapshot.get("kernel");
         let field = |name: &str| recorded.and_then(|kernel| kernel.get(name)).and_then(Value::as_str);

@@ -1,12 +1,14 @@
 //! Packs that come from elsewhere: pulled, looked up, unpacked.
 
 use crate::app::App;
+use crate::hub_place::HubPlace;
+use crate::hubs::Hubs;
 use crate::release::ReleasePlace;
 use forkd_core::arrival::Arrivals;
-use forkd_core::hub::{IndexHub, Location, Remote};
+use forkd_core::hub::{Hub, Location, Remote};
 use forkd_core::machine::Engine;
 use forkd_core::{
-    Examine, PullOptions, PullReport, PullSummary, PullTarget, Result, UnpackOptions, UnpackReport,
+    Examine, Kind, PullOptions, PullReport, PullSummary, PullTarget, Result, UnpackOptions, UnpackReport,
 };
 use forkd_engine::Qemu;
 use forkd_format::{Digest, Reference, Snapshot, Tag};
@@ -21,8 +23,8 @@ use std::time::{Duration, Instant};
 pub enum PullSource {
     /// A pack.
     Url(Location),
-    /// A name, and the registry that it is looked up in.
-    Name(Reference, Location),
+    /// A name, and the hubs that it is looked up in.
+    Name(Reference, Hubs),
     /// A release in a repository.
     Release(ReleasePlace),
 }
@@ -30,10 +32,12 @@ pub enum PullSource {
 /// Where a snapshot goes in the store.
 #[derive(Debug, Clone, Default)]
 pub struct TagChoice {
-    /// Another tag than the pack's; not for chains.
+    /// Another tag than the pack's; for a chain in an update only.
     pub tag: Option<Tag>,
     /// Whether a snapshot that has other bytes is replaced.
     pub force: bool,
+    /// Whether an earlier version gives its place to this one.
+    pub update: bool,
 }
 
 /// A pull.
@@ -126,12 +130,18 @@ impl App<'_> {
                 let target = PullTarget::Url(location.clone());
                 work(&remote, &PullOptions { target, unpack, connections, arrivals })
             }
-            PullSource::Name(reference, index) => {
-                let remote = any(index)?;
-                let cache = unpack.cache.clone();
-                let hub = IndexHub::new(&remote, index, cache.as_ref());
-                let target = PullTarget::Name { reference: reference.clone(), hub: &hub };
-                work(&remote, &PullOptions { target, unpack, connections, arrivals })
+            PullSource::Name(reference, hubs) => {
+                let hub = self.find_hub(reference, hubs)?;
+                if !self.has_index(&hub, reference)? {
+                    let place = ReleasePlace::of_package(hub, reference);
+                    let open = place.open(self.opened(limit_rate, false))?;
+                    let target = PullTarget::Release { repository: &*open.repository, name: place.name() };
+                    return work(&*open.remote, &PullOptions { target, unpack, connections, arrivals });
+                }
+                self.with_index(&hub, limit_rate, |remote, index| {
+                    let target = PullTarget::Name { reference: reference.clone(), hub: index };
+                    work(remote, &PullOptions { target, unpack, connections, arrivals })
+                })
             }
         }
     }
@@ -149,19 +159,34 @@ impl App<'_> {
     /// # Errors
     /// [`forkd_core::Kind::NotFound`] with what is there instead; [`forkd_core::Kind::Integrity`] where the pack has another size; what the
     /// transport says.
-    pub fn registry_entry(&self, reference: &Reference, index: &Location) -> Result<EntryReport> {
-        let remote = AnyRemote::new(&self.settings.web(index, None))?;
-        let hub = IndexHub::new(&remote, index, None);
-        let (url, version) = hub.version(reference, self.env.cancel)?;
-        hub.check_version(&url, &version, self.env.cancel)?;
-        Ok(EntryReport {
-            reference: reference.to_string(),
-            url,
-            sha256: version.sha256,
-            size_bytes: version.size_bytes,
-            memory_mib: version.memory_mib,
-            base_image: version.base_image,
+    pub fn registry_entry(&self, reference: &Reference, hubs: &Hubs) -> Result<EntryReport> {
+        let hub = self.find_hub(reference, hubs)?;
+        self.with_index(&hub, None, |_, hub| {
+            let (url, version) = hub.version(reference, self.env.cancel)?;
+            hub.check_version(&url, &version, self.env.cancel)?;
+            Ok(EntryReport {
+                reference: reference.to_string(),
+                url,
+                sha256: version.sha256,
+                size_bytes: version.size_bytes,
+                memory_mib: version.memory_mib,
+                base_image: version.base_image,
+            })
         })
+    }
+
+    /// Whether a name is looked up in a registry. A bucket's lists what was published last; other releases are found by their tags.
+    fn has_index(&self, hub: &HubPlace, reference: &Reference) -> Result<bool> {
+        match hub {
+            HubPlace::Folder(_) | HubPlace::Web(_) => Ok(true),
+            HubPlace::Registry { .. } | HubPlace::Layout(_) => Ok(false),
+            HubPlace::Bucket(_) => {
+                match self.with_index(hub, None, |_, index| index.offers(reference, self.env.cancel)) {
+                    Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Integrity) => Ok(false),
+                    found => found.map(|_| true),
+                }
+            }
+        }
     }
 
     /// With an opinion on whether this host can fork what comes.
@@ -171,6 +196,7 @@ impl App<'_> {
         UnpackOptions {
             tag: place.tag.clone(),
             force: place.force,
+            update: place.update,
             examine: Some(Examine(Arc::new(fits))),
             cache: self.settings.cache(),
         }

@@ -44,6 +44,8 @@ pub struct Settings {
     pub token_servers: Vec<String>,
     /// The time that is recorded: RFC 3339, UTC.
     pub timestamp: String,
+    /// Whether the user has chosen it.
+    pub timestamp_is_fixed: bool,
     /// `NAME=VALUE` for guests that are set up: how programs find mirrors and proxies.
     pub set_up_env: Vec<String>,
     /// Certificates that a guest that is set up trusts.

@@ -1,7 +1,7 @@
 //! What the environment says.
 
-use forkd_app::{AwsSettings, CredentialFiles, HttpOptions, HubPlace, Settings};
-use forkd_core::hub::Location;
+use crate::user_config;
+use forkd_app::{AwsSettings, CredentialFiles, HttpOptions, HubEntry, HubPlace, Hubs, Settings};
 use forkd_core::{Error, Kind, Result, Store};
 use std::env;
 use std::ffi::OsString;
@@ -11,7 +11,7 @@ use std::time::Duration;
 /// The registry that short names are looked up in where nothing else is said.
 pub(crate) const DEFAULT_HUB: &str = "https://raw.githubusercontent.com/deeplethe/forkd/main/registry.json";
 
-fn home() -> Option<PathBuf> {
+pub(crate) fn home() -> Option<PathBuf> {
     env::var_os("HOME").map(PathBuf::from).filter(|path| path.is_absolute())
 }
 
@@ -62,36 +62,67 @@ pub(crate) fn cache_dir() -> Result<PathBuf> {
     Ok(cache.join("forkd"))
 }
 
-/// The registry for short names: the flag, `FORKD_HUB_URL`, or the default.
-pub(crate) fn hub(flag: Option<&str>) -> Result<Location> {
-    let named = hub_name(flag);
-    let named = named.as_deref().unwrap_or(DEFAULT_HUB);
-    let path = Path::new(named);
-    if !named.contains("://") && !named.starts_with("file:") && (path.is_absolute() || path.exists()) {
-        let path = std::path::absolute(path).map_err(Error::io("open", path))?;
-        return Location::of_file(&if path.is_dir() { path.join("registry.json") } else { path });
+/// The hubs for short names: those that are named, or the default.
+pub(crate) fn hubs(flag: Option<&str>) -> Result<Hubs> {
+    let (names, from) = match (flag, env::var("FORKD_HUB_URL").ok().filter(|text| !text.is_empty())) {
+        (Some(flag), _) => (hub_names(flag), "--hub".to_owned()),
+        (None, Some(text)) => (hub_names(&text), "FORKD_HUB_URL".to_owned()),
+        (None, None) => return user_config::load()?.hubs(),
+    };
+    let entries = names.iter().map(|name| {
+        let place = hub_place(name, &from)?;
+        Ok(HubEntry { place, mirrors: Vec::new() })
+    });
+    entries.collect::<Result<Vec<_>>>().map(Hubs)
+}
+
+/// A hub that is named somewhere. What is no URL is a path, of something that is there.
+pub(crate) fn hub_place(name: &str, from: &str) -> Result<HubPlace> {
+    let within = |error: Error| error.within(&format!("{from} ('{}')", shown_hub(name)));
+    let is_path = !name.contains("://") && !name.starts_with("file:") && !name.starts_with("oci-layout:");
+    if is_path && !Path::new(name).is_absolute() && !Path::new(name).exists() {
+        let message = "it is neither a URL nor the path of a folder or a registry.json that is there";
+        return Err(within(Error::new(Kind::Usage, message)));
     }
-    let from = if flag.is_some() { "--hub" } else { "FORKD_HUB_URL" };
-    Location::parse(named).map_err(|error| error.within(from))
+    HubPlace::parse(name).map_err(within)
 }
 
-fn hub_name(flag: Option<&str>) -> Option<String> {
-    flag.map(str::to_owned).or_else(|| env::var("FORKD_HUB_URL").ok().filter(|text| !text.is_empty()))
+/// A hub's name without what may be a secret.
+fn shown_hub(name: &str) -> String {
+    let name = name.split(['?', '#']).next().unwrap_or_default();
+    match (name.find("://"), name.rfind('@')) {
+        (Some(scheme), Some(at)) if at > scheme => format!("{}…{}", &name[..scheme + 3], &name[at..]),
+        _ => name.to_owned(),
+    }
 }
 
-/// The hub that is named, where it is no `registry.json` but a registry or a bucket.
-pub(crate) fn store_hub(flag: Option<&str>) -> Result<Option<HubPlace>> {
-    let is_store = |name: &String| name.starts_with("oci://") || name.starts_with("s3://");
-    hub_name(flag).filter(is_store).map(|name| HubPlace::parse(&name)).transpose()
+/// Hubs with blanks between, or commas where another hub begins behind.
+fn hub_names(text: &str) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        let mut begins = true;
+        for piece in word.split(',') {
+            let is_hub = piece.contains("://") || piece.starts_with(['/', '.']) || piece.starts_with("file:");
+            match names.last_mut() {
+                Some(last) if !begins && !is_hub => *last += &format!(",{piece}"),
+                _ => names.push(piece.to_owned()),
+            }
+            begins = false;
+        }
+    }
+    names.retain(|name| !name.is_empty());
+    names
 }
 
-/// The hub that is named, to publish to.
+/// The hub that is named, to publish to; it need not be there yet.
 pub(crate) fn publishing_hub(flag: Option<&str>) -> Result<HubPlace> {
+    let named =
+        flag.map(str::to_owned).or_else(|| env::var("FORKD_HUB_URL").ok().filter(|text| !text.is_empty()));
     let unnamed = || {
         Error::new(Kind::Usage, "no hub is named to publish to")
             .hint("add --hub, or set FORKD_HUB_URL: a folder, s3://BUCKET/PREFIX or oci://HOST/NAMESPACE")
     };
-    HubPlace::parse(&hub_name(flag).ok_or_else(unnamed)?)
+    HubPlace::parse(&named.ok_or_else(unnamed)?)
 }
 
 /// The time that goes into packs: `SOURCE_DATE_EPOCH` where set, else now. RFC 3339, UTC, whole seconds.
@@ -160,6 +191,7 @@ pub(crate) fn settings() -> Result<Settings> {
         plain_registries: list("FORKD_PLAIN_REGISTRIES"),
         token_servers: list("FORKD_TOKEN_SERVERS"),
         timestamp: timestamp()?,
+        timestamp_is_fixed: env::var_os("SOURCE_DATE_EPOCH").is_some(),
         set_up_env: passed_on.collect(),
         certificates: named.into_iter().chain([CERTIFICATES.into()]).find(|path| path.is_file()),
     })
@@ -182,6 +214,13 @@ pub(crate) fn http() -> Result<HttpOptions> {
     let proxies = ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
     options.proxies = proxies.into_iter().filter_map(|name| Some((name, env::var(name).ok()?))).collect();
     options.certificates = env::var_os("SSL_CERT_FILE").map(PathBuf::from);
+    options.offline = match env::var("FORKD_OFFLINE") {
+        Ok(text) => !matches!(text.as_str(), "" | "0" | "false"),
+        Err(_) => user_config::load()?.offline,
+    };
+    if options.offline {
+        options.tries = 1;
+    }
     Ok(options)
 }
 

@@ -2,83 +2,28 @@
 #![forbid(unsafe_code)]
 #![allow(rustdoc::broken_intra_doc_links, rustdoc::invalid_html_tags, reason = "the help texts of arguments")]
 
+mod command_line;
 mod commands;
+mod complete;
 mod config;
 mod context;
 mod narrator;
 mod output;
 mod place;
 mod progress;
+mod user_config;
 
+use clap::FromArgMatches;
 use clap::error::ErrorKind;
-use clap::{Parser, Subcommand};
+use command_line::{Cli, Command};
 use forkd_core::{Cancel, Kind};
 use output::{Failure, Format, Printer};
 use std::process::ExitCode;
 
-/// A hub for warm microVM snapshots: bake once, publish anywhere, fork in moments.
-#[derive(Debug, Parser)]
-#[command(name = "forkd", version, max_term_width = 100, after_help = EXIT_CODES)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-    /// Print errors only
-    #[arg(short, long, global = true)]
-    quiet: bool,
-    /// How to print results [default: text]; the format of a pack [default: 1, of a chain 2]
-    #[arg(long, global = true, value_enum, value_name = "FORMAT")]
-    format: Vec<Format>,
-    /// The same as --format json
-    #[arg(long, global = true)]
-    json: bool,
-    /// Threads for hashing, compressing and decoding [default: one a core], and connections of a pull or a push [default: 8, and 12 to pull from far away]
-    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
-    jobs: Option<u16>,
-}
-
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 general, 2 usage, 3 not found, 4 not authorised, 5 transient (try again), \
-6 integrity, 7 no space, 8 incompatible host, 11 locked, 130 interrupted.";
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    Pack(commands::pack::PackArgs),
-    Unpack(commands::unpack::UnpackArgs),
-    Push(commands::push::PushArgs),
-    Pull(commands::pull::PullArgs),
-    Images(commands::images::ImagesArgs),
-    Inspect(commands::inspect::InspectArgs),
-    Verify(commands::verify::VerifyArgs),
-    Rmi(commands::rmi::RmiArgs),
-    Tags(commands::tags::TagsArgs),
-    Mirror(commands::mirror::MirrorArgs),
-    Hub(commands::hub::HubArgs),
-    Login(commands::login::LoginArgs),
-    Logout(commands::logout::LogoutArgs),
-    Tag(commands::tag::TagArgs),
-    Gc(commands::gc::GcArgs),
-    Df(commands::df::DfArgs),
-    Store(commands::store::StoreArgs),
-    Snapshot(commands::snapshot::SnapshotArgs),
-    FromImage(commands::from_image::FromImageArgs),
-    Bake(commands::bake::BakeArgs),
-    SnapshotInfo(commands::snapshot_info::SnapshotInfoArgs),
-    SnapshotCompact(commands::snapshot_compact::SnapshotCompactArgs),
-    SnapshotDiff(commands::snapshot_diff::SnapshotDiffArgs),
-    Record(commands::record::RecordArgs),
-    Fork(commands::fork::ForkArgs),
-    Ls(commands::ls::LsArgs),
-    Exec(commands::exec::ExecArgs),
-    Eval(commands::eval::EvalArgs),
-    Ping(commands::ping::PingArgs),
-    Logs(commands::logs::LogsArgs),
-    Cp(commands::cp::CpArgs),
-    Kill(commands::kill::KillArgs),
-    Doctor(commands::doctor::DoctorArgs),
-    Quickstart(commands::quickstart::QuickstartArgs),
-}
-
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    clap_complete::CompleteEnv::with_factory(command_line::command).complete();
+    let matches = command_line::command().try_get_matches();
+    let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),
     };
@@ -96,7 +41,7 @@ fn main() -> ExitCode {
     context.connections = cli.jobs.map(usize::from);
     context.pack_format = cli.format.iter().find_map(|format| format.pack());
     let outcome = match (&cli.command, context.pack_format) {
-        (Command::Pack(_) | Command::Push(_), _) | (_, None) => run(&cli.command, &context),
+        (Command::Pack(_) | Command::Push(_), _) | (_, None) => cli.command.run(&context),
         (_, Some(format)) => {
             let message = format!("--format {format} is for pack and push; here it is text or json");
             Err(forkd_core::Error::new(Kind::Usage, message).into())
@@ -115,52 +60,13 @@ fn main() -> ExitCode {
     }
 }
 
-/// Does what a command says.
-fn run(command: &Command, context: &context::Context<'_>) -> anyhow::Result<()> {
-    match command {
-        Command::Pack(args) => commands::pack::run(args, context),
-        Command::Unpack(args) => commands::unpack::run(args, context),
-        Command::Push(args) => commands::push::run(args, context),
-        Command::Pull(args) => commands::pull::run(args, context),
-        Command::Images(args) => commands::images::run(args, context),
-        Command::Inspect(args) => commands::inspect::run(args, context),
-        Command::Verify(args) => commands::verify::run(args, context),
-        Command::Rmi(args) => commands::rmi::run(args, context),
-        Command::Tags(args) => commands::tags::run(args, context),
-        Command::Mirror(args) => commands::mirror::run(args, context),
-        Command::Hub(args) => commands::hub::run(args, context),
-        Command::Login(args) => commands::login::run(args, context),
-        Command::Logout(args) => commands::logout::run(args, context),
-        Command::Tag(args) => commands::tag::run(args, context),
-        Command::Gc(args) => commands::gc::run(args, context),
-        Command::FromImage(args) => commands::from_image::run(args, context),
-        Command::Bake(args) => commands::bake::run(args, context),
-        Command::Snapshot(args) => commands::snapshot::run(args, context),
-        Command::SnapshotInfo(args) => commands::snapshot_info::run(args, context),
-        Command::SnapshotCompact(args) => commands::snapshot_compact::run(args, context),
-        Command::SnapshotDiff(args) => commands::snapshot_diff::run(args, context),
-        Command::Record(args) => commands::record::run(args, context),
-        Command::Fork(args) => commands::fork::run(args, context),
-        Command::Ls(args) => commands::ls::run(args, context),
-        Command::Exec(args) => commands::exec::run(args, context),
-        Command::Eval(args) => commands::eval::run(args, context),
-        Command::Ping(args) => commands::ping::run(args, context),
-        Command::Logs(args) => commands::logs::run(args, context),
-        Command::Cp(args) => commands::cp::run(args, context),
-        Command::Kill(args) => commands::kill::run(args, context),
-        Command::Store(args) => commands::store::run(args, context),
-        Command::Df(args) => commands::df::run(args, context),
-        Command::Quickstart(args) => commands::quickstart::run(args, context),
-        Command::Doctor(args) => commands::doctor::run(args, context),
-    }
-}
-
 /// Does what a command line says, as if it were typed.
 fn run_line(words: &[&str], context: &context::Context<'_>) -> anyhow::Result<()> {
-    let cli = Cli::try_parse_from([&["forkd"], words].concat())?;
+    let matches = command_line::command().try_get_matches_from([&["forkd"], words].concat())?;
+    let cli = Cli::from_arg_matches(&matches)?;
     let mut context = context.printing_to(context.output);
     context.pack_format = cli.format.iter().find_map(|format| format.pack());
-    run(&cli.command, &context)
+    cli.command.run(&context)
 }
 
 /// A command line that makes no sense, told as every other error. Help and versions are no errors.
@@ -219,21 +125,5 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         Some(Kind::Incompatible) => 8,
         Some(Kind::Locked) => 11,
         Some(Kind::Interrupted) => 130,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::CommandFactory;
-
-    #[test]
-    fn every_command_has_an_example() {
-        let mut cli = super::Cli::command();
-        cli.build();
-        for command in cli.get_subcommands().filter(|command| command.get_name() != "help") {
-            let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-            assert!(after.contains("Example"), "{}", command.get_name());
-        }
-        cli.debug_assert();
     }
 }

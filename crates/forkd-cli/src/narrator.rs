@@ -9,6 +9,9 @@ use std::io::{ErrorKind, IsTerminal, Write};
 impl Narrator for Printer {
     fn tell(&self, event: &Event<'_>) {
         match event {
+            // One child that stands for itself: its answer is ours.
+            Event::ChildAnswered { answer, .. } if self.passes_through() => self.answer(&printable(answer)),
+            Event::ChildReady { .. } | Event::ChildEnded { .. } if self.passes_through() => {}
             Event::ChildReady { number, id, time } => {
                 self.answer(&format!("child {number} ready in {:.2}s: {id}", time.as_secs_f64()));
             }
@@ -22,6 +25,7 @@ impl Narrator for Printer {
 
     fn hear(&self, speaker: Speaker, stream: Stream, line: &[u8]) {
         let (prefix, stream) = match speaker {
+            Speaker::Child(_) if self.passes_through() => (String::new(), stream),
             Speaker::Child(number) => (format!("{number}| "), stream),
             // It is no result, so it goes where progress goes.
             _ if self.is_quiet() => return,

@@ -61,6 +61,8 @@ pub(crate) struct Printer {
     /// Stops what a program in a guest prints for a reader who has gone.
     cancel: Cancel,
     reader_gone: AtomicBool,
+    /// Whether one child's output is ours, as it is.
+    through: AtomicBool,
 }
 
 impl Printer {
@@ -73,7 +75,17 @@ impl Printer {
             exit: AtomicU8::new(0),
             cancel: cancel.clone(),
             reader_gone: AtomicBool::new(false),
+            through: AtomicBool::new(false),
         }
+    }
+
+    /// From now on what a child says is passed on as if it were ours, and nothing is said around it.
+    pub(crate) fn pass_through(&self) {
+        self.through.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn passes_through(&self) -> bool {
+        self.through.load(Ordering::Relaxed)
     }
 
     /// Whoever read a program's output has had enough: the program ends, as it would on this host.
@@ -99,6 +111,12 @@ impl Printer {
                 let _ = writeln!(std::io::stderr(), "forkd: cannot print: {error}");
             }
         }
+    }
+
+    /// A line as wide as the terminal; all of it elsewhere.
+    pub(crate) fn fit<'t>(&self, line: &'t str) -> &'t str {
+        let Some(width) = terminal_width() else { return line };
+        line.char_indices().nth(width).map_or(line, |(end, _)| &line[..end])
     }
 
     /// Whether something could not be printed although someone was there to read it.
@@ -202,6 +220,12 @@ pub(crate) fn printable(text: &str) -> String {
     text.chars()
         .flat_map(|c| if steers(c) { c.escape_default().collect::<Vec<_>>() } else { vec![c] })
         .collect()
+}
+
+/// The columns of the terminal that standard output is; `None` where it is none.
+fn terminal_width() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
+    Some(usize::from(size.ws_col)).filter(|width| *width > 0)
 }
 
 #[cfg(test)]

@@ -47,8 +47,5 @@ pub(crate) fn source(source: &str, hub: Option<&str>) -> Result<PullSource> {
     };
     let wrong = |e: FormatError| Error::new(Kind::Usage, format!("{e}{hint}"));
     let reference: Reference = source.parse().map_err(wrong)?;
-    if let Some(hub) = config::store_hub(hub)? {
-        return Ok(PullSource::Release(ReleasePlace::of_package(hub, &reference)));
-    }
-    Ok(PullSource::Name(reference, config::hub(hub)?))
+    Ok(PullSource::Name(reference, config::hubs(hub)?))
 }

@@ -11,6 +11,7 @@ mod images;
 mod inspect;
 mod pack;
 mod pipeline;
+mod publish;
 mod pull;
 mod push;
 mod release;
@@ -42,9 +43,13 @@ pub use pack::pack;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub use pack::paged::fuzz_frame;
+pub use publish::{
+    PackKind, PublishOptions, PublishOutcome, PublishReport, PublishedPack, UnpublishReport, publish,
+    unpublish,
+};
 pub use pull::context::{CONNECTIONS, PullOptions, PullTarget};
 pub use pull::plan::{PullPlan, PullReport, PullSummary};
-pub use pull::{plan_pull, pull};
+pub use pull::{offered_ids, plan_pull, pull};
 pub use push::{PushReport, PushTarget, push, temp_path};
 #[cfg(fuzzing)]
 #[doc(hidden)]

@@ -5,7 +5,7 @@ use crate::pack::options::{PackOptions, PackReport};
 use crate::pack::pack_into;
 use crate::store::root::Store;
 use crate::store::work_file::WorkFile;
-use forkd_format::Tag;
+use forkd_format::{PackId, Tag};
 use serde::Serialize;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -19,6 +19,9 @@ pub struct PushReport {
     pub tag: Tag,
     /// Where it went.
     pub url: Location,
+    /// What names the pack.
+    #[serde(flatten)]
+    pub id: PackId,
     /// The pack's size in bytes.
     #[serde(rename = "size_bytes")]
     pub size: u64,
@@ -83,6 +86,7 @@ pub fn push(
     Ok(PushReport {
         tag: pack.tag,
         url: location.clone(),
+        id: pack.id,
         size: pack.size,
         unpacked_size: pack.unpacked_size,
         pack_time: pack.time,

@@ -1,7 +1,8 @@
 //! A `registry.json` that is changed: keys that we do not know, and the order of all, stay as they are (`docs/format/registry.md`).
 
 use crate::error::FormatError;
-use crate::registry::{ReleaseEntry, read};
+use crate::manifest::{Base, BaseKind};
+use crate::registry::{PUBLISHED, ReleaseEntry, VersionNote, read};
 use serde_json::{Map, Value, json};
 use std::fmt;
 
@@ -34,24 +35,61 @@ impl RegistryText {
         self.0.get("packages")?.get(package)?.get("versions")?.get(version)?.as_object()
     }
 
-    /// Lists a version, and as `latest` too where it shall be or where there is none.
-    pub fn set_version(
-        &mut self,
-        package: &str,
-        version: &str,
-        description: Option<&str>,
-        entry: Map<String, Value>,
-        latest: bool,
-    ) {
+    /// What a publisher said of a version becomes true: it is listed, or no longer. Keys of it that nobody publishes stay, where it
+    /// was listed before; of `latest` they go, which stands for another version now.
+    pub fn apply(&mut self, package: &str, version: &str, note: &VersionNote) {
+        let Some(entry) = &note.entry else {
+            self.remove_version(package, version);
+            return;
+        };
         let package = object(object(&mut self.0, "packages"), package);
-        if let Some(description) = description {
-            package.insert("description".into(), description.into());
+        if let Some(description) = &note.description {
+            package.insert("description".into(), description.as_str().into());
         }
         let versions = object(package, "versions");
-        if latest || !versions.contains_key("latest") {
+        let listed = object(versions, version);
+        if version == "latest" && listed.get("sha256") != entry.get("sha256") {
+            listed.clear();
+        }
+        listed.retain(|key, _| !PUBLISHED.contains(&key.as_str()) || entry.contains_key(key));
+        listed.extend(entry.clone());
+        if !versions.contains_key("latest") {
             versions.insert("latest".into(), Value::Object(entry.clone()));
         }
-        versions.insert(version.to_owned(), Value::Object(entry));
+    }
+
+    /// The names of a package's versions, in the order in which they are listed.
+    pub fn versions(&self, package: &str) -> Vec<&str> {
+        let versions = self.0.get("packages").and_then(|all| all.get(package)?.get("versions")?.as_object());
+        versions.into_iter().flat_map(|versions| versions.keys().map(String::as_str)).collect()
+    }
+
+    /// All files that lie beside the registry and that it names: packs, and kernels beside these.
+    #[must_use]
+    pub fn named_files(&self) -> Vec<String> {
+        let mut named = Vec::new();
+        let packages = self.0.get("packages").and_then(Value::as_object);
+        let versions =
+            packages.into_iter().flat_map(Map::values).filter_map(|one| one.get("versions")?.as_object());
+        for version in versions.flat_map(Map::values) {
+            let artifacts = version.get("artifacts").and_then(Value::as_array);
+            for pack in std::iter::once(version).chain(artifacts.into_iter().flatten()) {
+                let Some(url) = pack.get("url").and_then(Value::as_str).filter(|url| !url.contains("://"))
+                else {
+                    continue;
+                };
+                let folder = url.rsplit_once('/').map_or("", |(folder, _)| folder);
+                let bases = pack.get("bases").and_then(Value::as_array).into_iter().flatten();
+                let bases = bases.filter_map(|base| serde_json::from_value::<Base>(base.clone()).ok());
+                named.extend(
+                    bases.filter(|base| base.kind == BaseKind::Kernel).map(|base| {
+                        format!("{folder}/{}", base.file_name()).trim_start_matches('/').to_owned()
+                    }),
+                );
+                named.push(url.trim_start_matches("./").to_owned());
+            }
+        }
+        named
     }
 
     /// Lists these releases, by package and tag, and no others.
@@ -119,12 +157,16 @@ mod tests {
         value.as_object().unwrap().clone()
     }
 
+    fn note(name: &str) -> VersionNote {
+        VersionNote { entry: Some(entry(name)), description: Some("d".into()) }
+    }
+
     #[test]
     fn what_it_does_not_know_stays_as_it_is() {
         let text = r#"{"_note":"x","packages":{"b/b":{"stars":7,"versions":{"latest":{"url":"u","sha256":
 "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","size_bytes":5,"odd":[1]}}}},"schema_version":1}"#;
         let mut registry = RegistryText::parse(text.as_bytes()).unwrap();
-        registry.set_version("a/a", "v1", Some("d"), entry("one"), false);
+        registry.apply("a/a", "v1", &note("one"));
         let shown = registry.to_string();
         let value: Value = serde_json::from_str(&shown).unwrap();
         assert_eq!(value["_note"], "x");
@@ -140,13 +182,34 @@ mod tests {
     #[test]
     fn latest_is_always_there() {
         let mut registry = RegistryText::default();
-        registry.set_version("a/a", "v1", None, entry("one"), true);
-        registry.set_version("a/a", "v2", None, entry("two"), true);
+        registry.apply("a/a", "v1", &note("one"));
+        assert_eq!(registry.version("a/a", "latest").unwrap()["url"], "one");
+        registry.apply("a/a", "v2", &note("two"));
+        assert_eq!(registry.version("a/a", "latest").unwrap()["url"], "one");
+        registry.apply("a/a", "latest", &note("two"));
+        assert_eq!(registry.versions("a/a"), ["v1", "latest", "v2"]);
         assert_eq!(registry.version("a/a", "latest").unwrap()["url"], "two");
         assert!(registry.remove_version("a/a", "v2"));
         assert_eq!(registry.version("a/a", "latest").unwrap()["url"], "one");
         read::check(registry.to_string().as_bytes()).unwrap();
-        assert!(registry.remove_version("a/a", "v1"));
+        registry.apply("a/a", "v1", &VersionNote::withdrawn());
         assert_eq!(registry, RegistryText::default());
+    }
+
+    #[test]
+    fn keys_of_others_survive_a_version_that_is_replaced() {
+        let mut registry = RegistryText::default();
+        let mut by_hand = entry("one");
+        by_hand.insert("_ticket".into(), json!(7));
+        by_hand.insert("base_image".into(), json!("debian"));
+        registry.apply("a/a", "v1", &VersionNote { entry: Some(by_hand), description: None });
+        registry.apply("a/a", "v1", &note("two"));
+        let listed = registry.version("a/a", "v1").unwrap();
+        assert_eq!(
+            (&listed["_ticket"], &listed["url"], listed.get("base_image")),
+            (&json!(7), &json!("two"), None)
+        );
+        registry.apply("a/a", "latest", &note("two"));
+        assert_eq!(registry.version("a/a", "latest").unwrap().get("_ticket"), None);
     }
 }

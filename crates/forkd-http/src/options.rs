@@ -28,6 +28,8 @@ pub struct HttpOptions {
     pub authority: Option<SharedAuthority>,
     /// Whether proxies that the environment names are passed by: for servers on this machine.
     pub direct: bool,
+    /// Whether no server is asked anything.
+    pub offline: bool,
 }
 
 impl Default for HttpOptions {
@@ -44,6 +46,7 @@ impl Default for HttpOptions {
             proxies: Vec::new(),
             authority: None,
             direct: false,
+            offline: false,
         }
     }
 }

@@ -93,6 +93,11 @@ impl Transport {
         what: &(dyn Display + Sync),
         stop: &Stop,
     ) -> Try<Response> {
+        if self.options.offline {
+            let message = format!("{what} was not asked: forkd is offline");
+            let hint = "unset FORKD_OFFLINE, or `offline` in config.toml";
+            return Err(Error::new(Kind::Transient, message).hint(hint).into());
+        }
         let limit = self.options.connect_timeout + self.options.stall_timeout;
         let (mut url, mut own) = (request.url.clone(), true);
         for _ in 0..=MAX_REDIRECTS {

@@ -1,6 +1,7 @@
 //! Where packs lie: web servers and local folders.
 #![forbid(unsafe_code)]
 
+mod assets;
 mod folder;
 mod layout;
 mod objects;
@@ -11,13 +12,17 @@ use forkd_core::{Cancel, Progress, Result};
 use forkd_http::HttpClient;
 use std::path::Path;
 
+pub use assets::AssetFolder;
 pub use forkd_http::{HttpOptions, SharedAuthority, WebAuthority};
 pub use layout::LayoutRepository;
-pub use objects::collect::{CollectOptions, CollectReport, collect};
+pub use objects::catalogue::ObjectCatalogue;
+pub use objects::collect::{CollectOptions, CollectReport, collect, unreferenced};
 pub use objects::folder::FolderObjects;
+pub use objects::init::init;
 pub use objects::object_hub::packages;
 pub use objects::port::{ObjectInfo, Objects};
 pub use objects::profile::AwsSettings;
+pub use objects::registry::ObjectRegistry;
 pub use objects::repository::ObjectRepository;
 pub use objects::s3::{BucketPlace, S3Objects};
 pub use web::{WebRepository, web_packages};
@@ -26,6 +31,7 @@ pub use web::{WebRepository, web_packages};
 #[derive(Debug)]
 pub struct AnyRemote {
     http: HttpClient,
+    offline: bool,
 }
 
 impl AnyRemote {
@@ -34,11 +40,15 @@ impl AnyRemote {
     /// # Errors
     /// [`forkd_core::Kind::General`] where TLS or the proxy settings cannot be set up.
     pub fn new(options: &HttpOptions) -> Result<Self> {
-        Ok(Self { http: HttpClient::new(options)? })
+        Ok(Self { http: HttpClient::new(options)?, offline: options.offline })
     }
 }
 
 impl Remote for AnyRemote {
+    fn is_offline(&self) -> bool {
+        self.offline
+    }
+
     fn request(&self, location: &Location, request: &Request, cancel: &Cancel) -> Result<Answer> {
         if location.url().scheme() == "file" {
             folder::request(location, request)

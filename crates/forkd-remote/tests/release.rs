@@ -66,6 +66,7 @@ impl Host {
             base_image: None,
             level: Some(1),
             bases: bases.iter().map(|base| base.parse().unwrap()).collect(),
+            replace: true,
             variant: false,
         };
         let remote = AnyRemote::new(&HttpOptions::default()).unwrap();

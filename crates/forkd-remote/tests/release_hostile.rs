@@ -54,6 +54,7 @@ impl Forger {
             base_image: None,
             level: Some(1),
             bases: Vec::new(),
+            replace: true,
             variant: false,
         };
         let store = Store::new(&dir.path().join("forkd"), "a test");

@@ -12,21 +12,26 @@ pub(crate) struct GcArgs {
     /// What the cache may take [env: FORKD_CACHE_LIMIT_MIB] [default: 20480]
     #[arg(long, value_name = "MIB")]
     cache_limit_mib: Option<u32>,
+    /// Say what would be deleted, and delete nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
 pub(crate) fn run(args: &GcArgs, context: &Context<'_>) -> Result<()> {
     let settings = config::settings()?;
     let limit = args.cache_limit_mib.map_or(settings.cache_limit, |mib| u64::from(mib) << 20);
-    let report = context.app(&settings).gc(limit)?;
+    let report = context.app(&settings).gc(limit, args.dry_run)?;
+    let did = if args.dry_run { "would remove" } else { "✓ removed" };
     match report.removed {
         0 if report.cache_removed == 0 => context.output.line("✓ nothing to clean up"),
         0 => {}
-        count => context.output.line(&format!("✓ removed {count} leftover(s)")),
+        count => context.output.line(&format!("{did} {count} leftover(s)")),
     }
     if report.cache_removed > 0 {
         context.output.line(&format!(
-            "✓ removed {} of the cache's files (freed {})",
+            "{did} {} of the cache's files ({} {})",
             report.cache_removed,
+            if args.dry_run { "which take" } else { "freed" },
             mib(report.cache_freed_bytes)
         ));
     }

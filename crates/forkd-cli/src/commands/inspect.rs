@@ -40,11 +40,11 @@ pub(crate) fn run(args: &InspectArgs, context: &Context<'_>) -> Result<()> {
 }
 
 fn registry(args: &InspectArgs, context: &Context<'_>) -> Result<()> {
-    let PullSource::Name(reference, index) = source(&args.what, args.hub.as_deref())? else {
+    let PullSource::Name(reference, hubs) = source(&args.what, args.hub.as_deref())? else {
         return Err(nowhere(&args.what).into());
     };
     let settings = config::settings()?;
-    let entry = context.app(&settings).registry_entry(&reference, &index)?;
+    let entry = context.app(&settings).registry_entry(&reference, &hubs)?;
     let mut lines = vec![
         entry.reference.clone(),
         format!("  url         {}", entry.url),

@@ -1,6 +1,7 @@
 //! One file a command, and what several of them take or tell.
 
 pub(crate) mod bake;
+pub(crate) mod completions;
 pub(crate) mod cp;
 pub(crate) mod df;
 pub(crate) mod doctor;
@@ -18,14 +19,19 @@ pub(crate) mod logout;
 pub(crate) mod logs;
 pub(crate) mod ls;
 pub(crate) mod machine_args;
+pub(crate) mod man;
 pub(crate) mod mirror;
 pub(crate) mod pack;
 pub(crate) mod ping;
+pub(crate) mod publish;
 pub(crate) mod pull;
 pub(crate) mod push;
 pub(crate) mod quickstart;
 pub(crate) mod record;
 pub(crate) mod rmi;
+pub(crate) mod run;
+pub(crate) mod search;
+pub(crate) mod show;
 pub(crate) mod snapshot;
 pub(crate) mod snapshot_compact;
 pub(crate) mod snapshot_diff;
@@ -34,4 +40,6 @@ pub(crate) mod store;
 pub(crate) mod tag;
 pub(crate) mod tags;
 pub(crate) mod unpack;
+pub(crate) mod unpublish;
+pub(crate) mod update;
 pub(crate) mod verify;

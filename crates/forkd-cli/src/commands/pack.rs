@@ -1,8 +1,9 @@
+use crate::complete;
 use crate::config;
 use crate::context::Context;
 use crate::output::{mib, printable, ratio, seconds};
 use crate::place::{LocalPlace, local, nowhere, source};
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use forkd_app::{BaseSource, PackRequest, PullSource};
 use forkd_core::{Error, Kind, PackOptions, ReleaseOptions, Store};
 use forkd_format::Tag;
@@ -12,9 +13,12 @@ use std::path::PathBuf;
 
 /// Pack a snapshot, with its ancestors, into one portable file
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  forkd pack --tag pyagent --out pyagent.forkd-snapshot.tar.zst\n  \
-forkd pack --format 3 --tag pyagent-v2 --base pyagent-v1 --kernel --out v2-against-v1.forkd")]
+#[command(after_help = "Examples:\n  forkd pack pyagent --out pyagent.forkd-snapshot.tar.zst\n  \
+forkd pack pyagent-v2 --format 3 --base pyagent-v1 --kernel --out v2-against-v1.forkd")]
 pub(crate) struct PackArgs {
+    /// The snapshot to pack
+    #[arg(value_name = "TAG", required_unless_present = "tag", conflicts_with = "tag", add = complete::tags())]
+    name: Option<Tag>,
     #[command(flatten)]
     pub(crate) content: PackContent,
     /// Printer file [default: ./<tag>.forkd-snapshot.tar.zst]
@@ -25,9 +29,9 @@ pub(crate) struct PackArgs {
 /// What goes into a pack.
 #[derive(Debug, clap::Args)]
 pub(crate) struct PackContent {
-    /// The snapshot to pack
-    #[arg(long)]
-    pub(crate) tag: Tag,
+    /// The snapshot to pack, by a flag
+    #[arg(long, add = complete::tags())]
+    pub(crate) tag: Option<Tag>,
     /// For people, recorded in the pack
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
@@ -53,10 +57,10 @@ pub(crate) struct PackContent {
 }
 
 impl PackContent {
-    pub(crate) fn request(&self, store: &Store, context: &Context<'_>) -> Result<PackRequest> {
+    pub(crate) fn request(&self, tag: &Tag, store: &Store, context: &Context<'_>) -> Result<PackRequest> {
         let bases = self.base.iter().map(|base| self.base_source(base, store));
         Ok(PackRequest {
-            tag: self.tag.clone(),
+            tag: tag.clone(),
             description: self.description.clone(),
             base_image: self.base_image.clone(),
             level: self.level.unwrap_or(3),
@@ -69,7 +73,7 @@ impl PackContent {
     }
 
     /// What goes into a release.
-    pub(crate) fn release(&self, store: &Store, context: &Context<'_>) -> Result<ReleaseOptions> {
+    pub(crate) fn release(&self, tag: &Tag, store: &Store, context: &Context<'_>) -> Result<ReleaseOptions> {
         if context.pack_format.is_some() || self.kernel || self.depth != PackOptions::DEPTH {
             let message = "--format, --depth and --kernel are for packs; a release is no pack";
             return Err(Error::new(Kind::Usage, message).into());
@@ -82,11 +86,12 @@ impl PackContent {
             }
         };
         Ok(ReleaseOptions {
-            tag: self.tag.clone(),
+            tag: tag.clone(),
             description: self.description.clone(),
             base_image: self.base_image.clone(),
             level: self.level,
             bases: self.base.iter().map(base).collect::<forkd_core::Result<_>>()?,
+            replace: true,
             variant: false,
         })
     }
@@ -98,7 +103,7 @@ impl PackContent {
             Some(LocalPlace::File(file)) => Ok(BaseSource::File(file.to_owned())),
             None if !base.contains('/') || base.contains("://") => Err(nowhere(base).into()),
             None => match source(base, self.hub.as_deref())? {
-                PullSource::Name(reference, index) => Ok(BaseSource::Name(reference, index)),
+                PullSource::Name(reference, hubs) => Ok(BaseSource::Name(reference, hubs)),
                 PullSource::Url(_) | PullSource::Release(_) => Err(nowhere(base).into()),
             },
         }
@@ -118,7 +123,7 @@ pub(crate) fn refers_to(base: &Base) -> String {
 }
 
 pub(crate) fn run(args: &PackArgs, context: &Context<'_>) -> Result<()> {
-    let tag = &args.content.tag;
+    let tag = args.name.as_ref().or(args.content.tag.as_ref()).context("clap wants one of the two")?;
     let out = args.out.clone().unwrap_or_else(|| format!("./{tag}.forkd-snapshot.tar.zst").into());
     if out.as_os_str() == "-" {
         let message = "a pack is not written to standard output: its manifest comes first and is known last";
@@ -129,7 +134,7 @@ pub(crate) fn run(args: &PackArgs, context: &Context<'_>) -> Result<()> {
     let settings = config::settings()?;
     settings.store.load(tag)?;
     context.output.line(&format!("==> packing snapshot '{tag}' → {shown}"));
-    let request = args.content.request(&settings.store, context)?;
+    let request = args.content.request(tag, &settings.store, context)?;
     let report = context.app(&settings).pack(&request, &out)?;
     let (size, unpacked) = (report.size, report.unpacked_size);
     let what = format!(
@@ -151,6 +156,7 @@ pub(crate) fn run(args: &PackArgs, context: &Context<'_>) -> Result<()> {
     for base in report.bases.iter().filter(|base| !base.is_unused()) {
         context.output.line(&format!("  refers to {}", refers_to(base)));
     }
+    context.output.line(&format!("  {} ({size} bytes)", report.id));
     context.output.line(&format!("  next: scp/upload, then `forkd unpack {shown}` on the target host"));
     context.output.json(&report);
     Ok(())

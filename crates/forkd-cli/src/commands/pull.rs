@@ -4,8 +4,8 @@ use crate::context::Context;
 use crate::output::mib;
 use crate::place::source;
 use anyhow::Result;
-use forkd_app::{ArrivalProgram, ForkSource, PullRequest, PullSource};
-use forkd_core::PullSummary;
+use forkd_app::{ArrivalProgram, ForkSource, PullRequest, PullSource, Settings, TagChoice};
+use forkd_core::{Error, Kind, PullSummary};
 use forkd_format::Tag;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -27,6 +27,9 @@ pub(crate) struct PullArgs {
     /// Say what would be fetched and what is here, and change nothing
     #[arg(long)]
     dry_run: bool,
+    /// Move the tag under which owner/name is here to this version; the old one stays until the new one is whole
+    #[arg(long, conflicts_with_all = ["force", "tag", "lazy"])]
+    update: bool,
     /// Return as soon as the snapshot can be forked; the rest comes in the background
     #[arg(long, conflicts_with = "dry_run")]
     lazy: bool,
@@ -46,7 +49,7 @@ pub(crate) fn run(args: &PullArgs, context: &Context<'_>) -> Result<()> {
         forkd_core::arrival::guard(std::io::stdin().lock());
         return Ok(());
     }
-    let request = PullRequest {
+    let mut request = PullRequest {
         source: source(&args.source, args.hub.as_deref())?,
         place: args.place.choice(),
         connections: context.connections,
@@ -69,6 +72,15 @@ pub(crate) fn run(args: &PullArgs, context: &Context<'_>) -> Result<()> {
         context.output.line(&format!("→ resolves via {hub}"));
     }
     let settings = config::settings()?;
+    if args.update {
+        let PullSource::Name(reference, _) = &request.source else {
+            let message = "--update is for owner/name: what comes by a URL has no versions";
+            return Err(Error::new(Kind::Usage, message).into());
+        };
+        if let Some(tag) = context.app(&settings).tag_of(&reference.package)? {
+            request.place = TagChoice { tag: Some(tag), force: false, update: true };
+        }
+    }
     if args.dry_run {
         return tell_plan(&context.app(&settings).pull_summary(&request)?, context);
     }
@@ -84,7 +96,12 @@ pub(crate) fn run(args: &PullArgs, context: &Context<'_>) -> Result<()> {
         context.output.json(&snapshot);
         return Ok(());
     }
-    let report = context.app(&settings).pull(&request)?;
+    pull(&request, &settings, context)
+}
+
+/// Pulls and says what came.
+pub(crate) fn pull(request: &PullRequest, settings: &Settings, context: &Context<'_>) -> Result<()> {
+    let report = context.app(settings).pull(request)?;
     if let Some(choice) = &report.choice {
         context.output.line(&format!("→ {choice}"));
     }

@@ -1,4 +1,5 @@
 use super::tags::repository;
+use crate::complete;
 use crate::config;
 use crate::context::Context;
 use crate::output::mib;
@@ -11,7 +12,7 @@ use forkd_format::Tag;
 #[command(after_help = "Example:\n  forkd rmi py-base --cascade")]
 pub(crate) struct RmiArgs {
     /// The snapshots
-    #[arg(required_unless_present = "remote")]
+    #[arg(required_unless_present = "remote", add = complete::tags())]
     tags: Vec<Tag>,
     /// Take a tag of a repository away instead: oci://HOST/NAME:TAG
     #[arg(long, value_name = "RELEASE", conflicts_with_all = ["tags", "cascade", "force"])]
@@ -20,7 +21,7 @@ pub(crate) struct RmiArgs {
     #[arg(long, conflicts_with = "force")]
     cascade: bool,
     /// Remove them although children of them are running, or others are chained to them, which then cannot be forked any more
-    #[arg(long)]
+    #[arg(long, short)]
     force: bool,
 }
 

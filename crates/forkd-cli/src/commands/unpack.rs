@@ -29,7 +29,7 @@ pub(crate) struct Place {
 
 impl Place {
     pub(crate) fn choice(&self) -> TagChoice {
-        TagChoice { tag: self.tag.clone(), force: self.force }
+        TagChoice { tag: self.tag.clone(), force: self.force, update: false }
     }
 }
 

@@ -3,11 +3,13 @@
 
 mod common;
 mod df;
+mod discover;
 mod errors;
 mod gc;
 mod images;
 mod inspect;
 mod pack;
+mod publish;
 mod pull;
 mod push;
 mod quickstart;

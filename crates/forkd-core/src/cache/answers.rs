@@ -66,6 +66,12 @@ impl AnswerCache<'_> {
         cancel: &Cancel,
     ) -> Result<String> {
         let known = self.load(location);
+        if remote.is_offline()
+            && location.url().scheme() != "file"
+            && let Some(known) = known
+        {
+            return Ok(known.body);
+        }
         let unless = known.as_ref().map(|known| known.validator.clone());
         let request = Request { unless, is_small: true, ..Request::default() };
         let download = match remote.request(location, &request, cancel)? {

@@ -241,17 +241,31 @@ impl Cache {
     /// # Errors
     /// Where the filesystem says no; [`Error::Interrupted`].
     pub fn trim(&self, limit: u64, env: Env<'_>) -> Result<Freed> {
+        self.free(limit, &mut |info| {
+            env.cancel.check()?;
+            self.delete(info)
+        })
+    }
+
+    /// What [`Cache::trim`] would delete, were nothing in use.
+    ///
+    /// # Errors
+    /// Where the cache cannot be listed.
+    pub fn beyond(&self, limit: u64) -> Result<Freed> {
+        self.free(limit, &mut |_| Ok(true))
+    }
+
+    fn free(&self, limit: u64, delete: &mut dyn FnMut(&CacheInfo) -> Result<bool>) -> Result<Freed> {
         let mut list = self.list()?;
         let stale = SystemTime::now().checked_sub(STALE).unwrap_or(SystemTime::UNIX_EPOCH);
         list.sort_by_key(|info| (!(info.partial && info.used < stale), info.used));
         let mut left: u64 = list.iter().map(|info| info.bytes_on_disk).sum();
         let mut freed = Freed::default();
         for info in &list {
-            env.cancel.check()?;
             if left <= limit {
                 break;
             }
-            if self.delete(info)? {
+            if delete(info)? {
                 left -= info.bytes_on_disk;
                 freed.entries += 1;
                 freed.bytes += info.bytes_on_disk;

@@ -1,34 +1,45 @@
 //! Hubs that are a `registry.json` and packs beside it or elsewhere: a folder, or a web server (`docs/format/registry.md`).
 
-use crate::cache::answers::AnswerCache;
 use crate::cache::folder::Cache;
-use crate::env::{Cancel, Progress};
+use crate::env::Cancel;
 use crate::error::{Error, Kind, Result};
 use crate::hub::offer::{Claim, Offer};
 use crate::hub::port::Hub;
-use crate::hub::release::{Release, ReleasePack};
+use crate::hub::registry_source::{RegistrySource, WebRegistry};
 use crate::hub::release_offer::release_offers;
 use crate::hub::remote::{Location, Remote, Request};
 use crate::hub::repository::{ManifestName, check_manifest};
-use forkd_format::registry::{self, Artifact, MAX_REGISTRY, Missing, PackageSummary, ReleaseEntry, Version};
-use forkd_format::registry_text::RegistryText;
+use forkd_format::registry::{self, Artifact, Missing, PackageSummary, ReleaseEntry, Version};
 use forkd_format::release::MAX_RELEASE_MANIFEST;
-use forkd_format::{Digest, PackFormat, PackId, Reference};
-use std::io::Write;
+use forkd_format::{Digest, PackId, Reference};
+use std::sync::Arc;
 
 /// A hub behind the URL of its `registry.json`.
 #[derive(Clone)]
 pub struct IndexHub<'a> {
     remote: &'a dyn Remote,
-    index: Location,
-    answers: AnswerCache<'a>,
+    source: Arc<dyn RegistrySource + 'a>,
 }
 
 impl<'a> IndexHub<'a> {
     /// The hub whose registry lies there. With a cache a registry that has not changed is not sent again.
     #[must_use]
     pub fn new(remote: &'a dyn Remote, index: &Location, cache: Option<&'a Cache>) -> Self {
-        Self { remote, index: index.clone(), answers: AnswerCache(cache) }
+        Self::of(remote, Arc::new(WebRegistry { remote, index: index.clone(), cache }))
+    }
+
+    /// The hub of a registry that comes from elsewhere.
+    #[must_use]
+    pub fn of(remote: &'a dyn Remote, source: Arc<dyn RegistrySource + 'a>) -> Self {
+        Self { remote, source }
+    }
+
+    /// The registry's text as it is now.
+    ///
+    /// # Errors
+    /// As [`RegistrySource::text`].
+    pub fn text(&self, cancel: &Cancel) -> Result<String> {
+        self.source.text(cancel)
     }
 
     /// What the registry says of a version, and where its first pack lies.
@@ -36,8 +47,8 @@ impl<'a> IndexHub<'a> {
     /// # Errors
     /// [`Kind::NotFound`] with what is there instead; [`Kind::Integrity`] where the registry is malformed.
     pub fn version(&self, reference: &Reference, cancel: &Cancel) -> Result<(Location, Version)> {
-        let text = self.answers.get_text(self.remote, &self.index, MAX_REGISTRY, cancel)?;
-        let version = look_up(text.as_bytes(), reference, &self.index)?;
+        let text = self.source.text(cancel)?;
+        let version = look_up(text.as_bytes(), reference, &self.source.name())?;
         Ok((self.join(reference, &version.url)?, version))
     }
 
@@ -102,55 +113,36 @@ impl<'a> IndexHub<'a> {
             Ok(bytes)
         };
         let bytes = read(&entry.digest)?;
-        let place = self.index.to_string();
+        let place = self.source.name();
         let place = place.strip_suffix("/registry.json").unwrap_or(&place);
         release_offers(&bytes, &format!("{place}/{}", reference.package), (&locate, &read))
     }
 
     /// Where the registry says that a pack lies.
     fn join(&self, reference: &Reference, url: &str) -> Result<Location> {
-        let index = &self.index;
+        let index = self.source.name();
         let wrong =
             |why: String| Error::new(Kind::Integrity, format!("{index}: '{}': {why}", reference.package));
-        let location = index.join(url).map_err(|e| wrong(e.to_string()))?;
-        if location.url().scheme() == "file" && index.url().scheme() != "file" {
+        let location = self.source.locate(url).map_err(|e| wrong(e.to_string()))?;
+        if location.url().scheme() == "file" && !self.source.is_local() {
             return Err(wrong(
                 "its url names a file of this host, which a registry elsewhere may not".into(),
             ));
         }
         Ok(location)
     }
-
-    fn put_text(&self, text: &str, progress: &dyn Progress, cancel: &Cancel) -> Result<()> {
-        let mut file =
-            tempfile::NamedTempFile::new().map_err(Error::io("create a file in", &std::env::temp_dir()))?;
-        file.write_all(text.as_bytes()).map_err(Error::io("write", file.path()))?;
-        self.remote.put(&self.index, file.path(), progress, cancel)
-    }
-
-    /// The registry as it is now; an empty one where there is none.
-    fn text(&self, cancel: &Cancel) -> Result<RegistryText> {
-        let name = self.index.to_string();
-        match self.remote.get_small(&self.index, cancel) {
-            Err(error) if error.kind() == Kind::NotFound => Ok(RegistryText::default()),
-            download => {
-                let bytes = crate::hub::remote::read_small(download?, &name, MAX_REGISTRY)?;
-                RegistryText::parse(&bytes).map_err(Error::malformed(name))
-            }
-        }
-    }
 }
 
 impl Hub for IndexHub<'_> {
     fn name(&self) -> String {
-        self.index.to_string()
+        self.source.name()
     }
 
     fn offers(&self, reference: &Reference, cancel: &Cancel) -> Result<Vec<Offer>> {
-        let text = self.answers.get_text(self.remote, &self.index, MAX_REGISTRY, cancel)?;
+        let text = self.source.text(cancel)?;
         let found = registry::look_up_release(text.as_bytes(), reference)
-            .map_err(Error::malformed(self.index.to_string()))?;
-        let packs = look_up(text.as_bytes(), reference, &self.index);
+            .map_err(Error::malformed(self.source.name()))?;
+        let packs = look_up(text.as_bytes(), reference, &self.source.name());
         let release = match (found, &packs) {
             (Ok(entry), _) => {
                 let offers = self.release(reference, &entry, cancel)?;
@@ -165,7 +157,7 @@ impl Hub for IndexHub<'_> {
                     "'{}' has no '{}' in {}; there are: {}",
                     reference.package,
                     reference.version,
-                    self.index,
+                    self.source.name(),
                     there.join(", ")
                 );
                 return Err(Error::new(Kind::NotFound, message));
@@ -178,84 +170,18 @@ impl Hub for IndexHub<'_> {
         };
         offers.extend(release);
         match reference.digest {
-            Some(pin) => pinned(offers, pin, reference, &self.index),
+            Some(pin) => pinned(offers, pin, reference, &self.source.name()),
             None => Ok(offers),
         }
     }
 
     fn list(&self, cancel: &Cancel) -> Result<Vec<PackageSummary>> {
-        let text = self.answers.get_text(self.remote, &self.index, MAX_REGISTRY, cancel)?;
-        registry::list_all(text.as_bytes()).map_err(Error::malformed(self.index.to_string()))
-    }
-
-    fn publish(&self, release: &Release<'_>, progress: &dyn Progress, cancel: &Cancel) -> Result<()> {
-        let entry = entry(release)?;
-        let (package, version) = (release.package.as_str(), release.version.as_str());
-        let mut text = self.text(cancel)?;
-        if text.version(package, version).is_some_and(|there| there.get("sha256") != entry.get("sha256")) {
-            let message =
-                format!("{}: '{package}@{version}' is published already, with other bytes", self.index);
-            return Err(Error::new(Kind::General, message));
-        }
-        // The registry last: what it names is there.
-        for pack in &release.packs {
-            self.remote.put(&self.index.join(&pack.file_name)?, pack.file, progress, cancel)?;
-        }
-        text.set_version(package, version, release.description.as_deref(), entry, release.latest);
-        self.put_text(&text.to_string(), progress, cancel)
-    }
-
-    fn delete(&self, reference: &Reference, progress: &dyn Progress, cancel: &Cancel) -> Result<()> {
-        let mut text = self.text(cancel)?;
-        if !text.remove_version(&reference.package, &reference.version) {
-            let message =
-                format!("'{}' has no version '{}' in {}", reference.package, reference.version, self.index);
-            return Err(Error::new(Kind::NotFound, message));
-        }
-        self.put_text(&text.to_string(), progress, cancel)
+        let text = self.source.text(cancel)?;
+        registry::list_all(text.as_bytes()).map_err(Error::malformed(self.source.name()))
     }
 }
 
-/// The registry's entry for a release.
-fn entry(release: &Release<'_>) -> Result<serde_json::Map<String, serde_json::Value>> {
-    let stream = |pack: &&ReleasePack<'_>| matches!(pack.id, PackId::File(_));
-    let Some(main) = release.packs.iter().find(stream) else {
-        let message = format!("'{}' has no pack of version 1 or 2, which every host reads", release.package);
-        return Err(Error::new(Kind::Usage, message));
-    };
-    let mut entry = serde_json::Map::new();
-    entry.insert("url".into(), main.file_name.as_str().into());
-    entry.insert("sha256".into(), main.id.digest().to_string().into());
-    entry.insert("size_bytes".into(), main.size.into());
-    if let Some(memory) = release.memory_mib {
-        entry.insert("memory_mib".into(), memory.into());
-    }
-    if let Some(image) = &release.base_image {
-        entry.insert("base_image".into(), image.as_str().into());
-    }
-    let artifacts: Vec<serde_json::Value> = release
-        .packs
-        .iter()
-        .filter_map(|pack| match pack.id {
-            PackId::File(_) | PackId::Release(_) => None,
-            PackId::Manifest(manifest_sha256) => serde_json::to_value(Artifact {
-                format: PackFormat::Paged.version(),
-                url: pack.file_name.clone(),
-                manifest_sha256,
-                size_bytes: pack.size,
-                head_bytes: pack.header_bytes,
-                bases: pack.bases.clone(),
-            })
-            .ok(),
-        })
-        .collect();
-    if !artifacts.is_empty() {
-        entry.insert("artifacts".into(), artifacts.into());
-    }
-    Ok(entry)
-}
-
-fn look_up(bytes: &[u8], reference: &Reference, index: &Location) -> Result<Version> {
+fn look_up(bytes: &[u8], reference: &Reference, index: &str) -> Result<Version> {
     let found = registry::look_up(bytes, reference).map_err(Error::malformed(index.to_string()))?;
     found.map_err(|missing| {
         let package = &reference.package;
@@ -275,7 +201,7 @@ fn look_up(bytes: &[u8], reference: &Reference, index: &Location) -> Result<Vers
 }
 
 /// Leaves the packs that the reference pins, each as what the registry says that the digest is of.
-fn pinned(offers: Vec<Offer>, pin: Digest, reference: &Reference, index: &Location) -> Result<Vec<Offer>> {
+fn pinned(offers: Vec<Offer>, pin: Digest, reference: &Reference, index: &str) -> Result<Vec<Offer>> {
     let digests = offers.iter().filter_map(|offer| offer.claim.digest());
     let listed: Vec<String> = digests.map(|digest| digest.to_string()).collect();
     let kept: Vec<Offer> = offers.into_iter().filter(|offer| offer.claim.digest() == Some(pin)).collect();

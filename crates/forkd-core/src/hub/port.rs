@@ -1,9 +1,8 @@
 //! The port to hubs.
 
-use crate::env::{Cancel, Progress};
+use crate::env::Cancel;
 use crate::error::Result;
 use crate::hub::offer::Offer;
-use crate::hub::release::Release;
 use forkd_format::Reference;
 use forkd_format::registry::PackageSummary;
 
@@ -24,16 +23,4 @@ pub trait Hub: Send + Sync {
     /// # Errors
     /// Where the hub cannot be read.
     fn list(&self, cancel: &Cancel) -> Result<Vec<PackageSummary>>;
-
-    /// Uploads the packs of a release, then lists them: nobody sees a name whose packs are not there.
-    ///
-    /// # Errors
-    /// [`crate::Kind::General`] where the version is published with other bytes.
-    fn publish(&self, release: &Release<'_>, progress: &dyn Progress, cancel: &Cancel) -> Result<()>;
-
-    /// Takes a version off the list. Its packs stay: others may pin them.
-    ///
-    /// # Errors
-    /// [`crate::Kind::NotFound`].
-    fn delete(&self, reference: &Reference, progress: &dyn Progress, cancel: &Cancel) -> Result<()>;
 }

@@ -230,6 +230,11 @@ pub trait Remote: Send + Sync {
     /// [`Kind::NotFound`], [`Kind::Unauthorised`], [`Kind::Transient`] or [`Kind::General`], naming the redacted URL.
     fn request(&self, location: &Location, request: &Request, cancel: &Cancel) -> Result<Answer>;
 
+    /// Whether no server is asked anything: what is known must do.
+    fn is_offline(&self) -> bool {
+        false
+    }
+
     /// Opens a whole object for reading.
     ///
     /// # Errors

@@ -16,14 +16,15 @@ use crate::error::{Error, Kind, Result};
 use crate::pack::draft::{check_records, draft};
 use crate::pack::input::open_inputs;
 use crate::pack::options::{PackOptions, PackReport};
-use crate::pack::output::PackTarget;
+use crate::pack::output::{PackSize, PackTarget};
 use crate::pack::paged::write_pack::PagedPack;
 use crate::store::lock::LockKind;
 use crate::store::root::Store;
 use crate::store::work_file::WorkFile;
 use forkd_format::manifest::{Base, BaseKind};
-use forkd_format::{PackFormat, Tag};
+use forkd_format::{Digest, Hasher, PackFormat, PackId, Tag};
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Instant;
 
@@ -63,13 +64,29 @@ fn put_kernel(store: &Store, options: &PackOptions, base: &Base, dir: &Path, env
     if path.exists() && crate::pack::paged::kernel::lies_at(base, &path, env)? {
         return Ok(());
     }
-    let failed = || Error::io("write", &path);
-    let mut input = File::open(kernel).map_err(Error::io("open", kernel))?;
     let temp = WorkFile::create(store.disk(), dir, (PREFIX, ""), 0o644)?;
-    let mut encoder = zstd::Encoder::new(temp.file(), options.level).map_err(failed())?;
-    std::io::copy(&mut input, &mut encoder).map_err(failed())?;
-    encoder.finish().map_err(failed())?;
+    write_kernel(kernel, options.level, temp.file(), &path)?;
     temp.put(&path)
+}
+
+/// Compresses a kernel into an open, empty file.
+pub(crate) fn write_kernel(kernel: &Path, level: i32, out: &File, path: &Path) -> Result<()> {
+    let failed = || Error::io("write", path);
+    let mut input = File::open(kernel).map_err(Error::io("open", kernel))?;
+    let mut encoder = zstd::Encoder::new(out, level).map_err(failed())?;
+    std::io::copy(&mut input, &mut encoder).map_err(failed())?;
+    encoder.finish().map(drop).map_err(failed())
+}
+
+fn digest_of(file: &File, size: u64) -> std::io::Result<Digest> {
+    let (mut hasher, mut buffer, mut at) = (Hasher::default(), vec![0; 1 << 20], 0);
+    while at < size {
+        let step = (size - at).min(buffer.len() as u64) as usize;
+        file.read_exact_at(&mut buffer[..step], at)?;
+        hasher.update(&buffer[..step]);
+        at += step as u64;
+    }
+    Ok(hasher.finish())
 }
 
 /// Packs into an open, empty file.
@@ -102,15 +119,23 @@ pub(crate) fn pack_into(
             let pack = PagedPack { chain: &chain, inputs: &inputs, bases, level, depth };
             paged::write_pack::write(&mut manifest, pack, target, env)
         }
-        _ => stream::write::write(&mut manifest, &inputs, options.level, target, env),
+        _ => stream::write::write(&mut manifest, &inputs, options.level, target, env)
+            .map(|size| PackSize { size, header_bytes: None }),
     };
     env.progress.finish();
-    let size = packed?;
+    let PackSize { size, header_bytes } = packed?;
     check_records(&chain, &manifest)?;
+    let id = match manifest.format() {
+        PackFormat::Paged => PackId::Manifest(Digest::of(&manifest.to_bytes())),
+        // Its front was written last, so it was not hashed on the way.
+        _ => PackId::File(digest_of(out, size).map_err(Error::io("read", path))?),
+    };
     Ok(PackReport {
         tag: options.tag.clone(),
         path: path.to_owned(),
+        id,
         size,
+        header_bytes,
         unpacked_size: manifest.unpacked_size(),
         links: chain.len(),
         format: manifest.format(),

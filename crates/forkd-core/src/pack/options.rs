@@ -1,6 +1,6 @@
 use crate::store::root::Store;
 use forkd_format::manifest::Base;
-use forkd_format::{PackFormat, Tag};
+use forkd_format::{PackFormat, PackId, Tag};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -40,9 +40,15 @@ pub struct PackReport {
     pub tag: Tag,
     #[serde(serialize_with = "crate::json::path")]
     pub path: PathBuf,
+    /// What names it.
+    #[serde(flatten)]
+    pub id: PackId,
     /// Its size in bytes.
     #[serde(rename = "size_bytes")]
     pub size: u64,
+    /// Bytes before the first frame of a paged pack.
+    #[serde(rename = "head_bytes", skip_serializing_if = "Option::is_none")]
+    pub header_bytes: Option<u64>,
     /// The size of what is in it, in bytes.
     #[serde(rename = "unpacked_bytes")]
     pub unpacked_size: u64,

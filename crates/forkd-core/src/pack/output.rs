@@ -22,6 +22,12 @@ pub(crate) struct PackTarget<'e> {
     pub(crate) path: &'e Path,
 }
 
+/// How long a pack is, and what stands before the first frame of a paged one.
+pub(crate) struct PackSize {
+    pub(crate) size: u64,
+    pub(crate) header_bytes: Option<u64>,
+}
+
 /// The pack, written from its front to its end.
 pub(crate) struct PackOutput<'e> {
     target: PackTarget<'e>,

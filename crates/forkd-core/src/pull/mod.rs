@@ -25,6 +25,7 @@ use crate::pull::plan::{PullPlan, PullReport};
 use crate::release::variants::choose;
 use crate::store::lock::LockKind;
 use crate::store::root::Store;
+use forkd_format::PackId;
 
 /// How often a pull begins again where the server's copy changes under it.
 const RESTARTS: usize = 3;
@@ -77,6 +78,21 @@ pub fn plan_pull<'a>(
     let context = PullContext { store, remote, options, env, traffic: Traffic::default() };
     let (name, offers) = offers(&context)?;
     PullPlan::new(&context, name, offers)
+}
+
+/// What names the packs that [`pull`] would choose from.
+///
+/// # Errors
+/// Those of the hub.
+pub fn offered_ids(options: &PullOptions<'_>, env: Env<'_>) -> Result<Vec<PackId>> {
+    let offers = match &options.target {
+        PullTarget::Url(location) => vec![Offer::at(location)?],
+        PullTarget::Release { repository, name } => {
+            crate::release::open::offers(*repository, name, env.cancel)?
+        }
+        PullTarget::Name { reference, hub } => hub.offers(reference, env.cancel)?,
+    };
+    Ok(offers.iter().flat_map(|offer| offer.claim.ids()).collect())
 }
 
 /// What the target is called, and what may be fetched for it.

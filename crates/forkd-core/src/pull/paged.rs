@@ -80,7 +80,7 @@ impl FrameFetch<'_> {
         let PullContext { store, remote, options, env, .. } = *self.context;
         let (header, options) = (self.header, &options.unpack);
         let manifest = &header.manifest;
-        let tags = local_tags(store, manifest, options.tag.as_ref())?;
+        let tags = local_tags(store, manifest, options)?;
         let _locks = store.lock_all(&tags, LockKind::Exclusive, env)?;
         let plan = UnpackPlan::new(store, manifest, &tags, options)?;
         let unpack = plan.report(store, manifest);

@@ -178,7 +178,7 @@ impl<'a> PullPlan<'a> {
 /// Those of the pull itself, where a tag is taken by other bytes.
 fn head_here(context: &PullContext<'_>, manifest: &Manifest) -> Result<Option<Tag>> {
     let unpack = &context.options.unpack;
-    let tags = local_tags(context.store, manifest, unpack.tag.as_ref())?;
+    let tags = local_tags(context.store, manifest, unpack)?;
     let plan = UnpackPlan::new(context.store, manifest, &tags, unpack)?;
     Ok(tags.into_iter().next_back().filter(|_| plan.changes_nothing()))
 }
@@ -186,7 +186,7 @@ fn head_here(context: &PullContext<'_>, manifest: &Manifest) -> Result<Option<Ta
 /// The snapshots that a pack of one of these names was unpacked to.
 fn find_here(context: &PullContext<'_>, ids: &[PackId]) -> Result<Option<(ComputedId, UnpackReport)>> {
     let unpack = &context.options.unpack;
-    let found = already_here(context.store, ids, unpack.tag.as_ref(), unpack.force)?;
+    let found = already_here(context.store, ids, unpack)?;
     Ok(found.and_then(|(id, chain)| Some((id, UnpackReport::kept(&chain)?))))
 }
 

@@ -13,6 +13,8 @@ pub struct ReleaseOptions {
     pub level: Option<i32>,
     /// Other snapshots of the store whose files frames may refer to; what they refer to goes along.
     pub bases: Vec<Tag>,
+    /// Whether a tag that is there may get another release.
+    pub replace: bool,
     /// Whether what the tag names for other engines and processors stays beside it.
     pub variant: bool,
 }

@@ -2,7 +2,7 @@
 
 use crate::cache::folder::Cache;
 use crate::env::{Cancel, Env};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::hub::remote::Remote;
 use crate::hub::repository::{BlobFile, ManifestName, Repository};
 use crate::pipeline::each::for_each_of;
@@ -112,11 +112,14 @@ pub fn push_release(
     };
     let builder = ReleaseBuilder { store, cache, work: &work, has: &has, level: options.level, env };
     let built = builder.build(options)?;
+    let tag = ManifestName::Tag(target.name.to_owned());
+    if !options.replace && !options.variant {
+        refuse_replacing(&built, &tag, target, env)?;
+    }
     let pack_time = begun.elapsed();
     let begun = Instant::now();
     let there = there.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     let sent = send(&built, &there, &work, target, env)?;
-    let tag = ManifestName::Tag(target.name.to_owned());
     if options.variant {
         let (repository, digest) = (target.repository, built.id.id().digest());
         repository.put_manifest(&ManifestName::Digest(digest), &built.bytes, env.cancel)?;
@@ -149,6 +152,25 @@ pub fn push_release(
         pack_time,
         upload_time: begun.elapsed(),
     })
+}
+
+/// Refuses to move a tag that is there.
+fn refuse_replacing(
+    built: &BuiltRelease,
+    tag: &ManifestName,
+    target: ReleaseTarget<'_>,
+    env: Env<'_>,
+) -> Result<()> {
+    let there = match target.repository.manifest(tag, env.cancel) {
+        Err(error) if error.kind() == Kind::NotFound => return Ok(()),
+        there => Digest::of(&there?),
+    };
+    if there == built.id.id().digest() {
+        return Ok(());
+    }
+    let message = format!("{}:{tag} is published already, with other bytes", target.repository.name());
+    Err(Error::new(Kind::General, message)
+        .hint("publish under another version, or add --replace: who pinned the old bytes keeps them"))
 }
 
 /// Sends the blobs that are not there; gives their bytes.

@@ -5,19 +5,20 @@ use crate::pack::computed_id::ComputedId;
 use crate::store::record::RecordedFile;
 use crate::store::root::Store;
 use crate::store::stored::StoredSnapshot;
-use forkd_format::{PackId, Tag};
+use crate::unpack::plan::UnpackOptions;
+use forkd_format::PackId;
 
 /// The links that a pack of one of these names was unpacked to, root first, where they are all still here under the tags that a pull would give
-/// them now; `wanted` is another tag for the head. Untouched files are believed; `read` has them read again.
+/// them now; Untouched files are believed; with `force` they are read again.
 pub(crate) fn already_here(
     store: &Store,
     ids: &[PackId],
-    wanted: Option<&Tag>,
-    read: bool,
+    options: &UnpackOptions,
 ) -> Result<Option<(ComputedId, Vec<StoredSnapshot>)>> {
     if ids.is_empty() {
         return Ok(None);
     }
+    let (wanted, read) = (options.tag.as_ref(), options.force);
     for tag in store.tags()? {
         let Ok(stored) = store.load(&tag) else { continue };
         let Some(source) = stored.record.as_ref().and_then(|record| record.source.as_ref()) else { continue };
@@ -29,7 +30,7 @@ pub(crate) fn already_here(
         }
         let Ok(chain) = store.chain(&tag) else { continue };
         // A chain keeps its tags: another one for its head is refused when the pack is read.
-        let renamed = chain.len() > 1 && wanted.is_some();
+        let renamed = chain.len() > 1 && wanted.is_some() && !options.update;
         if renamed || !chain.iter().all(|link| is_untouched(link, read)) {
             continue;
         }

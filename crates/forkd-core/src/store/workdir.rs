@@ -100,6 +100,15 @@ impl Store {
         Ok(removed)
     }
 
+    /// How many leftovers of killed runs [`Store::gc`] would delete: those in staging, and downloads.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where they cannot be listed.
+    pub fn leftovers(&self) -> Result<u64> {
+        let found = [WorkKind::Staging, WorkKind::Download].map(|kind| ownerless(self, kind));
+        found.into_iter().try_fold(0, |sum, found| Ok(sum + found?.len() as u64))
+    }
+
     /// Makes a store for a while on the same disk.
     ///
     /// # Errors
@@ -249,26 +258,32 @@ fn sweep(store: &Store, kind: WorkKind, tell: &mut dyn FnMut(&Path)) -> Result<u
         let message = format!("{} is not a folder of its own", parent.display());
         return Err(Error::new(Kind::General, message).hint("move it away"));
     }
-    let entries = fs::read_dir(&parent).map_err(Error::io("read", &parent))?;
     let guard = File::open(&parent).map_err(Error::io("open", &parent))?;
     if !try_lock(&guard, LockKind::Exclusive).map_err(Error::io("lock", &parent))? {
         return Ok(0);
     }
-    let mut count = 0;
-    for entry in entries.flatten() {
-        let path = entry.path();
-        let ours = entry.file_name().to_str().is_some_and(|name| kind.owns(name));
-        if !ours || !entry.file_type().is_ok_and(|found| found.is_dir()) {
-            continue;
-        }
-        let Ok(dir) = File::open(&path) else { continue };
-        if try_lock(&dir, LockKind::Exclusive).unwrap_or(false) {
-            store.disk().remove_tree(&path).map_err(Error::io("remove", &path))?;
-            tell(&path);
-            count += 1;
-        }
+    let found = ownerless(store, kind)?;
+    for (path, _lock) in &found {
+        store.disk().remove_tree(path).map_err(Error::io("remove", path))?;
+        tell(path);
     }
     drop(guard);
     store.remove_empty(&[parent]);
-    Ok(count)
+    Ok(found.len() as u64)
+}
+
+/// The folders of a kind whose owner is gone, each with its lock.
+fn ownerless(store: &Store, kind: WorkKind) -> Result<Vec<(PathBuf, File)>> {
+    let parent = kind.parent(store);
+    if parent.symlink_metadata().is_err() {
+        return Ok(Vec::new());
+    }
+    let entries = fs::read_dir(&parent).map_err(Error::io("read", &parent))?;
+    let found = entries.flatten().filter_map(|entry| {
+        let ours = entry.file_name().to_str().is_some_and(|name| kind.owns(name));
+        let is_dir = entry.file_type().is_ok_and(|found| found.is_dir());
+        let dir = File::open(entry.path()).ok().filter(|_| ours && is_dir)?;
+        try_lock(&dir, LockKind::Exclusive).unwrap_or(false).then(|| (entry.path(), dir))
+    });
+    Ok(found.collect())
 }

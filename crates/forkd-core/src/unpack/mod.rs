@@ -55,7 +55,7 @@ pub(crate) fn unpack<R: Read>(
     check: impl FnOnce(R) -> Result<Option<ComputedId>>,
 ) -> Result<UnpackReport> {
     let manifest = stream.manifest().clone();
-    let tags = local_tags(store, &manifest, options.tag.as_ref())?;
+    let tags = local_tags(store, &manifest, options)?;
     let _locks = store.lock_all(&tags, LockKind::Exclusive, env)?;
     let plan = UnpackPlan::new(store, &manifest, &tags, options)?;
     let report = plan.report(store, &manifest);

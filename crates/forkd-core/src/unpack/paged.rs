@@ -35,7 +35,7 @@ pub(crate) fn unpack_file(
 ) -> Result<UnpackReport> {
     let pack = PackFile::open(file, stream)?;
     let manifest = &pack.header.manifest;
-    let tags = local_tags(store, manifest, options.tag.as_ref())?;
+    let tags = local_tags(store, manifest, options)?;
     let _locks = store.lock_all(&tags, LockKind::Exclusive, env)?;
     let plan = UnpackPlan::new(store, manifest, &tags, options)?;
     let work = store.stage(env)?;

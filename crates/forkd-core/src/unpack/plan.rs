@@ -13,10 +13,12 @@ use std::sync::Arc;
 /// How to unpack.
 #[derive(Debug, Clone, Default)]
 pub struct UnpackOptions {
-    /// Another tag for the snapshot; not for chains.
+    /// Another tag for the snapshot; for a chain's head in an update only.
     pub tag: Option<Tag>,
-    /// Whether a snapshot with other bytes may be replaced.
+    /// Whether a snapshot with other bytes may be replaced; what is here is read instead of believed.
     pub force: bool,
+    /// Whether the head may take the place of an earlier version of it.
+    pub update: bool,
     /// Says whether this host can fork it.
     pub examine: Option<Examine>,
     /// Where kernels that packs refer to are kept; without it they are fetched each time.
@@ -140,6 +142,7 @@ impl UnpackPlan {
             };
             outcomes.push(match difference {
                 None => Outcome::Kept,
+                Some(_) if options.update && Some(tag) == head => Outcome::Replaced,
                 Some(_) if options.force && (Some(tag) == head || is_same(store, tag, link)) => {
                     Outcome::Replaced
                 }
@@ -243,13 +246,15 @@ fn other_parent(stored: &StoredSnapshot, wanted: Option<&Tag>) -> Option<String>
 ///
 /// Whoever makes packs chooses their links' names. One that was not asked for takes nobody's place: where its name is somebody else's, it
 /// gets one that tells its content.
-pub(crate) fn local_tags(store: &Store, manifest: &Manifest, renamed: Option<&Tag>) -> Result<Vec<Tag>> {
+pub(crate) fn local_tags(store: &Store, manifest: &Manifest, options: &UnpackOptions) -> Result<Vec<Tag>> {
     let Some((head, parents)) = manifest.links.split_last() else { return Ok(Vec::new()) };
-    match renamed {
-        None => {
-            let parents = parents.iter().map(|link| parent_tag(store, link));
-            parents.chain([Ok(head.tag.clone())]).collect()
-        }
+    let chain = |tag: &Tag| -> Result<Vec<Tag>> {
+        let parents = parents.iter().map(|link| parent_tag(store, link, tag));
+        parents.chain([Ok(tag.clone())]).collect()
+    };
+    match &options.tag {
+        None => chain(&head.tag),
+        Some(tag) if options.update => chain(tag),
         Some(tag) if parents.is_empty() => Ok(vec![tag.clone()]),
         Some(_) => Err(Error::new(
             Kind::Usage,
@@ -261,8 +266,8 @@ pub(crate) fn local_tags(store: &Store, manifest: &Manifest, renamed: Option<&Ta
     }
 }
 
-/// The tag of a link that is not the head.
-fn parent_tag(store: &Store, link: &Link) -> Result<Tag> {
+/// The tag of a link that is not the head, which has a tag of its own.
+fn parent_tag(store: &Store, link: &Link, head: &Tag) -> Result<Tag> {
     let is_free = |tag: &Tag| !store.contains(tag);
     let is_this = |tag: &Tag| {
         let same =
@@ -276,7 +281,7 @@ fn parent_tag(store: &Store, link: &Link) -> Result<Tag> {
         .parse()
         .map_err(Error::malformed(name.to_owned()))?;
     // Where an earlier run gave it that name, it keeps it.
-    let own = is_free(&other) && (is_free(&link.tag) || is_this(&link.tag));
+    let own = link.tag != *head && is_free(&other) && (is_free(&link.tag) || is_this(&link.tag));
     Ok(if own { link.tag.clone() } else { other })
 }
 

@@ -72,7 +72,7 @@ pub struct ReleaseEntry {
 /// Artifacts of one version that are looked at.
 pub(crate) const MAX_ARTIFACTS: usize = 16;
 
-fn artifacts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Artifact>, D::Error> {
+pub(super) fn artifacts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Artifact>, D::Error> {
     struct Artifacts;
 
     impl<'de> Visitor<'de> for Artifacts {

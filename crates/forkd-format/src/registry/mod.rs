@@ -1,10 +1,15 @@
 //! `registry.json`: the list behind `owner/name` (`docs/format/registry.md`). It is a stranger's and may be large: what is not asked for is
 //! passed over as it is read, and never kept.
 
+mod details;
 pub(crate) mod entry;
+mod note;
 pub(crate) mod read;
 mod releases;
 
+pub use details::{PackDetails, PackageDetails, VersionDetails, details};
 pub use entry::{Artifact, Missing, PackageSummary, ReleaseEntry, Version};
+pub(crate) use note::PUBLISHED;
+pub use note::VersionNote;
 pub use read::{MAX_REGISTRY, check, list, look_up};
 pub use releases::{list_all, look_up_release};

@@ -39,7 +39,7 @@ pub fn check(bytes: &[u8]) -> Result<(), FormatError> {
 }
 
 /// Reads a `registry.json`; its packages are the seed's business.
-fn read_document<'de, S: DeserializeSeed<'de>>(
+pub(super) fn read_document<'de, S: DeserializeSeed<'de>>(
     bytes: &'de [u8],
     packages: S,
 ) -> Result<S::Value, FormatError> {

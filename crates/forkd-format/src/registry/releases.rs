@@ -15,7 +15,7 @@ struct Wire<'a> {
     releases: BTreeMap<String, &'a RawValue>,
 }
 
-type Tags = BTreeMap<String, ReleaseEntry>;
+pub(super) type Tags = BTreeMap<String, ReleaseEntry>;
 
 /// Finds the release that a reference names; with the tags that are there instead, where the package is listed.
 ///
@@ -56,6 +56,12 @@ pub fn list_all(bytes: &[u8]) -> Result<Vec<PackageSummary>, FormatError> {
         summary.versions.dedup();
     }
     Ok(all.into_values().collect())
+}
+
+/// All releases that can be read, by package and tag.
+pub(super) fn parse_releases(bytes: &[u8]) -> Result<BTreeMap<String, Tags>, FormatError> {
+    let all = parse(bytes)?.releases.into_iter();
+    Ok(all.filter_map(|(name, raw)| Some((name, serde_json::from_str(raw.get()).ok()?))).collect())
 }
 
 fn parse(bytes: &[u8]) -> Result<Wire<'_>, FormatError> {

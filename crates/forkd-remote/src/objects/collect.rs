@@ -1,9 +1,10 @@
 //! Blobs that no tag reaches any more are deleted, unless somebody may be about to reach them.
 
-use super::entry::BLOBS;
+use super::entry::{BLOBS, PACKS};
 use super::marker::{Marker, Work};
 use super::port::{ObjectInfo, Objects};
-use super::repository::{all_entries, blob_key, manifests};
+use super::registry::{all_entries, fresh_notes, read_registry};
+use super::repository::{blob_key, manifests};
 use forkd_core::{Cancel, Error, Kind, Result};
 use forkd_format::Digest;
 use forkd_format::release::{MAX_RELEASE_MANIFEST, ReleaseDocument};
@@ -18,12 +19,12 @@ pub struct CollectReport {
     pub hub: String,
     /// Tags that were looked at.
     pub tags: usize,
-    /// Blobs that they reach.
+    /// Blobs that they reach, and packs that the registry names.
     pub kept_blobs: usize,
-    /// Blobs that none reaches, and that are old enough.
+    /// Those that nothing reaches, and that are old enough.
     pub deleted_blobs: usize,
     pub deleted_bytes: u64,
-    /// Blobs that none reaches, and that are too young: somebody may be publishing them.
+    /// Those that nothing reaches, and that are too young: somebody may be publishing them.
     pub young_blobs: usize,
     /// Whether nothing was deleted, because it was only asked for.
     pub dry_run: bool,
@@ -60,7 +61,8 @@ pub fn collect(
         return Err(Error::new(Kind::Locked, message).hint("try again when that has ended"));
     }
     let (tags, reached) = reach(&**objects, cancel)?;
-    let blobs = objects.list(BLOBS, cancel)?;
+    let mut blobs = objects.list(BLOBS, cancel)?;
+    blobs.extend(objects.list(PACKS, cancel)?);
     // By the store's clock, as the blobs' own times are.
     let now = match &marker {
         Some(marker) => marker.since,
@@ -77,10 +79,10 @@ pub fn collect(
     };
     let mut doomed: Vec<&ObjectInfo> = Vec::new();
     for blob in &blobs {
-        let Some(digest) = blob.key.strip_prefix(BLOBS).and_then(|hex| hex.parse::<Digest>().ok()) else {
+        if !is_ours(&blob.key) {
             continue;
-        };
-        if reached.contains(&digest) {
+        }
+        if reached.contains(&blob.key) {
             report.kept_blobs += 1;
         } else if now.duration_since(blob.modified).unwrap_or_default() < options.grace {
             report.young_blobs += 1;
@@ -91,10 +93,7 @@ pub fn collect(
     // Once more: a publisher of an older forkd, or one that was believed gone, may have put a tag meanwhile.
     if !doomed.is_empty() {
         let (_, again) = reach(&**objects, cancel)?;
-        doomed.retain(|blob| {
-            let digest = blob.key.strip_prefix(BLOBS).and_then(|hex| hex.parse::<Digest>().ok());
-            digest.is_some_and(|digest| !again.contains(&digest))
-        });
+        doomed.retain(|blob| !again.contains(&blob.key));
     }
     for blob in doomed {
         cancel.check()?;
@@ -107,14 +106,47 @@ pub fn collect(
     Ok(report)
 }
 
-/// How many tags there are, and all blobs that they reach. One that cannot be read stops all: what it reaches is not known.
-fn reach(objects: &dyn Objects, cancel: &Cancel) -> Result<(usize, HashSet<Digest>)> {
+/// Packs and blobs that nothing names, by key.
+///
+/// # Errors
+/// As [`collect`].
+pub fn unreferenced(objects: &dyn Objects, cancel: &Cancel) -> Result<Vec<String>> {
+    let (_, reached) = reach(objects, cancel)?;
+    let mut all = objects.list(BLOBS, cancel)?;
+    all.extend(objects.list(PACKS, cancel)?);
+    let keys = all.into_iter().map(|object| object.key);
+    Ok(keys.filter(|key| is_ours(key) && !reached.contains(key)).collect())
+}
+
+/// Whether a key is one that publishers write: of a blob, or of a pack.
+fn is_ours(key: &str) -> bool {
+    let blob = key.strip_prefix(BLOBS).is_some_and(|hex| hex.parse::<Digest>().is_ok());
+    blob || key
+        .strip_prefix(PACKS)
+        .is_some_and(|name| name.contains(".forkd-snapshot") || name.ends_with(".vmlinux.zst"))
+}
+
+/// The keys of all packs and kernels that the registry names, or will once somebody else's word is in it.
+fn listed(objects: &dyn Objects, cancel: &Cancel) -> Result<HashSet<String>> {
+    let (mut text, written) = read_registry(objects, cancel)?;
+    let mut named = text.named_files();
+    for (package, version, note) in fresh_notes(objects, written, cancel)? {
+        text.apply(&package, &version, &note);
+    }
+    named.extend(text.named_files());
+    Ok(named.into_iter().collect())
+}
+
+/// How many tags there are, and the keys of all that they and the registry reach. One that cannot be read stops all: what it reaches is not known.
+fn reach(objects: &dyn Objects, cancel: &Cancel) -> Result<(usize, HashSet<String>)> {
     let entries = all_entries(objects, cancel)?;
-    let mut reached = HashSet::new();
+    let mut reached = listed(objects, cancel)?;
+    let mut seen = HashSet::new();
     for (package, tag, entry) in &entries {
-        if !reached.insert(entry.digest) {
+        if !seen.insert(entry.digest) {
             continue;
         }
+        reached.insert(blob_key(&entry.digest));
         let name = format!("{}: '{package}:{tag}'", objects.name());
         let bytes = objects.read(&blob_key(&entry.digest), MAX_RELEASE_MANIFEST, cancel)?;
         let lost = || {
@@ -124,11 +156,11 @@ fn reach(objects: &dyn Objects, cancel: &Cancel) -> Result<(usize, HashSet<Diges
         };
         let bytes = bytes.ok_or_else(lost)?;
         if let Ok(ReleaseDocument::Variants(variants)) = ReleaseDocument::parse(&bytes) {
-            reached.extend(variants.manifests.iter().map(|variant| variant.digest));
+            reached.extend(variants.manifests.iter().map(|variant| blob_key(&variant.digest)));
         }
         for manifest in manifests(objects, &bytes, &name, cancel)? {
-            reached.extend([manifest.config.digest, manifest.index.digest]);
-            reached.extend(manifest.blobs.iter().map(|blob| blob.digest));
+            reached.extend([&manifest.config, &manifest.index].map(|blob| blob_key(&blob.digest)));
+            reached.extend(manifest.blobs.iter().map(|blob| blob_key(&blob.digest)));
         }
     }
     Ok((entries.len(), reached))

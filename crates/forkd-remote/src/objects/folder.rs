@@ -6,6 +6,10 @@ use forkd_core::{Cancel, Error, Kind, Progress, Result};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long somebody else may be changing the registry.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A folder of objects.
 #[derive(Debug)]
@@ -106,6 +110,23 @@ impl Objects for FolderObjects {
         }
         found.sort_by(|one, other| one.key.cmp(&other.key));
         Ok(found)
+    }
+
+    fn lock(&self, cancel: &Cancel) -> Result<Option<File>> {
+        fs::create_dir_all(&self.dir).map_err(Error::io("create", &self.dir))?;
+        let failed = || Error::io("lock", &self.dir);
+        let dir = File::open(&self.dir).map_err(failed())?;
+        let begun = Instant::now();
+        while !forkd_sys::try_lock(&dir, forkd_sys::LockKind::Exclusive).map_err(failed())? {
+            cancel.check()?;
+            if begun.elapsed() > PATIENCE {
+                let message =
+                    format!("{}: somebody has been changing the registry for {PATIENCE:?}", self.name());
+                return Err(Error::new(Kind::Locked, message).hint("try again when that has ended"));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(Some(dir))
     }
 
     fn delete(&self, key: &str, _: &Cancel) -> Result<()> {

@@ -56,6 +56,15 @@ pub trait Objects: Send + Sync {
     /// Where they cannot be listed.
     fn list(&self, prefix: &str, cancel: &Cancel) -> Result<Vec<ObjectInfo>>;
 
+    /// Keeps others from changing the registry until it is dropped; `None` where the store knows no such thing.
+    ///
+    /// # Errors
+    /// Where it is held for too long.
+    fn lock(&self, cancel: &Cancel) -> Result<Option<std::fs::File>> {
+        let _ = cancel;
+        Ok(None)
+    }
+
     /// Deletes an object, if it is there.
     ///
     /// # Errors

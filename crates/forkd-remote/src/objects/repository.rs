@@ -1,20 +1,18 @@
 //! One package of an object hub as a repository.
 
-use super::entry::{BLOBS, REGISTRY, RELEASES, parse, parse_tag_key, tag_key, to_bytes};
+use super::entry::{BLOBS, RELEASES, parse, parse_tag_key, tag_key, to_bytes};
 use super::marker::{Marker, publish};
 use super::port::Objects;
+use super::registry::{Said, update_registry};
 use forkd_core::hub::{BlobFile, Location, ManifestName, Repository, check_manifest};
 use forkd_core::{Cancel, Error, Kind, Progress, Result};
 use forkd_format::Digest;
-use forkd_format::registry::{MAX_REGISTRY, ReleaseEntry};
-use forkd_format::registry_text::RegistryText;
+use forkd_format::registry::ReleaseEntry;
 use forkd_format::release::{Descriptor, MAX_RELEASE_MANIFEST, ReleaseDocument, ReleaseManifest};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Entries are no longer.
 const MAX_ENTRY: u64 = 64 << 10;
-/// How often the registry is made again where others publish at the same time.
-const ROUNDS: usize = 20;
 
 /// Releases of one package of a hub of objects.
 pub struct ObjectRepository {
@@ -66,41 +64,6 @@ pub(crate) fn manifests(
         ReleaseManifest::parse(&bytes.ok_or_else(lost)?).map_err(Error::malformed(name))
     };
     variants.manifests.iter().map(read).collect()
-}
-
-/// All tags of a hub, by package and name, and what they stand for. What cannot be read is passed over.
-pub(crate) fn all_entries(
-    objects: &dyn Objects,
-    cancel: &Cancel,
-) -> Result<Vec<(String, String, ReleaseEntry)>> {
-    let mut entries = Vec::new();
-    for object in objects.list(RELEASES, cancel)? {
-        let Some((package, tag)) = parse_tag_key(&object.key) else { continue };
-        let Some(bytes) = objects.read(&object.key, MAX_ENTRY, cancel)? else { continue };
-        entries.extend(parse(&bytes).map(|entry| (package, tag, entry)));
-    }
-    Ok(entries)
-}
-
-/// Makes the registry say what the tags say. Whoever writes it looks at the tags again afterwards, so that of several who do it at the
-/// same time the last one puts right what it has overwritten; no condition on writing is relied on, which some stores pass over.
-pub(crate) fn write_registry(objects: &dyn Objects, cancel: &Cancel) -> Result<()> {
-    for _ in 0..ROUNDS {
-        let entries = all_entries(objects, cancel)?;
-        let found = objects.read(REGISTRY, MAX_REGISTRY, cancel)?;
-        let mut text = match &found {
-            Some(bytes) => RegistryText::parse(bytes)
-                .map_err(Error::malformed(format!("{}/{REGISTRY}", objects.name())))?,
-            None => RegistryText::default(),
-        };
-        let before = text.clone();
-        text.set_releases(&entries);
-        if found.is_some() && text == before {
-            return Ok(());
-        }
-        objects.put(REGISTRY, text.to_string().as_bytes(), cancel)?;
-    }
-    Ok(())
 }
 
 impl Repository for ObjectRepository {
@@ -166,7 +129,7 @@ impl Repository for ObjectRepository {
         let size_bytes = all.iter().map(ReleaseManifest::total).sum::<u64>() + manifest.len() as u64;
         let entry = ReleaseEntry { digest, size_bytes, description: all.iter().find_map(description) };
         self.objects.put(&tag_key(&self.package, tag), &to_bytes(&entry), cancel)?;
-        write_registry(&*self.objects, cancel)?;
+        update_registry(&*self.objects, Said::Releases, cancel)?;
         self.retire();
         Ok(())
     }
@@ -177,6 +140,6 @@ impl Repository for ObjectRepository {
             return Err(Error::new(Kind::NotFound, format!("{}: no tag '{tag}'", self.name())));
         }
         self.objects.delete(&key, cancel)?;
-        write_registry(&*self.objects, cancel)
+        update_registry(&*self.objects, Said::Releases, cancel)
     }
 }

@@ -62,6 +62,12 @@ impl S3Objects {
         let variables = aws.resolved()?;
         let get = |name: &str| variables.get(name).filter(|value| !value.is_empty());
         let usage = |why: String| Error::new(Kind::Usage, format!("s3://{}: {why}", place.bucket));
+        if options.offline {
+            let message = format!("s3://{} was not asked: forkd is offline", place.bucket);
+            return Err(
+                Error::new(Kind::Transient, message).hint("unset FORKD_OFFLINE, or `offline` in config.toml")
+            );
+        }
         let endpoint =
             get("AWS_ENDPOINT_URL_S3").or(get("AWS_ENDPOINT_URL")).or(get("AWS_ENDPOINT")).cloned();
         let region =

@@ -4,7 +4,7 @@ use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::pack::draft::{complete, manifest_entry};
 use crate::pack::input::{InputBody, PackInput};
-use crate::pack::output::{PackOutput, PackTarget};
+use crate::pack::output::{PackOutput, PackSize, PackTarget};
 use crate::pack::paged::bases_written::BaseFile;
 use crate::pack::paged::needs::{FrameNumbers, NeedsLimit, NeedsPlanner};
 use crate::pack::paged::page_ref::PageRef;
@@ -34,13 +34,13 @@ pub(crate) struct PagedPack<'e> {
     pub(crate) depth: u8,
 }
 
-/// Writes a pack; gives its size.
+/// Writes a pack.
 pub(crate) fn write(
     manifest: &mut Manifest,
     pack: PagedPack<'_>,
     target: PackTarget<'_>,
     env: Env<'_>,
-) -> Result<u64> {
+) -> Result<PackSize> {
     let PagedPack { chain, inputs, bases, level, depth } = pack;
     let own = bases.len();
     let mut sources = Vec::with_capacity(own + inputs.len());
@@ -164,7 +164,7 @@ fn finish(
     inputs: &[PackInput],
     digests: Vec<Digest>,
     finished: PackEnd<'_>,
-) -> Result<u64> {
+) -> Result<PackSize> {
     let PackEnd { mut output, set, files, room, level } = finished;
     let data_len = output.at - room as u64;
     let mut end = vec![0; compress_bound(END_OF_ARCHIVE.len())];
@@ -186,5 +186,5 @@ fn finish(
     front[len + SKIPPABLE_HEADER..][..index.len()].copy_from_slice(&index);
     front[len + SKIPPABLE_HEADER + index.len()..].fill(0);
     output.write_front(&front)?;
-    Ok(output.at)
+    Ok(PackSize { size: output.at, header_bytes: Some(room as u64) })
 }

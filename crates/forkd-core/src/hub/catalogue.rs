@@ -1,0 +1,50 @@
+//! The port to a hub's list of packs, and to the packs behind it, for those who publish.
+
+use crate::env::{Cancel, Progress};
+use crate::error::Result;
+use forkd_format::registry::VersionNote;
+use forkd_format::registry_text::RegistryText;
+use std::path::Path;
+
+/// What becomes of a version.
+#[derive(Debug, Clone)]
+pub struct VersionChange {
+    /// `owner/name`.
+    pub package: String,
+    pub version: String,
+    pub note: VersionNote,
+}
+
+/// A hub of packs that can be written. All errors are those of its transport.
+pub trait Catalogue: Send + Sync {
+    /// How messages name it; never with a secret.
+    fn name(&self) -> String;
+
+    /// The registry as it is now; an empty one where there is none.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Integrity`] where it is malformed.
+    fn registry(&self, cancel: &Cancel) -> Result<RegistryText>;
+
+    /// What the registry says of where a file lies.
+    fn url(&self, file_name: &str) -> String;
+
+    /// Whether a file of that size is there.
+    ///
+    /// # Errors
+    /// Where that cannot be asked.
+    fn has_file(&self, file_name: &str, size: u64, cancel: &Cancel) -> Result<bool>;
+
+    /// Puts a file; it is there whole, or not at all.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    fn put_file(&self, file_name: &str, file: &Path, progress: &dyn Progress, cancel: &Cancel) -> Result<()>;
+
+    /// Changes versions. Other people's changes at the same time are kept; what the versions name is there before. `replace` lets a version
+    /// have other bytes than it had.
+    ///
+    /// # Errors
+    /// [`crate::Kind::General`] where somebody else published one of them meanwhile, with other bytes.
+    fn change(&self, changes: &[VersionChange], replace: bool, cancel: &Cancel) -> Result<()>;
+}

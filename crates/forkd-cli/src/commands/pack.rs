@@ -156,8 +156,8 @@ pub(crate) fn run(args: &PackArgs, context: &Context<'_>) -> Result<()> {
     for base in report.bases.iter().filter(|base| !base.is_unused()) {
         context.output.line(&format!("  refers to {}", refers_to(base)));
     }
-    context.output.line(&format!("  {} ({size} bytes)", report.id));
     context.output.line(&format!("  next: scp/upload, then `forkd unpack {shown}` on the target host"));
+    context.output.line(&format!("  {}, {size} bytes", report.id));
     context.output.json(&report);
     Ok(())
 }

@@ -79,7 +79,7 @@ pub(crate) fn run(args: &PushArgs, context: &Context<'_>) -> Result<()> {
     )?;
     let (size, time) = (report.size, report.upload_time);
     output.line(&format!("✓ pushed {} in {} ({}/s)", mib(size), seconds(time), rate(size, time)));
-    output.line(&format!("  {} ({size} bytes)", report.id));
+    output.line(&format!("  {}, {size} bytes", report.id));
     output.json(&report);
     Ok(())
 }

@@ -51,5 +51,8 @@ fn a_registry_may_be_a_path() {
     let mut command = user.command(&["inspect", "a/b"]);
     let output = command.env("FORKD_HUB_URL", "nowhere.json").output().unwrap();
     let error = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.code() == Some(2) && error.starts_with("forkd: FORKD_HUB_URL: "), "{error}");
+    assert!(
+        output.status.code() == Some(2) && error.starts_with("forkd: FORKD_HUB_URL ('nowhere.json'): "),
+        "{error}"
+    );
 }

@@ -1,6 +1,6 @@
 //! `forkd pack`.
 
-use crate::common::{User, names, three_links};
+use crate::common::{User, before_digest, names, three_links};
 use std::process::Command;
 
 #[test]
@@ -8,7 +8,7 @@ fn prints_what_the_specification_shows() {
     let user = User::new();
     user.with("pyagent", 1);
     assert_eq!(
-        user.ok(&["pack", "--tag", "pyagent", "--out", "pyagent.forkd-snapshot.tar.zst"]),
+        before_digest(&user.ok(&["pack", "--tag", "pyagent", "--out", "pyagent.forkd-snapshot.tar.zst"])),
         "==> packing snapshot 'pyagent' → pyagent.forkd-snapshot.tar.zst
 ✓ wrote # MiB (# MiB uncompressed; #× compression) in #s
   next: scp/upload, then `forkd unpack pyagent.forkd-snapshot.tar.zst` on the target host
@@ -21,7 +21,7 @@ fn a_chain_tells_its_links_and_names_the_default_file() {
     let user = User::new();
     three_links(&user);
     assert_eq!(
-        user.ok(&["pack", "--tag", "top"]),
+        before_digest(&user.ok(&["pack", "--tag", "top"])),
         "==> packing snapshot 'top' → top.forkd-snapshot.tar.zst
 ✓ wrote # MiB (# MiB uncompressed; #× compression)  (# chain links)
   next: scp/upload, then `forkd unpack top.forkd-snapshot.tar.zst` on the target host
@@ -127,7 +127,7 @@ fn format_3_is_one_file_that_unpacks_and_says_what_it_is() {
     let user = User::new();
     user.with("t", 2);
     assert_eq!(
-        user.ok(&["pack", "--format", "3", "--tag", "t", "--out", "p"]),
+        before_digest(&user.ok(&["pack", "--format", "3", "--tag", "t", "--out", "p"])),
         "==> packing snapshot 't' → p
 ✓ wrote # MiB (# MiB uncompressed; #× compression) in #s
   next: scp/upload, then `forkd unpack p` on the target host

@@ -163,6 +163,14 @@ pub fn three_links(user: &User) {
     }
 }
 
+/// What a command printed before its last line, which is a digest and a size.
+#[track_caller]
+pub fn before_digest(out: &str) -> &str {
+    let last = out.trim_end().rfind('\n').map_or(0, |at| at + 1);
+    assert!(out[last..].contains("sha#") && out.ends_with(", # bytes\n"), "{out}");
+    &out[..last]
+}
+
 /// Files in a folder whose name begins so.
 pub fn names(dir: &Path, prefix: &str) -> usize {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();

@@ -93,7 +93,7 @@ impl App<'_> {
                     .collect())
             }
             _ => self.with_index(hub, None, |_, index| {
-                let text = index.text(self.env.cancel)?;
+                let text = index.part(wanted, self.env.cancel)?;
                 details(text.as_bytes(), wanted).map_err(Error::malformed(index.name()))
             }),
         }

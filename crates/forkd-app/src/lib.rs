@@ -18,6 +18,7 @@ mod hub_page;
 mod hub_place;
 mod hubs;
 mod lines;
+mod lock;
 mod machines;
 mod narrator;
 mod pack;

@@ -11,7 +11,7 @@ use forkd_core::{
     Examine, Kind, PullOptions, PullReport, PullSummary, PullTarget, Result, UnpackOptions, UnpackReport,
 };
 use forkd_engine::Qemu;
-use forkd_format::{Digest, Reference, Snapshot, Tag};
+use forkd_format::{Digest, LockedPackage, Reference, Snapshot, Tag};
 use forkd_remote::AnyRemote;
 use serde::Serialize;
 use std::path::Path;
@@ -27,6 +27,8 @@ pub enum PullSource {
     Name(Reference, Hubs),
     /// A release in a repository.
     Release(ReleasePlace),
+    /// What a name was locked to.
+    Locked(Box<LockedPackage>),
 }
 
 /// Where a snapshot goes in the store.
@@ -125,6 +127,20 @@ impl App<'_> {
                 let target = PullTarget::Release { repository: &*open.repository, name: place.name() };
                 work(&*open.remote, &PullOptions { target, unpack, connections, arrivals })
             }
+            PullSource::Locked(package) => {
+                let (reference, hub) = App::locked_place(package)?;
+                let Some(version) = package.version() else {
+                    let place = self.locked_release(package, hub, &reference)?;
+                    let open = place.open(self.opened(limit_rate, false))?;
+                    let target = PullTarget::Release { repository: &*open.repository, name: place.name() };
+                    return work(&*open.remote, &PullOptions { target, unpack, connections, arrivals });
+                };
+                self.with_index(&hub, limit_rate, |remote, index| {
+                    let offers = index.locked(&reference, version)?;
+                    let target = PullTarget::Offers { reference, offers };
+                    work(remote, &PullOptions { target, unpack, connections, arrivals })
+                })
+            }
             PullSource::Url(location) => {
                 let remote = any(location)?;
                 let target = PullTarget::Url(location.clone());
@@ -176,7 +192,7 @@ impl App<'_> {
     }
 
     /// Whether a name is looked up in a registry. A bucket's lists what was published last; other releases are found by their tags.
-    fn has_index(&self, hub: &HubPlace, reference: &Reference) -> Result<bool> {
+    pub(crate) fn has_index(&self, hub: &HubPlace, reference: &Reference) -> Result<bool> {
         match hub {
             HubPlace::Folder(_) | HubPlace::Web(_) => Ok(true),
             HubPlace::Registry { .. } | HubPlace::Layout(_) => Ok(false),

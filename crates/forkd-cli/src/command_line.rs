@@ -36,6 +36,7 @@ pub(crate) enum Command {
     Search(commands::search::SearchArgs),
     Show(commands::show::ShowArgs),
     Update(commands::update::UpdateArgs),
+    Lock(commands::lock::LockArgs),
     Publish(commands::publish::PublishArgs),
     Unpublish(commands::unpublish::UnpublishArgs),
     Push(commands::push::PushArgs),
@@ -78,7 +79,7 @@ pub(crate) enum Command {
 /// What people do, and with which commands; in help in this order.
 const GROUPS: [(&str, &[&str]); 7] = [
     ("Begin here", &["quickstart", "doctor"]),
-    ("Find and fetch snapshots", &["search", "show", "pull", "update", "unpack"]),
+    ("Find and fetch snapshots", &["search", "show", "pull", "update", "lock", "unpack"]),
     (
         "Fork them and work in the children",
         &["run", "fork", "ls", "exec", "eval", "cp", "logs", "ping", "kill"],
@@ -130,6 +131,7 @@ impl Command {
             Self::Unpack(args) => commands::unpack::run(args, context),
             Self::Search(args) => commands::search::run(args, context),
             Self::Show(args) => commands::show::run(args, context),
+            Self::Lock(args) => commands::lock::run(args, context),
             Self::Update(args) => commands::update::run(args, context),
             Self::Publish(args) => commands::publish::run(args, context),
             Self::Unpublish(args) => commands::unpublish::run(args, context),

@@ -7,6 +7,7 @@ mod commands;
 mod complete;
 mod config;
 mod context;
+mod lockfile;
 mod narrator;
 mod output;
 mod place;

@@ -39,6 +39,9 @@ pub enum FormatError {
     /// The index of a pack breaks a rule of `docs/format/pack-v3.md`.
     #[error("index: {0}")]
     Index(String),
+    /// A lockfile that breaks a rule of `docs/format/lockfile.md`. Whoever read the file names it.
+    #[error("{0}")]
+    Lockfile(String),
     /// A release breaks a rule of `docs/format/release.md`.
     #[error("release: {0}")]
     Release(String),

@@ -8,6 +8,7 @@ mod digest;
 mod error;
 pub mod layout;
 mod little_endian;
+mod lockfile;
 pub mod manifest;
 mod pack_format;
 pub mod paged;
@@ -26,6 +27,7 @@ pub mod zstd_frame;
 
 pub use digest::{Digest, Hasher};
 pub use error::FormatError;
+pub use lockfile::{LockedPackage, Lockfile};
 pub use manifest::Manifest;
 pub use pack_format::{PackFormat, PackId};
 pub use recipe::Recipe;

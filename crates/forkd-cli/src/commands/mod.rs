@@ -14,6 +14,7 @@ pub(crate) mod hub;
 pub(crate) mod images;
 pub(crate) mod inspect;
 pub(crate) mod kill;
+pub(crate) mod lock;
 pub(crate) mod login;
 pub(crate) mod logout;
 pub(crate) mod logs;

@@ -104,7 +104,9 @@ impl PackContent {
             None if !base.contains('/') || base.contains("://") => Err(nowhere(base).into()),
             None => match source(base, self.hub.as_deref())? {
                 PullSource::Name(reference, hubs) => Ok(BaseSource::Name(reference, hubs)),
-                PullSource::Url(_) | PullSource::Release(_) => Err(nowhere(base).into()),
+                PullSource::Url(_) | PullSource::Release(_) | PullSource::Locked(_) => {
+                    Err(nowhere(base).into())
+                }
             },
         }
     }

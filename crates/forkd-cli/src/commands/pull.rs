@@ -1,14 +1,16 @@
 use super::unpack::{Place, tell};
 use crate::config;
 use crate::context::Context;
+use crate::lockfile;
 use crate::output::mib;
 use crate::place::source;
 use anyhow::Result;
 use forkd_app::{ArrivalProgram, ForkSource, PullRequest, PullSource, Settings, TagChoice};
 use forkd_core::{Error, Kind, PullSummary};
-use forkd_format::Tag;
+use forkd_format::{Reference, Tag};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
 /// Download a pack, check it, and unpack it into the local store
 #[derive(Debug, clap::Args)]
@@ -17,8 +19,13 @@ use std::ffi::OsString;
 forkd pull 'https://host/pyagent.forkd-snapshot.tar.zst#sha256=<hex>'"
 )]
 pub(crate) struct PullArgs {
-    /// A URL, or owner/name[@version] in the registry
-    source: String,
+    /// A URL, or owner/name[@version] on a hub
+    #[arg(required_unless_present = "locked")]
+    source: Option<String>,
+    /// Take what forkd.lock says and nothing else: of all names in it, or of the one that is given
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = lockfile::DEFAULT,
+        conflicts_with_all = ["hub", "update", "lazy", "dry_run"])]
+    locked: Option<PathBuf>,
     #[command(flatten)]
     place: Place,
     /// The registry for owner/name [env: FORKD_HUB_URL]
@@ -49,15 +56,19 @@ pub(crate) fn run(args: &PullArgs, context: &Context<'_>) -> Result<()> {
         forkd_core::arrival::guard(std::io::stdin().lock());
         return Ok(());
     }
+    if let Some(file) = &args.locked {
+        return locked(file, args, context);
+    }
+    let named = args.source.as_deref().unwrap_or_default();
     let mut request = PullRequest {
-        source: source(&args.source, args.hub.as_deref())?,
+        source: source(named, args.hub.as_deref())?,
         place: args.place.choice(),
         connections: context.connections,
         limit_rate: args.limit_rate,
     };
     if args.serve_arrival {
         let settings = config::settings()?;
-        let guard = ["pull", "--guard-arrival", "--", &args.source].map(OsString::from).to_vec();
+        let guard = ["pull", "--guard-arrival", "--", named].map(OsString::from).to_vec();
         let guard = ArrivalProgram { program: std::env::current_exe()?, args: guard };
         context.app(&settings).serve_arrival(&request, &guard, &|word| {
             use std::io::Write;
@@ -86,7 +97,7 @@ pub(crate) fn run(args: &PullArgs, context: &Context<'_>) -> Result<()> {
     }
     if args.lazy
         && let ForkSource::Arriving(snapshot, _) =
-            context.app(&settings).arrive(&request, &program(&args.source, args.hub.as_deref(), &request)?)?
+            context.app(&settings).arrive(&request, &program(named, args.hub.as_deref(), &request)?)?
     {
         let (tag, here, total) = (&snapshot.tag, mib(snapshot.here), mib(snapshot.total));
         context
@@ -97,6 +108,35 @@ pub(crate) fn run(args: &PullArgs, context: &Context<'_>) -> Result<()> {
         return Ok(());
     }
     pull(&request, &settings, context)
+}
+
+/// Pulls what a lockfile names.
+fn locked(file: &Path, args: &PullArgs, context: &Context<'_>) -> Result<()> {
+    let missing = || {
+        Error::new(Kind::NotFound, format!("there is no {}", file.display())).hint("forkd lock owner/name…")
+    };
+    let lock = lockfile::read(file)?.ok_or_else(missing)?;
+    let mut packages = lock.packages;
+    if let Some(name) = &args.source {
+        let wanted: Reference = name.parse()?;
+        packages.retain(|package| package.reference().is_ok_and(|other| other.package == wanted.package));
+        if packages.is_empty() {
+            let message = format!("'{}' is not in {}", wanted.package, file.display());
+            return Err(Error::new(Kind::NotFound, message).hint(format!("forkd lock {name}")).into());
+        }
+    }
+    let settings = config::settings()?;
+    for package in packages {
+        context.output.line(&format!("→ {} as {} has it", package.reference, file.display()));
+        let request = PullRequest {
+            source: PullSource::Locked(Box::new(package)),
+            place: args.place.choice(),
+            connections: context.connections,
+            limit_rate: args.limit_rate,
+        };
+        pull(&request, &settings, context)?;
+    }
+    Ok(())
 }
 
 /// Pulls and says what came.

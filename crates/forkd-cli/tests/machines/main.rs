@@ -17,6 +17,7 @@ mod lazy_faults;
 mod python;
 mod snapshot;
 mod snapshot_diff;
+mod transcript;
 
 use common::{Seen, User};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         lazy::TESTS,
         lazy_faults::TESTS,
         python::TESTS,
+        transcript::TESTS,
     ];
     let guests = tests.concat().into_iter().map(|test| trial(test, ready));
     let with_images = kernel && from_image::ready();

@@ -1,9 +1,7 @@
 //! What servers answered before, and which copy that was: asked again, they need not send it again.
 
 use crate::cache::folder::Cache;
-use crate::env::Cancel;
-use crate::error::{Error, Kind, Result};
-use crate::hub::remote::{Answer, Location, Remote, Request, Validator, read_small};
+use crate::hub::remote::{Location, Validator};
 use forkd_format::Digest;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -19,7 +17,7 @@ pub(crate) struct AnswerCache<'a>(pub(crate) Option<&'a Cache>);
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct CachedAnswer {
     pub(crate) validator: Validator,
-    /// The registry's text, or what names the pack.
+    /// What names the pack.
     pub(crate) body: String,
     /// SHA-256 of the body: a note that was damaged since is none.
     digest: Digest,
@@ -55,37 +53,5 @@ impl AnswerCache<'_> {
             Some(())
         };
         save();
-    }
-
-    /// Reads a small text of at most `limit` bytes, or takes the copy that is known where the server still has that.
-    pub(crate) fn get_text(
-        &self,
-        remote: &dyn Remote,
-        location: &Location,
-        limit: u64,
-        cancel: &Cancel,
-    ) -> Result<String> {
-        let known = self.load(location);
-        if remote.is_offline()
-            && location.url().scheme() != "file"
-            && let Some(known) = known
-        {
-            return Ok(known.body);
-        }
-        let unless = known.as_ref().map(|known| known.validator.clone());
-        let request = Request { unless, is_small: true, ..Request::default() };
-        let download = match remote.request(location, &request, cancel)? {
-            Answer::NotModified => {
-                let lost = || Error::new(Kind::General, format!("{location}: an answer to another question"));
-                return known.map(|known| known.body).ok_or_else(lost);
-            }
-            Answer::Part(download) | Answer::Whole(download) => download,
-        };
-        let (name, validator) = (location.to_string(), download.validator.clone());
-        let text = String::from_utf8(read_small(download, &name, limit)?).map_err(|_| {
-            Error::new(Kind::Integrity, format!("{name}: expected a registry; it is not UTF-8"))
-        })?;
-        self.save(location, &validator, &text);
-        Ok(text)
     }
 }

@@ -3,6 +3,7 @@
 pub(crate) mod answers;
 pub(crate) mod entry;
 pub(crate) mod folder;
+pub(crate) mod registries;
 #[cfg(test)]
 mod tests;
 

@@ -42,14 +42,44 @@ impl<'a> IndexHub<'a> {
         self.source.text(cancel)
     }
 
+    /// A registry of the packages that are wanted, of their names and descriptions, and perhaps of more.
+    ///
+    /// # Errors
+    /// As [`RegistrySource::text`].
+    pub fn part(&self, wanted: &dyn Fn(&str, Option<&str>) -> bool, cancel: &Cancel) -> Result<String> {
+        self.source.part(wanted, cancel)
+    }
+
+    /// What `look` finds in what the registry says of a package, or else in all of it: that says what there is instead.
+    fn look_into<T>(
+        &self,
+        reference: &Reference,
+        cancel: &Cancel,
+        look: impl Fn(&str) -> Result<T>,
+    ) -> Result<T> {
+        let part = self.source.part(&|name, _| name == reference.package, cancel)?;
+        match look(&part) {
+            Err(error) if error.kind() == Kind::NotFound => look(&self.source.text(cancel)?),
+            found => found,
+        }
+    }
+
     /// What the registry says of a version, and where its first pack lies.
     ///
     /// # Errors
     /// [`Kind::NotFound`] with what is there instead; [`Kind::Integrity`] where the registry is malformed.
     pub fn version(&self, reference: &Reference, cancel: &Cancel) -> Result<(Location, Version)> {
-        let text = self.source.text(cancel)?;
-        let version = look_up(text.as_bytes(), reference, &self.source.name())?;
+        let name = self.source.name();
+        let version = self.look_into(reference, cancel, |text| look_up(text.as_bytes(), reference, &name))?;
         Ok((self.join(reference, &version.url)?, version))
+    }
+
+    /// The packs of a version that was looked up before; the registry is not asked.
+    ///
+    /// # Errors
+    /// [`Kind::Integrity`] where they lie nowhere.
+    pub fn locked(&self, reference: &Reference, version: Version) -> Result<Vec<Offer>> {
+        self.packs(reference, version)
     }
 
     /// Sees whether a version's first pack is where the registry says, and as long.
@@ -118,28 +148,8 @@ impl<'a> IndexHub<'a> {
         release_offers(&bytes, &format!("{place}/{}", reference.package), (&locate, &read))
     }
 
-    /// Where the registry says that a pack lies.
-    fn join(&self, reference: &Reference, url: &str) -> Result<Location> {
-        let index = self.source.name();
-        let wrong =
-            |why: String| Error::new(Kind::Integrity, format!("{index}: '{}': {why}", reference.package));
-        let location = self.source.locate(url).map_err(|e| wrong(e.to_string()))?;
-        if location.url().scheme() == "file" && !self.source.is_local() {
-            return Err(wrong(
-                "its url names a file of this host, which a registry elsewhere may not".into(),
-            ));
-        }
-        Ok(location)
-    }
-}
-
-impl Hub for IndexHub<'_> {
-    fn name(&self) -> String {
-        self.source.name()
-    }
-
-    fn offers(&self, reference: &Reference, cancel: &Cancel) -> Result<Vec<Offer>> {
-        let text = self.source.text(cancel)?;
+    /// All that a registry's text offers under a name.
+    fn offers_in(&self, text: &str, reference: &Reference, cancel: &Cancel) -> Result<Vec<Offer>> {
         let found = registry::look_up_release(text.as_bytes(), reference)
             .map_err(Error::malformed(self.source.name()))?;
         let packs = look_up(text.as_bytes(), reference, &self.source.name());
@@ -173,6 +183,30 @@ impl Hub for IndexHub<'_> {
             Some(pin) => pinned(offers, pin, reference, &self.source.name()),
             None => Ok(offers),
         }
+    }
+
+    /// Where the registry says that a pack lies.
+    fn join(&self, reference: &Reference, url: &str) -> Result<Location> {
+        let index = self.source.name();
+        let wrong =
+            |why: String| Error::new(Kind::Integrity, format!("{index}: '{}': {why}", reference.package));
+        let location = self.source.locate(url).map_err(|e| wrong(e.to_string()))?;
+        if location.url().scheme() == "file" && !self.source.is_local() {
+            return Err(wrong(
+                "its url names a file of this host, which a registry elsewhere may not".into(),
+            ));
+        }
+        Ok(location)
+    }
+}
+
+impl Hub for IndexHub<'_> {
+    fn name(&self) -> String {
+        self.source.name()
+    }
+
+    fn offers(&self, reference: &Reference, cancel: &Cancel) -> Result<Vec<Offer>> {
+        self.look_into(reference, cancel, |text| self.offers_in(text, reference, cancel))
     }
 
     fn list(&self, cancel: &Cancel) -> Result<Vec<PackageSummary>> {

@@ -1,11 +1,10 @@
 //! Where a `registry.json` comes from, and where what it names lies.
 
-use crate::cache::answers::AnswerCache;
 use crate::cache::folder::Cache;
+use crate::cache::registries::RegistryCache;
 use crate::env::Cancel;
 use crate::error::Result;
 use crate::hub::remote::{Location, Remote};
-use forkd_format::registry::MAX_REGISTRY;
 
 /// A registry's text and surroundings.
 pub trait RegistrySource: Send + Sync {
@@ -17,6 +16,15 @@ pub trait RegistrySource: Send + Sync {
     /// # Errors
     /// [`crate::Kind::NotFound`] and what the transport says.
     fn text(&self, cancel: &Cancel) -> Result<String>;
+
+    /// A registry of the packages that are wanted, of their names and descriptions, and perhaps of more.
+    ///
+    /// # Errors
+    /// As [`RegistrySource::text`].
+    fn part(&self, wanted: &dyn Fn(&str, Option<&str>) -> bool, cancel: &Cancel) -> Result<String> {
+        let _ = wanted;
+        self.text(cancel)
+    }
 
     /// Where something lies that the registry names.
     ///
@@ -42,7 +50,11 @@ impl RegistrySource for WebRegistry<'_> {
     }
 
     fn text(&self, cancel: &Cancel) -> Result<String> {
-        AnswerCache(self.cache).get_text(self.remote, &self.index, MAX_REGISTRY, cancel)
+        RegistryCache(self.cache).get(self.remote, &self.index, None, cancel)
+    }
+
+    fn part(&self, wanted: &dyn Fn(&str, Option<&str>) -> bool, cancel: &Cancel) -> Result<String> {
+        RegistryCache(self.cache).get(self.remote, &self.index, Some(wanted), cancel)
     }
 
     fn locate(&self, url: &str) -> Result<Location> {

@@ -4,6 +4,7 @@ use crate::arrival::begin::Arrivals;
 use crate::cache::answers::AnswerCache;
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
+use crate::hub::offer::Offer;
 use crate::hub::port::Hub;
 use crate::hub::remote::{Location, Remote};
 use crate::hub::repository::{ManifestName, Repository};
@@ -31,6 +32,8 @@ pub enum PullTarget<'a> {
         reference: Reference,
         hub: &'a dyn Hub,
     },
+    /// What a name stood for when it was looked up.
+    Offers { reference: Reference, offers: Vec<Offer> },
 }
 
 impl fmt::Debug for PullTarget<'_> {
@@ -39,6 +42,7 @@ impl fmt::Debug for PullTarget<'_> {
             Self::Url(location) => write!(f, "{location}"),
             Self::Release { repository, name } => write!(f, "{}:{name}", repository.name()),
             Self::Name { reference, hub } => write!(f, "{reference} of {}", hub.name()),
+            Self::Offers { reference, .. } => write!(f, "{reference}, locked"),
         }
     }
 }

@@ -91,6 +91,7 @@ pub fn offered_ids(options: &PullOptions<'_>, env: Env<'_>) -> Result<Vec<PackId
             crate::release::open::offers(*repository, name, env.cancel)?
         }
         PullTarget::Name { reference, hub } => hub.offers(reference, env.cancel)?,
+        PullTarget::Offers { offers, .. } => offers.clone(),
     };
     Ok(offers.iter().flat_map(|offer| offer.claim.ids()).collect())
 }
@@ -106,6 +107,9 @@ fn offers(context: &PullContext<'_>) -> Result<(String, Vec<Offer>)> {
         PullTarget::Name { reference, hub } => {
             let offers = hub.offers(reference, context.env.cancel)?;
             Ok((reference.to_string(), choose(context, offers)?))
+        }
+        PullTarget::Offers { reference, offers } => {
+            Ok((reference.to_string(), choose(context, offers.clone())?))
         }
     }
 }

@@ -4,6 +4,7 @@
 mod details;
 pub(crate) mod entry;
 mod note;
+mod parts;
 pub(crate) mod read;
 mod releases;
 
@@ -11,5 +12,6 @@ pub use details::{PackDetails, PackageDetails, VersionDetails, details};
 pub use entry::{Artifact, Missing, PackageSummary, ReleaseEntry, Version};
 pub(crate) use note::PUBLISHED;
 pub use note::VersionNote;
+pub use parts::{RegistryPart, RegistryParts};
 pub use read::{MAX_REGISTRY, check, list, look_up};
 pub use releases::{list_all, look_up_release};

@@ -192,12 +192,12 @@ impl App<'_> {
             let Some(source) = stored.record.and_then(|record| record.source) else { continue };
             let Ok(from) = source.name.parse::<Reference>() else { continue };
             let parent = stored.snapshot.parent().ok().flatten();
-            parents.extend(parent.map(|parent| (parent.tag, source.id)));
+            parents.extend(parent.map(|parent| (parent.tag, from.package.clone())));
             found.insert(tag, (from, source.id));
         }
         // Links that only came along are moved with their heads.
-        for (parent, id) in parents {
-            if found.get(&parent).is_some_and(|(_, own)| *own == id) {
+        for (parent, package) in parents {
+            if found.get(&parent).is_some_and(|(own, _)| own.package == package) {
                 found.remove(&parent);
             }
         }

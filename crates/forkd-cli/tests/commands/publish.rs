@@ -135,6 +135,7 @@ fn a_chain_is_moved_too() {
     assert_eq!(of("mid").unwrap()["chain_links"], 3, "{images}");
     assert!(of("mid").unwrap()["parent"].as_str().unwrap().starts_with("mid-"), "{images}");
     consumer.ok(&["verify", "mid"]);
+    assert_eq!(consumer.ok(&["update", "--hub", &hub]), "✓ 'mid' (acme/top) is the newest\n");
 }
 
 #[test]

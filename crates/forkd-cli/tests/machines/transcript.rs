@@ -56,7 +56,7 @@ fn the_publishing_transcript_is_true() {
         .current_dir(user.dir.path())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stderr(Stdio::inherit())
         .spawn()
         .unwrap();
     let mut input = shell.stdin.take().unwrap();

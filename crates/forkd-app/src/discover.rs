@@ -105,12 +105,11 @@ impl App<'_> {
     /// As a pull's plan.
     pub fn show(&self, reference: &Reference, hubs: &Hubs) -> Result<PackageReport> {
         let hub = self.find_hub(reference, hubs)?;
-        let request = PullRequest {
-            source: PullSource::Name(reference.clone(), Hubs::one(hub.clone())),
-            place: TagChoice::default(),
-            connections: None,
-            limit_rate: None,
-        };
+        // Where an earlier version is here, what an update would cost.
+        let tag = self.tag_of(&reference.package, hubs)?;
+        let place = TagChoice { update: tag.is_some(), tag, force: false };
+        let source = PullSource::Name(reference.clone(), Hubs::one(hub.clone()));
+        let request = PullRequest { source, place, connections: None, limit_rate: None };
         let pull = self.pull_summary(&request)?;
         let found = self.packages_of(&hub, &|name, _| name == reference.package)?;
         let bare =
@@ -130,7 +129,7 @@ impl App<'_> {
     /// # Errors
     /// Those of the hubs; [`Kind::NotFound`] where a package that is named was never pulled.
     pub fn updates(&self, packages: &[Reference], hubs: &Hubs) -> Result<Vec<UpdateReport>> {
-        let mut pulled = self.pulled()?;
+        let mut pulled = self.pulled(hubs)?;
         if let Some(never) =
             packages.iter().find(|one| !pulled.values().any(|(from, _)| from.package == one.package))
         {
@@ -178,19 +177,19 @@ impl App<'_> {
     ///
     /// # Errors
     /// Where the store cannot be read.
-    pub fn tag_of(&self, package: &str) -> Result<Option<Tag>> {
-        Ok(self.pulled()?.into_iter().find(|(_, (from, _))| from.package == package).map(|(tag, _)| tag))
+    pub fn tag_of(&self, package: &str, hubs: &Hubs) -> Result<Option<Tag>> {
+        Ok(self.pulled(hubs)?.into_iter().find(|(_, (from, _))| from.package == package).map(|(tag, _)| tag))
     }
 
     /// What was pulled by a name, by tag.
-    fn pulled(&self) -> Result<BTreeMap<Tag, (Reference, Option<PackId>)>> {
+    fn pulled(&self, hubs: &Hubs) -> Result<BTreeMap<Tag, (Reference, Option<PackId>)>> {
         let store = &self.settings.store;
         let mut found = BTreeMap::new();
         let mut parents = Vec::new();
         for tag in store.tags()? {
             let Ok(stored) = store.load(&tag) else { continue };
             let Some(source) = stored.record.and_then(|record| record.source) else { continue };
-            let Ok(from) = source.name.parse::<Reference>() else { continue };
+            let Some(from) = named(&source.name, hubs) else { continue };
             let parent = stored.snapshot.parent().ok().flatten();
             parents.extend(parent.map(|parent| (parent.tag, from.package.clone())));
             found.insert(tag, (from, source.id));
@@ -224,4 +223,15 @@ impl App<'_> {
             .rfind(|v| v.version != wanted.version && target.is_some() && v.pack.as_ref() == target);
         Ok(Some(same.map_or_else(|| wanted.version.clone(), |v| v.version.clone())))
     }
+}
+
+/// The name that a record has: as it was asked for, or the place of a release on one of the hubs.
+fn named(recorded: &str, hubs: &Hubs) -> Option<Reference> {
+    if let Ok(reference) = recorded.parse() {
+        return Some(reference);
+    }
+    let places = hubs.0.iter().flat_map(|entry| std::iter::once(&entry.place).chain(&entry.mirrors));
+    let below = places.filter_map(|place| recorded.strip_prefix(&format!("{place}/"))).next()?;
+    let (package, version) = below.rsplit_once(':')?;
+    format!("{package}@{version}").parse().ok()
 }

@@ -84,11 +84,11 @@ pub(crate) fn run(args: &PullArgs, context: &Context<'_>) -> Result<()> {
     }
     let settings = config::settings()?;
     if args.update {
-        let PullSource::Name(reference, _) = &request.source else {
+        let PullSource::Name(reference, hubs) = &request.source else {
             let message = "--update is for owner/name: what comes by a URL has no versions";
             return Err(Error::new(Kind::Usage, message).into());
         };
-        if let Some(tag) = context.app(&settings).tag_of(&reference.package)? {
+        if let Some(tag) = context.app(&settings).tag_of(&reference.package, hubs)? {
             request.place = TagChoice { tag: Some(tag), force: false, update: true };
         }
     }

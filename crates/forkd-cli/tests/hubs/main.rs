@@ -10,6 +10,7 @@ mod concurrent;
 mod cuts;
 mod folder;
 mod login;
+mod publish;
 mod registry;
 
 use common::User;
@@ -32,7 +33,9 @@ fn main() -> ExitCode {
         trials.extend(tests.iter().map(|test| trial(test, with_registry)));
     }
     trials.extend(bucket::TESTS.iter().map(|test| trial(test, with_bucket)));
-    trials.extend(concurrent::TESTS.iter().map(|test| trial(test, with_bucket && with_registry)));
+    trials.extend(
+        concurrent::TESTS.iter().chain(publish::TESTS).map(|test| trial(test, with_bucket && with_registry)),
+    );
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 

@@ -20,12 +20,9 @@ pub struct Store {
     holder: String,
 }
 
-/// Whether one tag may be another misspelt: a part of it, or one letter or two away.
-fn is_similar(one: &Tag, other: &Tag) -> bool {
+/// How many letters one tag is away from another that it may be misspelt: a part of it, or one letter or two away.
+fn likeness(one: &Tag, other: &Tag) -> Option<usize> {
     let (one, other) = (one.as_str(), other.as_str());
-    if one.len() >= 3 && (other.contains(one) || one.contains(other)) {
-        return true;
-    }
     // Levenshtein's distance, a row at a time.
     let mut row: Vec<usize> = (0..=other.len()).collect();
     for (i, a) in one.bytes().enumerate() {
@@ -35,7 +32,10 @@ fn is_similar(one: &Tag, other: &Tag) -> bool {
             before = std::mem::replace(&mut row[j + 1], here);
         }
     }
-    one.len().max(other.len()) > 3 && row[other.len()] <= 2
+    let distance = row[other.len()];
+    let within = one.len() >= 3 && (other.contains(one) || one.contains(other));
+    let near = one.len().max(other.len()) > 3 && distance <= 2;
+    (within || near).then_some(distance)
 }
 
 impl Store {
@@ -127,15 +127,15 @@ impl Store {
         let dir = self.dir(tag);
         if !self.contains(tag) {
             let message = format!("no snapshot '{tag}' in {}", self.snapshots().display());
-            let similar =
-                self.tags().ok().and_then(|tags| tags.into_iter().find(|other| is_similar(tag, other)));
+            let similar = self.tags().unwrap_or_default().into_iter();
+            let similar = similar.filter_map(|other| Some((likeness(tag, &other)?, other))).min();
             if let Some((_, note)) = self.arrival_notes().into_iter().find(|(_, note)| note.tag == *tag) {
                 let message = format!("'{tag}' is arriving: it can be forked, but not all of it is here");
                 return Err(Error::new(Kind::NotFound, message)
                     .hint(format!("`forkd pull {}` waits for the rest", note.name)));
             }
             let hint = match similar {
-                Some(similar) => format!("did you mean '{similar}'? See `forkd images`"),
+                Some((_, similar)) => format!("did you mean '{similar}'? See `forkd images`"),
                 None => "see `forkd images`".to_owned(),
             };
             return Err(Error::new(Kind::NotFound, message).hint(hint));

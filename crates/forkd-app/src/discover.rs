@@ -5,7 +5,6 @@ use crate::hub_place::HubPlace;
 use crate::hubs::Hubs;
 use crate::pull::{PullRequest, PullSource, TagChoice};
 use forkd_core::hub::Hub;
-use forkd_core::machine::Engine;
 use forkd_core::{Error, Kind, PullSummary, Result};
 use forkd_engine::Qemu;
 use forkd_format::registry::{PackageDetails, details};
@@ -119,7 +118,7 @@ impl App<'_> {
         let misfit = engine.and_then(|version| {
             let told = Map::from_iter([("engine".to_owned(), version.engine.clone()?)]);
             let host = Qemu::find(self.settings.search_path.as_deref());
-            host.and_then(|qemu| qemu.check(&Snapshot::new(told))).err().map(|error| error.to_string())
+            host.and_then(|qemu| qemu.check_engine(&Snapshot::new(told))).err().map(|error| error.to_string())
         });
         Ok(PackageReport { hub: hub.index_name(), version: reference.version.clone(), package, pull, misfit })
     }

@@ -22,6 +22,7 @@ impl App<'_> {
             release_sha256: None,
             pack: None,
             artifacts: Vec::new(),
+            variants: Vec::new(),
         };
         if !self.has_index(&hub, reference)? {
             let place = ReleasePlace::of_package(hub, reference);
@@ -42,7 +43,14 @@ impl App<'_> {
                 .find(|version| version.version == reference.version)
                 .ok_or_else(missing)?;
             let release_sha256 = version.release.as_ref().map(|release| release.digest);
-            Ok(LockedPackage { release_sha256, pack: version.pack, artifacts: version.artifacts, ..bare })
+            let variants = version.variants.into_iter().map(Into::into).collect();
+            Ok(LockedPackage {
+                release_sha256,
+                pack: version.pack,
+                artifacts: version.artifacts,
+                variants,
+                ..bare
+            })
         })
     }
 

@@ -42,6 +42,8 @@ pub struct PublishRequest {
     pub latest: bool,
     /// Whether a version that is there may get other bytes.
     pub replace: bool,
+    /// Whether it stands beside what the version is for other engines and processors.
+    pub variant: bool,
     /// Whether nothing is sent.
     pub dry_run: bool,
 }
@@ -110,6 +112,7 @@ impl App<'_> {
             recipe_path: request.recipe_path.clone(),
             latest: request.latest,
             replace: request.replace,
+            variant: request.variant,
             dry_run: request.dry_run,
         };
         let place = (self.settings.temp_dir.as_path(), self.env);
@@ -145,7 +148,7 @@ impl App<'_> {
             base_image: base_image.clone(),
             level: Some(*level),
             bases: Vec::new(),
-            variant: false,
+            variant: request.variant,
             replace: request.replace,
         };
         if request.dry_run {

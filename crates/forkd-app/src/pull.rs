@@ -208,7 +208,14 @@ impl App<'_> {
     /// With an opinion on whether this host can fork what comes.
     fn unpack_options(&self, place: &TagChoice) -> UnpackOptions {
         let search_path = self.settings.search_path.clone();
-        let fits = move |snapshot: &Snapshot| Qemu::find(search_path.as_deref())?.check(snapshot);
+        let fits = move |snapshot: &Snapshot| {
+            let qemu = Qemu::find(search_path.as_deref())?;
+            // A hub tells of a snapshot what it runs under, and nothing else.
+            if snapshot.get("frozen").is_none() && snapshot.get("guest").is_none() {
+                return qemu.check_engine(snapshot);
+            }
+            qemu.check(snapshot)
+        };
         UnpackOptions {
             tag: place.tag.clone(),
             force: place.force,

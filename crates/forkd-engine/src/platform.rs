@@ -17,7 +17,7 @@ pub(crate) const DEVICES: [&str; 4] =
     ["q35 without sata, smbus, usb", "virtio-blk-pci@3", "virtio-serial-pci@4", "virtio-net-pci@5"];
 
 /// Whether this host has what a snapshot was baked on.
-pub(crate) fn check(snapshot: &Snapshot) -> Result<()> {
+pub(crate) fn check_engine(snapshot: &Snapshot) -> Result<()> {
     let refuse = |message: String| Err(Error::new(Kind::Incompatible, message));
     if snapshot.get("engine").is_none() {
         return refuse(
@@ -53,6 +53,13 @@ pub(crate) fn check(snapshot: &Snapshot) -> Result<()> {
             return refuse(format!("snapshot.json: engine.accel needs '{needed}'; this host has 'tcg' or 'kvm'"));
         }
     }
+    Ok(())
+}
+
+/// The same for all that a snapshot says, its guest's protocol among it.
+pub(crate) fn check(snapshot: &Snapshot) -> Result<()> {
+    check_engine(snapshot)?;
+    let refuse = |message: String| Err(Error::new(Kind::Incompatible, message));
     let protocol = snapshot.get("guest").and_then(|guest| guest.get("protocol")).and_then(Value::as_u64);
     if protocol != Some(PROTOCOL.into()) {
         let needed = protocol.map_or("nothing".into(), |version| version.to_string());

@@ -1,7 +1,7 @@
 //! QEMU, with the arguments that make a snapshot restore elsewhere (docs/engine.md).
 
 use crate::kernel::Kernel;
-use crate::platform::{CPU, DEVICES, MACHINE, accel, check, host_cpu, memory_bytes};
+use crate::platform::{CPU, DEVICES, MACHINE, accel, check, check_engine, host_cpu, memory_bytes};
 use crate::process::Process;
 use crate::qmp::Qmp;
 use crate::vm::QemuVm;
@@ -31,6 +31,14 @@ pub struct Qemu {
 }
 
 impl Qemu {
+    /// Whether this host has what a snapshot runs under, where nothing else of it is known yet.
+    ///
+    /// # Errors
+    /// [`forkd_core::Kind::Incompatible`] with what is needed and what is here.
+    pub fn check_engine(&self, snapshot: &Snapshot) -> Result<()> {
+        check_engine(snapshot)
+    }
+
     /// Finds QEMU in the folders of a `PATH`.
     ///
     /// # Errors

@@ -27,7 +27,7 @@ pub mod zstd_frame;
 
 pub use digest::{Digest, Hasher};
 pub use error::FormatError;
-pub use lockfile::{LockedPackage, Lockfile};
+pub use lockfile::{LockedPackage, LockedVariant, Lockfile};
 pub use manifest::Manifest;
 pub use pack_format::{PackFormat, PackId};
 pub use recipe::Recipe;

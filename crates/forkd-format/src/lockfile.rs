@@ -3,7 +3,7 @@
 use crate::digest::Digest;
 use crate::error::FormatError;
 use crate::reference::Reference;
-use crate::registry::{Artifact, PackDetails, Version};
+use crate::registry::{Artifact, PackDetails, Variant, Version};
 use serde::{Deserialize, Serialize};
 
 /// A lockfile.
@@ -32,6 +32,26 @@ pub struct LockedPackage {
     pub pack: Option<PackDetails>,
     #[serde(default, skip_serializing_if = "Vec::is_empty", rename = "artifact")]
     pub artifacts: Vec<Artifact>,
+    /// The same for other engines and processors.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", rename = "variant")]
+    pub variants: Vec<LockedVariant>,
+}
+
+/// A version for another engine or processor.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LockedVariant {
+    /// What it runs under: a JSON object, as the registry has it.
+    pub engine: String,
+    pub pack: PackDetails,
+    #[serde(default, skip_serializing_if = "Vec::is_empty", rename = "artifact")]
+    pub artifacts: Vec<Artifact>,
+}
+
+impl From<Variant> for LockedVariant {
+    fn from(Variant { engine, pack, paged }: Variant) -> Self {
+        Self { engine: serde_json::Value::Object(engine).to_string(), pack, artifacts: paged }
+    }
 }
 
 impl Lockfile {
@@ -90,7 +110,12 @@ impl LockedPackage {
     pub fn version(&self) -> Option<Version> {
         let PackDetails { url, sha256, size_bytes } = self.pack.clone()?;
         let paged = self.artifacts.clone();
-        Some(Version { url, sha256, size_bytes, memory_mib: None, base_image: None, paged })
+        let variant = |LockedVariant { engine, pack, artifacts }: LockedVariant| {
+            Some(Variant { engine: serde_json::from_str(&engine).ok()?, pack, paged: artifacts })
+        };
+        let variants = self.variants.iter().cloned().filter_map(variant).collect();
+        let engine = None;
+        Some(Version { url, sha256, size_bytes, memory_mib: None, base_image: None, paged, engine, variants })
     }
 }
 
@@ -114,7 +139,12 @@ mod tests {
             hub: "https://h/registry.json".into(),
             release_sha256: None,
             pack: Some(PackDetails { url: "u".into(), sha256: digest, size_bytes: 9 }),
-            artifacts: vec![artifact],
+            artifacts: vec![artifact.clone()],
+            variants: vec![LockedVariant {
+                engine: r#"{"name":"qemu"}"#.into(),
+                pack: PackDetails { url: "v".into(), sha256: digest, size_bytes: 9 },
+                artifacts: vec![artifact],
+            }],
         };
         let lock = Lockfile::new(vec![package]);
         let text = lock.to_text().unwrap();

@@ -72,8 +72,7 @@ impl RegistryText {
         let versions =
             packages.into_iter().flat_map(Map::values).filter_map(|one| one.get("versions")?.as_object());
         for version in versions.flat_map(Map::values) {
-            let artifacts = version.get("artifacts").and_then(Value::as_array);
-            for pack in std::iter::once(version).chain(artifacts.into_iter().flatten()) {
+            for pack in packs(version) {
                 let Some(url) = pack.get("url").and_then(Value::as_str).filter(|url| !url.contains("://"))
                 else {
                     continue;
@@ -124,6 +123,18 @@ impl RegistryText {
         }
         true
     }
+}
+
+/// A version, its variants, and the artifacts of all of them.
+fn packs(version: &Value) -> Vec<&Value> {
+    fn list<'v>(of: &'v Value, key: &str) -> Vec<&'v Value> {
+        of.get(key).and_then(Value::as_array).into_iter().flatten().collect()
+    }
+    let mut all = vec![version];
+    all.extend(list(version, "variants"));
+    let artifacts: Vec<&Value> = all.iter().flat_map(|one| list(one, "artifacts")).collect();
+    all.extend(artifacts);
+    all
 }
 
 /// The object under a key; made where there is none.

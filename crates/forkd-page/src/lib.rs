@@ -13,6 +13,7 @@ use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment};
 use plot::Plot;
 use serde::Serialize;
+use serde_json::Value;
 
 /// Rows of the list that are there without scripts, and at most at a time with them.
 const SHOWN: usize = 200;
@@ -205,6 +206,9 @@ fn facts_of(version: &VersionDetails) -> Vec<Fact> {
     add("Created", version.created_at.as_deref().map(created), false);
     add("Recipe", version.recipe_path.clone(), true);
     add("Needs", version.engine.as_ref().map(engine_words), false);
+    for variant in &version.variants {
+        add("Or", Some(engine_words(&Value::Object(variant.engine.clone()))), false);
+    }
     add("Digest", version.pack.as_ref().map(|pack| format!("sha256:{}", pack.sha256)), true);
     add("Release", version.release.as_ref().map(|release| format!("sha256:{}", release.digest)), true);
     add("Signed", Some("no".to_owned()), false);

@@ -1,4 +1,4 @@
-use super::machine_args::MachineArgs;
+use super::machine_args::{AccelArg, request};
 use crate::config;
 use crate::context::Context;
 use anyhow::Result;
@@ -19,8 +19,12 @@ pub(crate) struct BakeArgs {
     /// The snapshot to make [default: the folder's name]
     #[arg(long)]
     tag: Option<Tag>,
-    #[command(flatten)]
-    machine: MachineArgs,
+    /// The kernel: a bzImage, or a vmlinux with a PVH entry [default: Debian's cloud kernel, from the cache or fetched]
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+    /// What runs the guest's processor; with several, one snapshot for each that this host has: the first is TAG, the others TAG-kvm, TAG-tcg
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "auto")]
+    accel: Vec<AccelArg>,
     /// Make the root disk anew, with today's packages
     #[arg(long)]
     no_cache: bool,
@@ -36,8 +40,43 @@ pub(crate) fn run(args: &BakeArgs, context: &Context<'_>) -> Result<()> {
             .map_err(|e: FormatError| Error::new(Kind::Usage, e.to_string()).hint("give one with --tag"))?,
     };
     let settings = config::settings()?;
-    let baked = context.app(&settings).bake(folder, &tag, &args.machine.request(), args.no_cache)?;
-    context.output.line(&format!("  next: forkd fork --tag {tag} -n <N>"));
-    context.output.json(&baked);
+    if let [accel] = args.accel.as_slice() {
+        let machine = request(args.kernel.clone(), *accel);
+        let baked = context.app(&settings).bake(folder, &tag, &machine, args.no_cache)?;
+        context.output.line(&format!("  next: forkd fork {tag} -n <N>"));
+        context.output.json(&baked);
+        return Ok(());
+    }
+    let (mut all, mut reasons) = (Vec::new(), Vec::new());
+    for accel in &args.accel {
+        let tag = match (all.is_empty(), accel) {
+            (true, _) => tag.clone(),
+            (false, AccelArg::Kvm) => format!("{tag}-kvm").parse()?,
+            (false, AccelArg::Tcg) => format!("{tag}-tcg").parse()?,
+            (false, AccelArg::Auto) => {
+                return Err(Error::new(Kind::Usage, "--accel auto stands alone").into());
+            }
+        };
+        let (folder, machine) = (RecipeFolder::read(&args.recipe)?, request(args.kernel.clone(), *accel));
+        match context.app(&settings).bake(folder, &tag, &machine, args.no_cache && all.is_empty()) {
+            // What this host does not have is no fault of the recipe's.
+            Err(error) if error.kind() == Kind::Incompatible => {
+                context.env().progress.note(&error.to_string());
+                reasons.push(error);
+            }
+            baked => all.push((tag, baked?)),
+        }
+    }
+    let Some((first, _)) = all.first() else {
+        return Err(reasons.remove(0).into());
+    };
+    let more: Vec<String> = all.iter().skip(1).map(|(tag, _)| tag.to_string()).collect();
+    context.output.line(&format!("  next: forkd publish {first} owner/name@v1 --to HUB"));
+    for tag in more {
+        context.output.line(&format!("        forkd publish {tag} owner/name@v1 --to HUB --variant"));
+    }
+    context
+        .output
+        .json(&serde_json::json!({ "snapshots": all.iter().map(|(_, baked)| baked).collect::<Vec<_>>() }));
     Ok(())
 }

@@ -27,11 +27,16 @@ pub(crate) struct MachineArgs {
 
 impl MachineArgs {
     pub(crate) fn request(&self) -> MachineRequest {
-        let accel = match self.accel {
-            AccelArg::Auto => AccelChoice::Auto,
-            AccelArg::Kvm => AccelChoice::Only(Accel::Kvm),
-            AccelArg::Tcg => AccelChoice::Only(Accel::Tcg),
-        };
-        MachineRequest { kernel: self.kernel.clone(), accel }
+        request(self.kernel.clone(), self.accel)
     }
+}
+
+/// A machine under an accelerator.
+pub(crate) fn request(kernel: Option<PathBuf>, accel: AccelArg) -> MachineRequest {
+    let accel = match accel {
+        AccelArg::Auto => AccelChoice::Auto,
+        AccelArg::Kvm => AccelChoice::Only(Accel::Kvm),
+        AccelArg::Tcg => AccelChoice::Only(Accel::Tcg),
+    };
+    MachineRequest { kernel, accel }
 }

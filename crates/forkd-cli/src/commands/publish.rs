@@ -44,6 +44,9 @@ pub(crate) struct PublishArgs {
     /// Give a version that is there other bytes
     #[arg(long)]
     replace: bool,
+    /// Put it beside what the version is for other engines and processors: a pull takes the one that its host runs best
+    #[arg(long)]
+    variant: bool,
     /// Say what would be sent, and change nothing
     #[arg(long)]
     dry_run: bool,
@@ -77,6 +80,7 @@ pub(crate) fn run(args: &PublishArgs, context: &Context<'_>) -> Result<()> {
         recipe_path: args.recipe_path.clone(),
         latest: !args.no_latest,
         replace: args.replace,
+        variant: args.variant,
         dry_run: args.dry_run,
     };
     let output = context.output;

@@ -100,6 +100,10 @@ fn about(version: &VersionDetails, field: &mut dyn FnMut(&str, &str)) {
         field("chain", &version.chain.join(" → "));
     }
     field("needs", &engine(version.engine.as_ref()));
+    for variant in &version.variants {
+        let engine = engine(Some(&Value::Object(variant.engine.clone())));
+        field("or", &format!("{engine} ({})", mib(variant.pack.size_bytes)));
+    }
 }
 
 /// An engine in words.

@@ -1,12 +1,14 @@
 //! Versions on buckets and registries.
 
 use crate::bucket::{json, run};
+use crate::registry::retarget;
 use crate::{content, other, publisher};
-use forkd_testing::{DockerRegistry, SeaweedFs};
+use forkd_testing::{DockerRegistry, SeaweedFs, frozen_chain};
 
 pub(crate) const TESTS: &[(&str, fn())] = &[
     ("publish::fifty_publish_to_one_bucket", fifty_publish_to_one_bucket),
     ("publish::a_bucket_is_a_hub_of_versions", a_bucket_is_a_hub_of_versions),
+    ("publish::versions_for_other_hosts", versions_for_other_hosts),
     ("publish::a_registry_takes_versions_as_releases", a_registry_takes_versions_as_releases),
 ];
 
@@ -86,4 +88,43 @@ fn a_registry_takes_versions_as_releases() {
     let third = other();
     third.ok_noted(&["pull", &format!("--locked={lock}")]);
     assert_eq!(content(&third, &tags[0]), content(&user, &tags[0]));
+}
+
+fn versions_for_other_hosts() {
+    let (user, _) = publisher(1, 1 << 20);
+    // The same snapshot, as other bakes would have made it.
+    let (one, _) = frozen_chain(&user.store(), "tcg", 1, 2 << 20);
+    let (two, _) = frozen_chain(&user.store(), "odd", 1, 3 << 20);
+    retarget(&user, &one[0], "tcg");
+    retarget(&user, &two[0], "other");
+    // 0.5.x hosts take the first one, whatever it is for.
+    user.ok(&["publish", &two[0], "acme/x@v1", "--to", "hub"]);
+    user.ok(&["publish", &one[0], "acme/x@v1", "--to", "hub", "--variant"]);
+    user.ok(&["publish", &one[0], "acme/x@v1", "--to", "hub", "--variant"]);
+    let hub = user.path("hub").display().to_string();
+    let to = other();
+    let (out, _) = to.ok_noted(&["pull", "acme/x", "--hub", &hub]);
+    let why = "→ variant qemu-tcg Nehalem-v#: runs here (there are also: qemu-other Nehalem-v#); format #";
+    assert!(out.contains(why), "{out}");
+    assert_eq!(content(&to, &one[0]), content(&user, &one[0]));
+    let shown = to.ok(&["show", "acme/x", "--hub", &hub]);
+    assert!(shown.contains("  or          qemu"), "{shown}");
+    // Both are looked after.
+    let report = user.json(&["hub", "gc", "hub", "--grace", "0", "--delete"]);
+    assert_eq!(report["deleted_blobs"], 0, "{report}");
+    let report = user.json(&["hub", "check", "hub", "--deep"]);
+    assert_eq!(
+        (report["artifacts"].as_u64(), report["faults"].as_array().unwrap().len()),
+        (Some(4), 0),
+        "{report}"
+    );
+    let lock = to.path("l").display().to_string();
+    to.ok(&["lock", "acme/x", "--hub", &hub, "--file", &lock]);
+    let third = other();
+    let (out, _) = third.ok_noted(&["pull", &format!("--locked={lock}")]);
+    assert!(out.contains("variant qemu-tcg"), "{out}");
+    // Where a host runs none it is told before bytes move.
+    user.ok(&["publish", &two[0], "acme/y@v1", "--to", "hub"]);
+    let shown = to.ok(&["show", "acme/y", "--hub", &hub]);
+    assert!(shown.contains("  ! not here"), "{shown}");
 }

@@ -191,7 +191,7 @@ fn wrong_answers() {
 }
 
 /// A snapshot that says what QEMU's have said so far, for another accelerator.
-fn retarget(user: &crate::common::User, tag: &str, accel: &str) {
+pub(crate) fn retarget(user: &crate::common::User, tag: &str, accel: &str) {
     let path = user.snapshot(tag, "snapshot.json");
     let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     json["engine"]["accel"] = accel.into();

@@ -9,9 +9,13 @@ use crate::hub::registry_source::{RegistrySource, WebRegistry};
 use crate::hub::release_offer::release_offers;
 use crate::hub::remote::{Location, Remote, Request};
 use crate::hub::repository::{ManifestName, check_manifest};
-use forkd_format::registry::{self, Artifact, Missing, PackageSummary, ReleaseEntry, Version};
+use crate::release::told::engine_of;
+use forkd_format::registry::{
+    self, Artifact, Missing, PackDetails, PackageSummary, ReleaseEntry, Variant, Version,
+};
 use forkd_format::release::MAX_RELEASE_MANIFEST;
-use forkd_format::{Digest, PackId, Reference};
+use forkd_format::{Digest, PackId, Reference, Snapshot};
+use serde_json::{Map, Value};
 use std::sync::Arc;
 
 /// A hub behind the URL of its `registry.json`.
@@ -89,43 +93,42 @@ impl<'a> IndexHub<'a> {
     pub fn check_version(&self, location: &Location, version: &Version, cancel: &Cancel) -> Result<()> {
         let claim = Claim::Id(PackId::File(version.sha256));
         let size = Some(version.size_bytes);
-        let offer = Offer {
-            location: location.clone(),
-            claim,
-            size,
-            header_bytes: None,
-            bases: Vec::new(),
-            release: None,
-            variant: None,
-            choice: None,
-        };
+        let offer = Offer { claim, size, ..Offer::at(&location.without_fragment())? };
         let download = self.remote.whole(location, &Request::range(0, 1), cancel)?;
         offer.check_size(download.size)
     }
 
-    /// The packs of a version.
+    /// The packs of a version, and of its variants.
     fn packs(&self, reference: &Reference, version: Version) -> Result<Vec<Offer>> {
-        let location = self.join(reference, &version.url)?;
-        let mut offers = vec![Offer {
-            location,
-            claim: Claim::Id(PackId::File(version.sha256)),
-            size: Some(version.size_bytes),
-            header_bytes: None,
-            bases: Vec::new(),
-            release: None,
-            variant: None,
-            choice: None,
-        }];
-        for Artifact { url, manifest_sha256, size_bytes, head_bytes, bases, .. } in version.paged {
+        let Version { url, sha256, size_bytes, paged, engine, variants, .. } = version;
+        let engine = match engine {
+            Some(Value::Object(engine)) => Some(engine),
+            _ => None,
+        };
+        let mut offers = self.packs_of(reference, PackDetails { url, sha256, size_bytes }, paged)?;
+        tell(&mut offers, engine, !variants.is_empty());
+        for Variant { engine, pack, paged } in variants {
+            let mut more = self.packs_of(reference, pack, paged)?;
+            tell(&mut more, Some(engine), true);
+            offers.extend(more);
+        }
+        Ok(offers)
+    }
+
+    fn packs_of(&self, reference: &Reference, pack: PackDetails, paged: Vec<Artifact>) -> Result<Vec<Offer>> {
+        let stream = Offer {
+            claim: Claim::Id(PackId::File(pack.sha256)),
+            size: Some(pack.size_bytes),
+            ..Offer::at(&self.join(reference, &pack.url)?.without_fragment())?
+        };
+        let mut offers = vec![stream];
+        for Artifact { url, manifest_sha256, size_bytes, head_bytes, bases, .. } in paged {
             offers.push(Offer {
-                location: self.join(reference, &url)?,
                 claim: Claim::Id(PackId::Manifest(manifest_sha256)),
                 size: Some(size_bytes),
                 header_bytes: head_bytes,
                 bases,
-                release: None,
-                variant: None,
-                choice: None,
+                ..Offer::at(&self.join(reference, &url)?.without_fragment())?
             });
         }
         Ok(offers)
@@ -212,6 +215,17 @@ impl Hub for IndexHub<'_> {
     fn list(&self, cancel: &Cancel) -> Result<Vec<PackageSummary>> {
         let text = self.source.text(cancel)?;
         registry::list_all(text.as_bytes()).map_err(Error::malformed(self.source.name()))
+    }
+}
+
+/// Notes what packs are for.
+fn tell(offers: &mut [Offer], engine: Option<Map<String, Value>>, is_variant: bool) {
+    let needs = engine.map(|engine| {
+        Arc::new(Snapshot::new(Map::from_iter([("engine".to_owned(), Value::Object(engine))])))
+    });
+    for offer in offers {
+        offer.variant = is_variant.then(|| needs.as_deref().map_or_else(|| "unknown".to_owned(), engine_of));
+        offer.needs.clone_from(&needs);
     }
 }
 

@@ -5,7 +5,7 @@ use crate::hub::remote::Location;
 use crate::pack::computed_id::ComputedId;
 use forkd_format::manifest::Base;
 use forkd_format::release::ReleaseManifest;
-use forkd_format::{Digest, PackFormat, PackId};
+use forkd_format::{Digest, PackFormat, PackId, Snapshot};
 use std::sync::Arc;
 
 /// What is said of a pack's name before a byte of it was read.
@@ -32,8 +32,10 @@ pub struct Offer {
     pub bases: Vec<Base>,
     /// Where it is no pack but a release.
     pub release: Option<Arc<ReleaseOffer>>,
-    /// Of a release with variants: which engine and processor it is for.
+    /// Where there are variants: which engine and processor it is for.
     pub variant: Option<String>,
+    /// What its snapshot runs under, where that is told.
+    pub needs: Option<Arc<Snapshot>>,
     /// Why it was chosen, where that was before its cost is known.
     pub choice: Option<String>,
 }
@@ -69,6 +71,7 @@ impl Offer {
             bases: Vec::new(),
             release: None,
             variant: None,
+            needs: None,
             choice: None,
         })
     }

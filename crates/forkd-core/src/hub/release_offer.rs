@@ -55,6 +55,7 @@ fn offer(bytes: &[u8], manifest: ReleaseManifest, repository: &str, locate: Loca
         bases: Vec::new(),
         release: Some(Arc::new(release)),
         variant: None,
+        needs: None,
         choice: None,
     })
 }

@@ -81,6 +81,14 @@ impl Location {
         self.0.scheme() == "file"
     }
 
+    /// The same without what may pin a digest: what a registry says goes before it.
+    #[must_use]
+    pub fn without_fragment(&self) -> Self {
+        let mut url = self.0.clone();
+        url.set_fragment(None);
+        Self(url)
+    }
+
     /// A URL relative to this one; an absolute one stands for itself. The query is not carried over.
     ///
     /// # Errors

@@ -4,6 +4,7 @@ use crate::error::Result;
 use crate::hub::catalogue::Catalogue;
 use crate::publish::PublishOptions;
 use crate::publish::packs::{PackKind, PublishedPack};
+use crate::release::told::engine_of;
 use crate::store::root::Store;
 use forkd_format::manifest::MEMORY;
 use forkd_format::registry::Artifact;
@@ -34,6 +35,42 @@ impl Described {
             snapshot: stored.snapshot,
             tags,
         })
+    }
+}
+
+impl Described {
+    /// What is listed for this snapshot's engine and processor: the version itself, or one of its variants.
+    pub(super) fn own<'l>(&self, listed: &'l Map<String, Value>) -> Option<&'l Map<String, Value>> {
+        let variants = listed.get("variants").and_then(Value::as_array).into_iter().flatten();
+        let mut all = std::iter::once(listed).chain(variants.filter_map(Value::as_object));
+        all.find(|one| self.is_for(one))
+    }
+
+    fn is_for(&self, listed: &Map<String, Value>) -> bool {
+        let told = listed.get("engine").map(|engine| ("engine".to_owned(), engine.clone()));
+        engine_of(&Snapshot::new(Map::from_iter(told))) == engine_of(&self.snapshot)
+    }
+
+    /// A version with this snapshot as one of its variants, in the place of what it had for the same engine and processor.
+    pub(super) fn beside(&self, listed: &Map<String, Value>, own: Map<String, Value>) -> Map<String, Value> {
+        let mut entry = listed.clone();
+        let before = match entry.shift_remove("variants") {
+            Some(Value::Array(variants)) => variants,
+            _ => Vec::new(),
+        };
+        let others = |one: &Value| !one.as_object().is_some_and(|one| self.is_for(one));
+        let mut variants: Vec<Value> = before.into_iter().filter(others).collect();
+        if self.is_for(listed) {
+            entry = own;
+        } else {
+            let keys = ["engine", "url", "sha256", "size_bytes", "created_at", "artifacts"];
+            let own = own.into_iter().filter(|(key, _)| keys.contains(&key.as_str()));
+            variants.push(Value::Object(own.collect()));
+        }
+        if !variants.is_empty() {
+            entry.insert("variants".into(), variants.into());
+        }
+        entry
     }
 }
 

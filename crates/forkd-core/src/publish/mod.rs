@@ -33,6 +33,8 @@ pub struct PublishOptions {
     pub latest: bool,
     /// Whether a version that is there may get other bytes.
     pub replace: bool,
+    /// Whether it stands beside what the version is for other engines and processors.
+    pub variant: bool,
     /// Whether nothing is sent.
     pub dry_run: bool,
 }
@@ -80,7 +82,9 @@ pub fn publish(
     let registry = catalogue.registry(env.cancel)?;
     let mut maker = PackMaker::new(store, catalogue, options, (temp, env));
     let stream = maker.stream(told)?;
-    let there = registry.version(package, version);
+    let described = Described::of(store, options)?;
+    let listed = registry.version(package, version);
+    let there = listed.and_then(|listed| if options.variant { described.own(listed) } else { Some(listed) });
     let digest = stream.id.digest().to_string();
     let same = |listed: &Map<String, Value>| listed.get("sha256").and_then(Value::as_str) == Some(&digest);
     if there.is_some_and(|listed| !same(listed)) && !replace {
@@ -90,7 +94,7 @@ pub fn publish(
             .hint("publish under another version, or add --replace: hosts that pinned the old bytes are then refused"));
     }
     let is_latest = *latest || !registry.versions(package).contains(&"latest");
-    let moves = is_latest && !registry.version(package, "latest").is_some_and(same);
+    let moves = is_latest && registry.version(package, "latest") != listed;
     let mut report = PublishReport {
         hub: catalogue.name(),
         reference: reference.clone(),
@@ -108,9 +112,12 @@ pub fn publish(
     if *dry_run {
         return Ok(report);
     }
-    let described = Described::of(store, options)?;
+    let own = entry(catalogue, &described, options, &report.packs);
     let note = VersionNote {
-        entry: Some(entry(catalogue, &described, options, &report.packs)),
+        entry: Some(match listed.filter(|_| options.variant) {
+            Some(listed) => described.beside(listed, own),
+            None => own,
+        }),
         description: described.description.clone(),
     };
     let change = |version: &str| VersionChange {
@@ -123,6 +130,6 @@ pub fn publish(
     if is_latest && version != "latest" {
         changes.push(change("latest"));
     }
-    catalogue.change(&changes, *replace, env.cancel)?;
+    catalogue.change(&changes, *replace || options.variant, env.cancel)?;
     Ok(report)
 }

@@ -89,6 +89,9 @@ pub(crate) fn rank<'a>(context: &PullContext<'a>, offers: Vec<Offer>) -> Result<
         if !words[i + 1..].is_empty() {
             choice += &format!(" ({})", words[i + 1..].join("; "));
         }
+        if let Some(before) = &cost.offer.choice {
+            choice = format!("{before}; {choice}");
+        }
         RankedOffer { offer: cost.offer, header: cost.header, choice: Some(choice) }
     });
     Ok(ranked.collect())

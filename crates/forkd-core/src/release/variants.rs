@@ -8,6 +8,7 @@ use crate::release::open::document;
 use crate::unpack::plan::Examine;
 use forkd_format::Snapshot;
 use forkd_format::release::{ReleaseConfig, ReleaseDocument, ReleaseManifest, ReleaseVariants};
+use std::sync::Arc;
 
 /// How good a variant is where it runs: processors that are real go before those that are made up.
 fn rank(engine: &str) -> u8 {
@@ -24,32 +25,34 @@ fn rank(engine: &str) -> u8 {
 pub(crate) fn choose(context: &PullContext<'_>, mut offers: Vec<Offer>) -> Result<Vec<Offer>> {
     let (mut variants, mut others): (Vec<Offer>, Vec<Offer>) =
         offers.drain(..).partition(|offer| offer.variant.is_some());
-    if variants.len() < 2 {
+    variants.sort_by_key(|offer| rank(offer.variant.as_deref().unwrap_or_default()));
+    let mut names: Vec<String> = variants.iter().filter_map(|offer| offer.variant.clone()).collect();
+    names.dedup();
+    if names.len() < 2 {
         others.extend(variants);
         return Ok(others);
     }
-    variants.sort_by_key(|offer| rank(offer.variant.as_deref().unwrap_or_default()));
-    let names: Vec<String> = variants.iter().filter_map(|offer| offer.variant.clone()).collect();
     let mut taken = None;
-    for (number, offer) in variants.iter().enumerate() {
-        let (Some(release), Some(Examine(fits))) = (&offer.release, &context.options.unpack.examine) else {
-            break;
+    for name in &names {
+        let first = variants.iter().find(|offer| offer.variant.as_ref() == Some(name));
+        let (Some(first), Some(Examine(fits))) = (first, &context.options.unpack.examine) else { break };
+        let needs = match (&first.needs, &first.release) {
+            (Some(needs), _) => Arc::clone(needs),
+            (None, Some(release)) => Arc::new(described(context, release)?),
+            (None, None) => continue,
         };
-        if fits(&described(context, release)?).is_ok() {
-            taken = Some(number);
+        if fits(&needs).is_ok() {
+            taken = Some(name.clone());
             break;
         }
     }
-    let number = taken.unwrap_or(0);
-    let left: Vec<&str> = names
-        .iter()
-        .enumerate()
-        .filter(|(other, _)| *other != number)
-        .map(|(_, name)| name.as_str())
-        .collect();
     let why = if taken.is_some() { "runs here" } else { "none runs here" };
-    let choice = format!("variant {}: {why} (there are also: {})", names[number], left.join(", "));
-    others.push(Offer { choice: Some(choice), ..variants.swap_remove(number) });
+    let name = taken.unwrap_or_else(|| names[0].clone());
+    let left: Vec<&str> = names.iter().filter(|other| **other != name).map(String::as_str).collect();
+    let choice = format!("variant {name}: {why} (there are also: {})", left.join(", "));
+    // The packs of one variant stay together: of these the cheapest is taken.
+    let chosen = variants.into_iter().filter(|offer| offer.variant.as_ref() == Some(&name));
+    others.extend(chosen.map(|offer| Offer { choice: Some(choice.clone()), ..offer }));
     Ok(others)
 }
 

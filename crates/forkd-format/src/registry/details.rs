@@ -1,9 +1,8 @@
 //! All that a registry tells people of packages: for lists, pages and checks.
 
-use super::entry::{Artifact, ReleaseEntry, artifacts};
-use super::read::{MAX_REGISTRY, read_document};
+use super::entry::{Artifact, PackDetails, ReleaseEntry, Variant, artifacts, variants};
+use super::read::read_document;
 use super::releases::parse_releases;
-use crate::digest::Digest;
 use crate::error::{FormatError, shorten};
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
@@ -41,18 +40,12 @@ pub struct VersionDetails {
     /// Its chain, root first; empty where it is no chain.
     pub chain: Vec<String>,
     pub artifacts: Vec<Artifact>,
+    /// The same for other engines and processors.
+    pub variants: Vec<Variant>,
     /// The same as a release.
     pub release: Option<ReleaseEntry>,
     /// Why what is said of it cannot be read.
     pub fault: Option<String>,
-}
-
-/// A stream pack.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct PackDetails {
-    pub url: String,
-    pub sha256: Digest,
-    pub size_bytes: u64,
 }
 
 #[derive(Deserialize)]
@@ -78,13 +71,15 @@ struct VersionWire {
 struct ArtifactsWire {
     #[serde(default, deserialize_with = "artifacts")]
     artifacts: Vec<Artifact>,
+    #[serde(default, deserialize_with = "variants")]
+    variants: Vec<Variant>,
 }
 
 impl VersionDetails {
     fn read(version: String, raw: &RawValue) -> Self {
         let parsed = serde_json::from_str::<VersionWire>(raw.get())
             .and_then(|wire| Ok((wire, serde_json::from_str::<ArtifactsWire>(raw.get())?)));
-        let (wire, ArtifactsWire { artifacts }) = match parsed {
+        let (wire, ArtifactsWire { artifacts, variants }) = match parsed {
             Ok(parsed) => parsed,
             Err(error) => {
                 return Self { version, fault: Some(shorten(&error.to_string())), ..Self::default() };
@@ -108,6 +103,7 @@ impl VersionDetails {
             engine: wire.engine.filter(Value::is_object),
             chain,
             artifacts,
+            variants,
             release: None,
             fault: None,
         }
@@ -140,7 +136,6 @@ pub fn details(
     bytes: &[u8],
     wanted: &dyn Fn(&str, Option<&str>) -> bool,
 ) -> Result<Vec<PackageDetails>, FormatError> {
-    debug_assert!(MAX_REGISTRY > 0);
     let mut found = read_document(bytes, DetailsSeed { wanted })?;
     for (name, tags) in parse_releases(bytes)? {
         let description = tags.values().find_map(|entry| entry.description.as_deref());
@@ -243,6 +238,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for ListedVersions<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::digest::Digest;
 
     #[test]
     fn tells_what_can_be_read_and_what_cannot() {

@@ -5,6 +5,7 @@ use crate::manifest::Base;
 use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 use std::fmt;
 
 /// What is listed for one `owner/name`.
@@ -36,6 +37,38 @@ pub struct Version {
     /// Its version 3 packs, at most 16. What this forkd does not understand is passed over, as an older host passes over all.
     #[serde(default, rename = "artifacts", deserialize_with = "artifacts")]
     pub paged: Vec<Artifact>,
+    /// What it runs under, as `snapshot.json` has it; passed over where it is no object.
+    #[serde(default)]
+    pub engine: Option<Value>,
+    /// The same for other engines and processors, at most 16; what is not understood is passed over.
+    #[serde(default, deserialize_with = "variants")]
+    pub variants: Vec<Variant>,
+}
+
+/// A version for another engine or processor than the one that every host reads.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Variant {
+    /// What it runs under, as `snapshot.json` has it.
+    pub engine: Map<String, Value>,
+    /// Its stream pack.
+    #[serde(flatten)]
+    pub pack: PackDetails,
+    /// Its version 3 packs.
+    #[serde(
+        default,
+        rename = "artifacts",
+        deserialize_with = "artifacts",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub paged: Vec<Artifact>,
+}
+
+/// A stream pack, as a registry lists it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PackDetails {
+    pub url: String,
+    pub sha256: Digest,
+    pub size_bytes: u64,
 }
 
 /// A version 3 pack of a snapshot, beside the one that every host reads.
@@ -73,31 +106,43 @@ pub struct ReleaseEntry {
 pub(crate) const MAX_ARTIFACTS: usize = 16;
 
 pub(super) fn artifacts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Artifact>, D::Error> {
-    struct Artifacts;
+    let read = |text: &RawValue| {
+        serde_json::from_str(text.get()).ok().filter(|artifact: &Artifact| artifact.format == 3)
+    };
+    deserializer.deserialize_any(Known { what: "an array of artifacts", read })
+}
 
-    impl<'de> Visitor<'de> for Artifacts {
-        type Value = Vec<Artifact>;
+pub(super) fn variants<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Variant>, D::Error> {
+    let read = |text: &RawValue| serde_json::from_str(text.get()).ok();
+    deserializer.deserialize_any(Known { what: "an array of variants", read })
+}
 
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("an array of artifacts")
-        }
+/// Reads an array, the first [`MAX_ARTIFACTS`] of what is understood of it; the rest is passed over as it comes.
+struct Known<R> {
+    what: &'static str,
+    read: R,
+}
 
-        fn visit_unit<E>(self) -> Result<Self::Value, E> {
-            Ok(Vec::new())
-        }
+impl<'de, T, R: Fn(&RawValue) -> Option<T>> Visitor<'de> for Known<R> {
+    type Value = Vec<T>;
 
-        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-            let mut known = Vec::new();
-            while let Some(text) = seq.next_element::<&RawValue>()? {
-                let artifact = serde_json::from_str(text.get()).ok();
-                let artifact = artifact.filter(|artifact: &Artifact| artifact.format == 3);
-                known.extend(artifact.filter(|_| known.len() < MAX_ARTIFACTS));
-            }
-            Ok(known)
-        }
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.what)
     }
 
-    deserializer.deserialize_any(Artifacts)
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(Vec::new())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut known = Vec::new();
+        while let Some(text) = seq.next_element::<&RawValue>()? {
+            if known.len() < MAX_ARTIFACTS {
+                known.extend((self.read)(text));
+            }
+        }
+        Ok(known)
+    }
 }
 
 /// Why a reference has no artifact here.

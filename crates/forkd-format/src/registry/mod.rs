@@ -8,8 +8,8 @@ mod parts;
 pub(crate) mod read;
 mod releases;
 
-pub use details::{PackDetails, PackageDetails, VersionDetails, details};
-pub use entry::{Artifact, Missing, PackageSummary, ReleaseEntry, Version};
+pub use details::{PackageDetails, VersionDetails, details};
+pub use entry::{Artifact, Missing, PackDetails, PackageSummary, ReleaseEntry, Variant, Version};
 pub(crate) use note::PUBLISHED;
 pub use note::VersionNote;
 pub use parts::{RegistryPart, RegistryParts};

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 /// Keys of a version that publishing sets; others stay as they are.
-pub(crate) const PUBLISHED: [&str; 10] = [
+pub(crate) const PUBLISHED: [&str; 11] = [
     "url",
     "sha256",
     "size_bytes",
@@ -15,6 +15,7 @@ pub(crate) const PUBLISHED: [&str; 10] = [
     "engine",
     "chain",
     "artifacts",
+    "variants",
 ];
 
 /// A version as its publisher lists it, or that it was taken back: `packages/OWNER/NAME/VERSION.json` beside a registry

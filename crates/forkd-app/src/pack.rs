@@ -33,7 +33,7 @@ pub struct PackRequest {
     pub bases: Vec<BaseSource>,
     /// Whether frames may refer to the guest's kernel, which then lies beside the pack (paged packs only).
     pub kernel: bool,
-    /// For bases on a hub; see [`PullOptions::connections`].
+    /// For bases on a hub; see [`forkd_core::PullOptions::connections`].
     pub connections: Option<usize>,
 }
 

@@ -194,7 +194,8 @@ mod tests {
         let command = Cli::command();
         let mut named: Vec<&str> = GROUPS.iter().flat_map(|(_, names)| names.iter().copied()).collect();
         let mut all: Vec<&str> = command.get_subcommands().map(clap::Command::get_name).collect();
-        (named.sort_unstable(), all.sort_unstable());
+        named.sort_unstable();
+        all.sort_unstable();
         assert_eq!(named, all);
     }
 }

@@ -7,6 +7,7 @@ mod commands;
 mod complete;
 mod config;
 mod context;
+mod hub_names;
 mod lockfile;
 mod narrator;
 mod output;

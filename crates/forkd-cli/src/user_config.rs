@@ -1,11 +1,16 @@
 //! `~/.config/forkd/config.toml`: what a user says once for all commands (`docs/hubs.md`).
 
-use crate::config;
+use crate::hub_names::{DEFAULT_HUB, hub_place};
 use forkd_app::{HubEntry, HubPlace, Hubs};
 use forkd_core::{Error, Kind, Result};
 use serde::Deserialize;
 use std::env;
 use std::path::PathBuf;
+
+/// The user's folder.
+pub(crate) fn home() -> Option<PathBuf> {
+    env::var_os("HOME").map(PathBuf::from).filter(|path| path.is_absolute())
+}
 
 /// What the file may say.
 #[derive(Debug, Default, Deserialize)]
@@ -32,7 +37,7 @@ struct Mirrors {
 /// Reads it; an empty one where there is none.
 pub(crate) fn load() -> Result<UserConfig> {
     let dir = env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-    let Some(dir) = dir.or_else(|| config::home().map(|home| home.join(".config"))) else {
+    let Some(dir) = dir.or_else(|| home().map(|home| home.join(".config"))) else {
         return Ok(UserConfig::default());
     };
     let path = dir.join("forkd/config.toml");
@@ -51,15 +56,15 @@ impl UserConfig {
     /// The hubs that it names, or the default.
     pub(crate) fn hubs(&self) -> Result<Hubs> {
         if self.hubs.is_empty() {
-            return HubPlace::parse(config::DEFAULT_HUB).map(Hubs::one);
+            return HubPlace::parse(DEFAULT_HUB).map(Hubs::one);
         }
         let from = self.path.display().to_string();
         let entries = self.hubs.iter().map(|name| {
             let mirrors =
                 self.mirror.iter().filter(|mirror| mirror.of == *name).flat_map(|mirror| &mirror.at);
             Ok(HubEntry {
-                place: config::hub_place(name, &from)?,
-                mirrors: mirrors.map(|name| config::hub_place(name, &from)).collect::<Result<_>>()?,
+                place: hub_place(name, &from)?,
+                mirrors: mirrors.map(|name| hub_place(name, &from)).collect::<Result<_>>()?,
             })
         });
         entries.collect::<Result<Vec<_>>>().map(Hubs)

@@ -43,9 +43,9 @@ pub use pack::pack;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub use pack::paged::fuzz_frame;
+pub use publish::options::PublishOptions;
 pub use publish::{
-    PackKind, PublishOptions, PublishOutcome, PublishReport, PublishedPack, UnpublishReport, publish,
-    unpublish,
+    PackKind, PublishOutcome, PublishReport, PublishedPack, UnpublishReport, publish, unpublish,
 };
 pub use pull::context::{CONNECTIONS, PullOptions, PullTarget};
 pub use pull::plan::{PullPlan, PullReport, PullSummary};

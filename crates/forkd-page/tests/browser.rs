@@ -1,6 +1,6 @@
 //! The site in a real browser: Debian's chromium, driven by playwright-core, looked at by axe-core. `./test` installs them; where they are missing the
 //! test counts as ignored.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a test")]
 
 use forkd_format::Digest;
 use forkd_format::registry::details;
@@ -15,7 +15,8 @@ fn main() -> ExitCode {
     // One after the other: they measure times.
     arguments.test_threads = Some(1);
     let modules = std::env::var_os("FORKD_TEST_BROWSER").map(PathBuf::from);
-    let missing = !modules.as_ref().is_some_and(|dir| dir.join("node_modules/playwright-core").is_dir());
+    let missing = !(modules.as_ref().is_some_and(|dir| dir.join("node_modules/playwright-core").is_dir())
+        && has_node());
     let modules = modules.unwrap_or_default();
     let other = modules.clone();
     let trials = vec![
@@ -23,6 +24,15 @@ fn main() -> ExitCode {
         Trial::test("web_server_below_a_path", move || look(&other, true)).with_ignored_flag(missing),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// Whether there is a Node.js that playwright-core runs on: 20 or later.
+fn has_node() -> bool {
+    let output = Command::new("node").arg("--version").output();
+    let version =
+        output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    let major = version.trim_start_matches('v').split('.').next().and_then(|major| major.parse::<u32>().ok());
+    major.is_some_and(|major| major >= 20)
 }
 
 /// A registry of 10,000 packages; one of them has history and a chain, one is hostile.

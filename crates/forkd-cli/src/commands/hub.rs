@@ -1,5 +1,6 @@
 use crate::config;
 use crate::context::Context;
+use crate::hub_names::hub_place;
 use crate::output::{mib, printable};
 use anyhow::Result;
 use forkd_app::{CollectOptions, HubPlace, Severity, SiteOptions};
@@ -46,7 +47,7 @@ pub(crate) struct HubCheckArgs {
 }
 
 fn check(args: &HubCheckArgs, context: &Context<'_>) -> Result<()> {
-    let hub = config::hub_place(&args.hub, "HUB")?;
+    let hub = hub_place(&args.hub, "HUB")?;
     let settings = config::settings()?;
     let report = context.app(&settings).check_hub(&hub, args.deep)?;
     let output = context.output;
@@ -92,7 +93,7 @@ pub(crate) struct HubPageArgs {
 }
 
 fn page(args: &HubPageArgs, context: &Context<'_>) -> Result<()> {
-    let hub = config::hub_place(&args.hub, "HUB")?;
+    let hub = hub_place(&args.hub, "HUB")?;
     let named = match &hub {
         HubPlace::Folder(_) | HubPlace::Layout(_) => None,
         hub => Some(hub.index_name()),

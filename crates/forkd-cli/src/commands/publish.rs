@@ -190,7 +190,7 @@ fn next_for_assets(args: &PublishArgs, dir: &Path, report: &PublishReport, conte
     files.sort();
     files.dedup();
     output.line(&format!("        {}", files.join(" \\\n        ")));
-    output.line(&format!("    # in a clone of the registry's repository, on a branch:"));
+    output.line("    # in a clone of the registry's repository, on a branch:");
     output.line(&format!("    cp {dir}/registry.json registry.json"));
     output.line(&format!("    git commit -m \"Add {}\" registry.json && gh pr create --fill", args.name));
 }

@@ -3,9 +3,8 @@ use crate::context::Context;
 use crate::output::{Format, Printer};
 use anyhow::Result;
 use forkd_core::{Error, Kind, Store};
-use forkd_format::{Hasher, Tag};
-use serde_json::json;
-use std::io::{IsTerminal, Read, Write};
+use forkd_format::Tag;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -26,8 +25,6 @@ pub(crate) struct QuickstartArgs {
 
 const TAG: &str = "quickstart";
 const NAME: &str = "quickstart/python-numpy";
-const PACK: &str = "python-numpy.forkd-snapshot.tar.zst";
-const PAGED: &str = "python-numpy.v3.forkd-snapshot";
 const QUESTION: &str = "round(np.random.rand(), 6), os.uname().nodename, int(np.arange(1000).sum())";
 
 /// The recipe `python-numpy`, as it was when this program was built.
@@ -68,22 +65,16 @@ pub(crate) fn run(args: &QuickstartArgs, context: &Context<'_>) -> Result<()> {
         }
         let recipe = recipes.join("python-numpy").display().to_string();
         say(&["bake", &recipe, "--tag", TAG], telling)?;
-        std::fs::create_dir_all(&hub).map_err(Error::io("create", &hub))?;
-        let pack = hub.join(PACK);
-        let url = |path: &Path| format!("file://{}", path.display());
-        say(&["push", "--tag", TAG, "--description", "Python and NumPy, warm", &url(&pack)], telling)?;
-        let paged = hub.join(PAGED);
-        say(&["pack", "--format", "3", "--tag", TAG, "--out", &paged.display().to_string()], telling)?;
-        let registry = hub.join("registry.json");
-        write(&registry, &describe(&pack, &paged, context)?)?;
-        telling.output.line(&format!("✓ listed as {NAME} in {}", config::display(&registry)));
+        let hub = hub.display().to_string();
+        let version = format!("{NAME}@v1");
+        say(&["publish", TAG, &version, "--to", &hub, "--description", "Python and NumPy, warm"], telling)?;
         say(&["rmi", TAG], telling)?;
-        say(&["pull", NAME, "--hub", &url(&registry), "--tag", TAG], telling)?;
+        say(&["pull", NAME, "--hub", &hub], telling)?;
     }
     let n = args.n.to_string();
-    say(&["fork", "--tag", TAG, "-n", &n, "--eval", QUESTION], context)?;
+    say(&["fork", TAG, "-n", &n, "--eval", QUESTION], context)?;
     telling.output.line(&format!(
-        "\nEach child is a virtual machine of its own, from one boot and one import.\n  next: forkd fork --tag {TAG} --detach; forkd ls"
+        "\nEach child is a virtual machine of its own, from one boot and one import.\n  next: forkd run {TAG} -- python3; forkd fork {TAG} --detach; forkd ls"
     ));
     Ok(())
 }
@@ -169,35 +160,6 @@ fn install(yes: bool, context: &Context<'_>) -> Result<()> {
 fn eprint_now(text: &str) {
     let mut err = std::io::stderr().lock();
     let _ = err.write_all(text.as_bytes()).and_then(|()| err.flush());
-}
-
-/// The registry with one entry: the pack that every host reads, and the one of which only what is missing is fetched.
-fn describe(pack: &Path, paged: &Path, context: &Context<'_>) -> Result<Vec<u8>> {
-    let failed = || Error::io("read", pack);
-    let mut file = std::fs::File::open(pack).map_err(failed())?;
-    let (mut hasher, mut buffer, mut size) = (Hasher::default(), vec![0; 1 << 20], 0);
-    loop {
-        let len = file.read(&mut buffer).map_err(failed())?;
-        if len == 0 {
-            break;
-        }
-        hasher.update(&buffer[..len]);
-        size += len;
-    }
-    let inspection = forkd_core::inspect_file(paged, context.env())?;
-    let wrong = || Error::new(Kind::General, format!("{} is no pack of format 3", paged.display()));
-    let mut artifact = serde_json::to_value(inspection.paged.ok_or_else(wrong)?.artifact)?;
-    artifact["url"] = PAGED.into();
-    let entry = json!({
-        "url": PACK,
-        "sha256": hasher.finish().to_string(),
-        "size_bytes": size,
-        "memory_mib": 512,
-        "artifacts": [artifact],
-    });
-    let package = json!({ "description": "Python and NumPy, warm", "versions": { "latest": entry } });
-    let registry = json!({ "schema_version": 1, "packages": { NAME: package } });
-    Ok(format!("{registry:#}\n").into_bytes())
 }
 
 /// Writes a file, whole or not at all.

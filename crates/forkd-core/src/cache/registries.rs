@@ -129,11 +129,11 @@ impl KnownRegistry {
             let text = self.bytes(&(0..*len))?;
             return (xxh3_64(text.as_bytes()) == *sum).then_some(text);
         };
-        let mut read = |number: usize, bytes: &Range<u64>| {
+        let read = |number: usize, bytes: &Range<u64>| {
             let text = self.bytes(bytes).ok_or(())?;
             if sums.get(number) == Some(&xxh3_64(text.as_bytes())) { Ok(text) } else { Err(()) }
         };
-        parts.registry(wanted, &mut read).ok()
+        parts.registry(wanted, read).ok()
     }
 
     fn bytes(&self, range: &Range<u64>) -> Option<String> {

@@ -105,17 +105,22 @@ impl<'a> IndexHub<'a> {
             Some(Value::Object(engine)) => Some(engine),
             _ => None,
         };
-        let mut offers = self.packs_of(reference, PackDetails { url, sha256, size_bytes }, paged)?;
+        let mut offers = self.packs_of(reference, &PackDetails { url, sha256, size_bytes }, paged)?;
         tell(&mut offers, engine, !variants.is_empty());
         for Variant { engine, pack, paged } in variants {
-            let mut more = self.packs_of(reference, pack, paged)?;
+            let mut more = self.packs_of(reference, &pack, paged)?;
             tell(&mut more, Some(engine), true);
             offers.extend(more);
         }
         Ok(offers)
     }
 
-    fn packs_of(&self, reference: &Reference, pack: PackDetails, paged: Vec<Artifact>) -> Result<Vec<Offer>> {
+    fn packs_of(
+        &self,
+        reference: &Reference,
+        pack: &PackDetails,
+        paged: Vec<Artifact>,
+    ) -> Result<Vec<Offer>> {
         let stream = Offer {
             claim: Claim::Id(PackId::File(pack.sha256)),
             size: Some(pack.size_bytes),

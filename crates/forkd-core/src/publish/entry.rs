@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::hub::catalogue::Catalogue;
-use crate::publish::PublishOptions;
+use crate::publish::options::PublishOptions;
 use crate::publish::packs::{PackKind, PublishedPack};
 use crate::release::told::engine_of;
 use crate::store::root::Store;

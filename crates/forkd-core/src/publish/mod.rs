@@ -1,6 +1,7 @@
 //! From a snapshot in the store to a version on a hub: all packs of it that are of use, then the list.
 
 mod entry;
+pub(crate) mod options;
 mod packs;
 mod take_back;
 
@@ -10,8 +11,8 @@ pub use take_back::{UnpublishReport, unpublish};
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::hub::catalogue::{Catalogue, VersionChange};
-use crate::pack::options::PackOptions;
 use crate::publish::entry::{Described, entry};
+use crate::publish::options::PublishOptions;
 use crate::publish::packs::PackMaker;
 use crate::store::root::Store;
 use forkd_format::Reference;
@@ -19,25 +20,6 @@ use forkd_format::registry::VersionNote;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::path::Path;
-
-/// What is published, and how.
-#[derive(Debug, Clone)]
-pub struct PublishOptions {
-    /// The snapshot and how it is packed; the bases are earlier versions that hosts may have.
-    pub pack: PackOptions,
-    /// `owner/name@version`.
-    pub reference: Reference,
-    /// Where its recipe lies, for people.
-    pub recipe_path: Option<String>,
-    /// Whether it becomes the package's `latest`.
-    pub latest: bool,
-    /// Whether a version that is there may get other bytes.
-    pub replace: bool,
-    /// Whether it stands beside what the version is for other engines and processors.
-    pub variant: bool,
-    /// Whether nothing is sent.
-    pub dry_run: bool,
-}
 
 /// What became of a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::hub::catalogue::Catalogue;
 use crate::pack::options::{PackOptions, PackReport};
 use crate::pack::{pack_into, write_kernel};
-use crate::publish::PublishOptions;
+use crate::publish::options::PublishOptions;
 use crate::store::root::Store;
 use crate::store::work_file::WorkFile;
 use forkd_format::manifest::{Base, BaseKind};

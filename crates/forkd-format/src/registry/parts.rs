@@ -82,7 +82,7 @@ impl RegistryParts {
     pub fn registry<E>(
         &self,
         wanted: &dyn Fn(&str, Option<&str>) -> bool,
-        read: &mut dyn FnMut(usize, &Range<u64>) -> Result<String, E>,
+        mut read: impl FnMut(usize, &Range<u64>) -> Result<String, E>,
     ) -> Result<String, E> {
         let mut text = String::from("{\"schema_version\":1");
         let mut number = 0;
@@ -122,11 +122,11 @@ mod tests {
         let read = |_: usize, bytes: &Range<u64>| {
             Ok::<_, ()>(text[bytes.start as usize..bytes.end as usize].to_owned())
         };
-        let all = parts.registry(&|_, _| true, &mut { read }).unwrap();
+        let all = parts.registry(&|_, _| true, read).unwrap();
         assert_eq!(list_all(all.as_bytes()), list_all(text.as_bytes()));
         let wanted =
             |_: &str, description: Option<&str>| description.is_some_and(|text| text.contains("Pyth"));
-        let some = parts.registry(&wanted, &mut { read }).unwrap();
+        let some = parts.registry(&wanted, read).unwrap();
         let found = details(some.as_bytes(), &|_, _| true).unwrap();
         assert_eq!(found, details(text.as_bytes(), &wanted).unwrap());
         assert_eq!(found.len(), 2);

@@ -29,6 +29,10 @@ fn shown_hub(name: &str) -> String {
 
 /// Hubs with blanks between, or commas where another hub begins behind.
 pub(crate) fn hub_names(text: &str) -> Vec<String> {
+    // A path may have blanks in it.
+    if Path::new(text).exists() {
+        return vec![text.to_owned()];
+    }
     let mut names: Vec<String> = Vec::new();
     for word in text.split_whitespace() {
         let mut begins = true;

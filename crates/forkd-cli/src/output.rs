@@ -143,7 +143,7 @@ impl Printer {
 
     /// A line that tells how things go: text only, not when quiet.
     pub(crate) fn line(&self, line: &str) {
-        if self.format == Format::Text && !self.quiet {
+        if self.format == Format::Text && !self.quiet && !self.passes_through() {
             self.write(line);
         }
     }

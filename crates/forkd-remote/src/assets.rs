@@ -51,6 +51,10 @@ impl Catalogue for AssetFolder {
         format!("{}{file_name}", self.base)
     }
 
+    fn announce(&self, _: &Cancel) -> Result<()> {
+        Ok(())
+    }
+
     fn has_file(&self, _: &str, _: u64, _: &Cancel) -> Result<bool> {
         Ok(false)
     }

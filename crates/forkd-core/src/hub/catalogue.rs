@@ -29,6 +29,12 @@ pub trait Catalogue: Send + Sync {
     /// What the registry says of where a file lies.
     fn url(&self, file_name: &str) -> String;
 
+    /// Says that somebody publishes, so that nothing is collected from now on until the versions are changed.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Locked`] where somebody collects, and does not end.
+    fn announce(&self, cancel: &Cancel) -> Result<()>;
+
     /// Whether a file of that size is there.
     ///
     /// # Errors

@@ -164,6 +164,9 @@ impl<'a> PackMaker<'a> {
     pub(super) fn send(&self) -> Result<u64> {
         let (cancel, progress) = (self.env.cancel, self.env.progress);
         let mut missing = Vec::new();
+        if !self.options.dry_run {
+            self.catalogue.announce(cancel)?;
+        }
         for (name, size, file) in &self.files {
             if !self.catalogue.has_file(name, *size, cancel)? {
                 missing.push((name, size, file));

@@ -1,8 +1,9 @@
 //! All that a registry tells people of packages: for lists, pages and checks.
 
-use super::entry::{Artifact, PackDetails, ReleaseEntry, Variant, artifacts, variants};
+use super::entry::{Artifact, PackDetails, ReleaseEntry, Variant, artifacts, small, variants};
 use super::read::read_document;
 use super::releases::parse_releases;
+use crate::digest::Digest;
 use crate::error::{FormatError, shorten};
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
@@ -50,25 +51,21 @@ pub struct VersionDetails {
 
 #[derive(Deserialize)]
 struct VersionWire {
-    #[serde(flatten)]
-    pack: PackDetails,
+    url: String,
+    sha256: Digest,
+    size_bytes: u64,
     #[serde(default)]
     memory_mib: Option<u64>,
     #[serde(default)]
     base_image: Option<String>,
-    #[serde(default)]
-    created_at: Option<Value>,
-    #[serde(default)]
-    recipe_path: Option<Value>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "small")]
+    created_at: Option<String>,
+    #[serde(default, deserialize_with = "small")]
+    recipe_path: Option<String>,
+    #[serde(default, deserialize_with = "small")]
     engine: Option<Value>,
-    #[serde(default)]
-    chain: Option<Value>,
-}
-
-/// `flatten` keeps what it does not know in memory; artifacts are gone through by themselves.
-#[derive(Deserialize)]
-struct ArtifactsWire {
+    #[serde(default, deserialize_with = "small")]
+    chain: Option<Vec<String>>,
     #[serde(default, deserialize_with = "artifacts")]
     artifacts: Vec<Artifact>,
     #[serde(default, deserialize_with = "variants")]
@@ -77,33 +74,24 @@ struct ArtifactsWire {
 
 impl VersionDetails {
     fn read(version: String, raw: &RawValue) -> Self {
-        let parsed = serde_json::from_str::<VersionWire>(raw.get())
-            .and_then(|wire| Ok((wire, serde_json::from_str::<ArtifactsWire>(raw.get())?)));
-        let (wire, ArtifactsWire { artifacts, variants }) = match parsed {
-            Ok(parsed) => parsed,
+        let wire = match serde_json::from_str::<VersionWire>(raw.get()) {
+            Ok(wire) => wire,
             Err(error) => {
                 return Self { version, fault: Some(shorten(&error.to_string())), ..Self::default() };
             }
         };
-        let text = |value: Option<Value>| match value {
-            Some(Value::String(text)) => Some(text),
-            _ => None,
-        };
-        let chain = match wire.chain {
-            Some(Value::Array(tags)) => tags.into_iter().filter_map(|tag| text(Some(tag))).collect(),
-            _ => Vec::new(),
-        };
+        let VersionWire { url, sha256, size_bytes, .. } = wire;
         Self {
             version,
-            pack: Some(wire.pack),
+            pack: Some(PackDetails { url, sha256, size_bytes }),
             memory_mib: wire.memory_mib,
             base_image: wire.base_image,
-            created_at: text(wire.created_at),
-            recipe_path: text(wire.recipe_path),
+            created_at: wire.created_at,
+            recipe_path: wire.recipe_path,
             engine: wire.engine.filter(Value::is_object),
-            chain,
-            artifacts,
-            variants,
+            chain: wire.chain.unwrap_or_default(),
+            artifacts: wire.artifacts,
+            variants: wire.variants,
             release: None,
             fault: None,
         }
@@ -238,7 +226,6 @@ impl<'de: 'a, 'a> Deserialize<'de> for ListedVersions<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::digest::Digest;
 
     #[test]
     fn tells_what_can_be_read_and_what_cannot() {

@@ -2,7 +2,7 @@
 
 use crate::digest::Digest;
 use crate::manifest::Base;
-use serde::de::{Deserializer, SeqAccess, Visitor};
+use serde::de::{DeserializeOwned, Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
@@ -38,7 +38,7 @@ pub struct Version {
     #[serde(default, rename = "artifacts", deserialize_with = "artifacts")]
     pub paged: Vec<Artifact>,
     /// What it runs under, as `snapshot.json` has it; passed over where it is no object.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "small")]
     pub engine: Option<Value>,
     /// The same for other engines and processors, at most 16; what is not understood is passed over.
     #[serde(default, deserialize_with = "variants")]
@@ -47,6 +47,7 @@ pub struct Version {
 
 /// A version for another engine or processor than the one that every host reads.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(from = "VariantWire")]
 pub struct Variant {
     /// What it runs under, as `snapshot.json` has it.
     pub engine: Map<String, Value>,
@@ -54,13 +55,28 @@ pub struct Variant {
     #[serde(flatten)]
     pub pack: PackDetails,
     /// Its version 3 packs.
-    #[serde(
-        default,
-        rename = "artifacts",
-        deserialize_with = "artifacts",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(rename = "artifacts", skip_serializing_if = "Vec::is_empty")]
     pub paged: Vec<Artifact>,
+}
+
+/// As it is read: `flatten` would keep what it does not know in memory, and that may be much.
+#[derive(Deserialize)]
+struct VariantWire {
+    #[serde(default, deserialize_with = "small")]
+    engine: Option<Map<String, Value>>,
+    url: String,
+    sha256: Digest,
+    size_bytes: u64,
+    #[serde(default, deserialize_with = "artifacts")]
+    artifacts: Vec<Artifact>,
+}
+
+impl From<VariantWire> for Variant {
+    fn from(wire: VariantWire) -> Self {
+        let VariantWire { engine, url, sha256, size_bytes, artifacts } = wire;
+        let pack = PackDetails { url, sha256, size_bytes };
+        Self { engine: engine.unwrap_or_default(), pack, paged: artifacts }
+    }
 }
 
 /// A stream pack, as a registry lists it.
@@ -104,6 +120,17 @@ pub struct ReleaseEntry {
 
 /// Artifacts of one version that are looked at.
 pub(crate) const MAX_ARTIFACTS: usize = 16;
+
+/// What people are told beside the packs is no longer than so many bytes; what is, or is of another type, is passed over.
+const MAX_TOLD: usize = 64 << 10;
+
+/// A value that is small.
+pub(super) fn small<'de, D: Deserializer<'de>, T: DeserializeOwned>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    let text = <&RawValue>::deserialize(deserializer)?.get();
+    Ok(if text.len() > MAX_TOLD { None } else { serde_json::from_str(text).ok() })
+}
 
 pub(super) fn artifacts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Artifact>, D::Error> {
     let read = |text: &RawValue| {

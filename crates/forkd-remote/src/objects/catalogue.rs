@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Packs and their list, in a folder or a bucket.
 pub struct ObjectCatalogue {
     objects: Arc<dyn Objects>,
-    /// Keeps collectors away, from the first question about a file on.
+    /// Keeps collectors away.
     marker: Mutex<Option<Marker>>,
 }
 
@@ -24,7 +24,7 @@ impl ObjectCatalogue {
         Self { objects, marker: Mutex::default() }
     }
 
-    fn announce(&self, cancel: &Cancel) -> Result<()> {
+    fn be_announced(&self, cancel: &Cancel) -> Result<()> {
         let mut marker = self.marker.lock().unwrap_or_else(PoisonError::into_inner);
         if marker.is_none() {
             *marker = Some(publish(&self.objects, cancel)?);
@@ -63,19 +63,22 @@ impl Catalogue for ObjectCatalogue {
         format!("{PACKS}{file_name}")
     }
 
+    fn announce(&self, cancel: &Cancel) -> Result<()> {
+        self.be_announced(cancel)
+    }
+
     fn has_file(&self, file_name: &str, size: u64, cancel: &Cancel) -> Result<bool> {
-        self.announce(cancel)?;
         let found = self.objects.head(&self.url(file_name), cancel)?;
         Ok(found.is_some_and(|found| found.size == size))
     }
 
     fn put_file(&self, file_name: &str, file: &Path, progress: &dyn Progress, cancel: &Cancel) -> Result<()> {
-        self.announce(cancel)?;
+        self.be_announced(cancel)?;
         self.objects.put_file(&self.url(file_name), file, progress, cancel)
     }
 
     fn change(&self, changes: &[VersionChange], replace: bool, cancel: &Cancel) -> Result<()> {
-        self.announce(cancel)?;
+        self.be_announced(cancel)?;
         let _lock = self.objects.lock(cancel)?;
         if !replace {
             self.refuse_replacing(changes, cancel)?;

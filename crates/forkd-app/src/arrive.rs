@@ -82,7 +82,7 @@ impl PullSource {
             Self::Name(reference, _) => reference.to_string(),
             // As what is pulled is recorded.
             Self::Release(place) => place.recorded(),
-            Self::Locked(package) => package.reference.clone(),
+            Self::Locked { package, .. } => package.reference.clone(),
         }
     }
 }

@@ -10,7 +10,7 @@ use forkd_engine::Qemu;
 use forkd_format::registry::{PackageDetails, details};
 use forkd_format::{PackId, Reference, Snapshot, Tag};
 use serde::Serialize;
-use serde_json::Map;
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
 /// Packages of one hub.
@@ -116,9 +116,15 @@ impl App<'_> {
         let package = found.into_iter().next().unwrap_or_else(bare);
         let engine = package.versions.iter().find(|version| version.version == reference.version);
         let misfit = engine.and_then(|version| {
-            let told = Map::from_iter([("engine".to_owned(), version.engine.clone()?)]);
-            let host = Qemu::find(self.settings.search_path.as_deref());
-            host.and_then(|qemu| qemu.check_engine(&Snapshot::new(told))).err().map(|error| error.to_string())
+            let variants = version.variants.iter().map(|variant| Value::Object(variant.engine.clone()));
+            let check = |engine: Value| {
+                let told = Map::from_iter([("engine".to_owned(), engine)]);
+                let host = Qemu::find(self.settings.search_path.as_deref());
+                host.and_then(|qemu| qemu.check_engine(&Snapshot::new(told)))
+            };
+            let all: Vec<Result<()>> = version.engine.iter().cloned().chain(variants).map(check).collect();
+            let fits = all.iter().any(Result::is_ok);
+            all.into_iter().find_map(Result::err).filter(|_| !fits).map(|error| error.to_string())
         });
         Ok(PackageReport { hub: hub.index_name(), version: reference.version.clone(), package, pull, misfit })
     }

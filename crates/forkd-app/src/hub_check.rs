@@ -89,8 +89,8 @@ impl App<'_> {
                 Ok(keys) => keys.into_iter().for_each(|key| {
                     report.add(Severity::Warning, key, "nothing names it; `forkd hub gc` removes it");
                 }),
-                Err(error) if error.kind() == Kind::Interrupted => return Err(error),
-                Err(error) => report.add(severity(&error), "releases", error.to_string()),
+                Err(error) if is_ours(&error) => return Err(error),
+                Err(error) => report.add(Severity::Error, "releases", error.to_string()),
             }
         }
         report.faults.sort_by_key(|fault| fault.severity);
@@ -125,6 +125,7 @@ impl App<'_> {
             if done.iter().any(|other| {
                 other.pack == version.pack
                     && other.artifacts == version.artifacts
+                    && other.variants == version.variants
                     && other.release == version.release
             }) {
                 continue;
@@ -132,8 +133,9 @@ impl App<'_> {
             done.push(version);
             let offers = match index.offers(&reference, self.env.cancel) {
                 Ok(offers) => offers,
+                Err(error) if is_ours(&error) => return Err(error),
                 Err(error) => {
-                    report.add(severity(&error), name, error.to_string());
+                    report.add(Severity::Error, name, error.to_string());
                     continue;
                 }
             };
@@ -145,7 +147,7 @@ impl App<'_> {
                     self.find_offer(offer, remote)
                 };
                 match checked {
-                    Err(error) if error.kind() == Kind::Interrupted => return Err(error),
+                    Err(error) if is_ours(&error) => return Err(error),
                     Err(error) => report.add(Severity::Error, name.clone(), error.to_string()),
                     Ok(()) => {}
                 }
@@ -277,12 +279,9 @@ impl App<'_> {
     }
 }
 
-/// What is wrong with an artifact hurts whoever pulls it.
-fn severity(error: &Error) -> Severity {
-    match error.kind() {
-        Kind::Transient => Severity::Warning,
-        _ => Severity::Error,
-    }
+/// Whether it says nothing of the hub, but that it could not be looked at.
+fn is_ours(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Interrupted | Kind::NoSpace | Kind::Locked | Kind::Transient)
 }
 
 fn hash(path: &std::path::Path) -> Result<forkd_format::Digest> {

@@ -29,6 +29,15 @@ impl Hubs {
     }
 }
 
+impl Hubs {
+    /// Whether one of them is called so.
+    #[must_use]
+    pub fn have(&self, name: &str) -> bool {
+        let places = self.0.iter().flat_map(|entry| std::iter::once(&entry.place).chain(&entry.mirrors));
+        places.map(HubPlace::index_name).any(|own| own == name)
+    }
+}
+
 impl fmt::Display for Hubs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<String> = self.0.iter().map(|entry| entry.place.index_name()).collect();

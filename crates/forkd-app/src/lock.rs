@@ -20,6 +20,7 @@ impl App<'_> {
             reference: reference.to_string(),
             hub: hub.index_name(),
             release_sha256: None,
+            engine: None,
             pack: None,
             artifacts: Vec::new(),
             variants: Vec::new(),
@@ -43,9 +44,19 @@ impl App<'_> {
                 .find(|version| version.version == reference.version)
                 .ok_or_else(missing)?;
             let release_sha256 = version.release.as_ref().map(|release| release.digest);
+            let engine = version.engine.as_ref().map(ToString::to_string);
+            let mut urls = version.pack.iter().map(|pack| &pack.url);
+            if urls.any(|url| may_be_secret(url))
+                || version.artifacts.iter().any(|one| may_be_secret(&one.url))
+            {
+                let message = format!("{}: '{reference}' lies at a URL that may hold a secret", index.name());
+                return Err(Error::new(Kind::General, message)
+                    .hint("a lockfile is for everybody to read: publish it where its URL may be known"));
+            }
             let variants = version.variants.into_iter().map(Into::into).collect();
             Ok(LockedPackage {
                 release_sha256,
+                engine,
                 pack: version.pack,
                 artifacts: version.artifacts,
                 variants,
@@ -73,4 +84,10 @@ impl App<'_> {
         let name = ManifestName::Digest(digest);
         Ok(ReleasePlace::Package { hub, package: reference.package.clone(), name })
     }
+}
+
+/// Whether a URL has a query or user information.
+fn may_be_secret(url: &str) -> bool {
+    let authority = url.split_once("://").map_or("", |(_, rest)| rest.split('/').next().unwrap_or_default());
+    url.contains('?') || authority.contains('@')
 }

@@ -99,7 +99,17 @@ impl App<'_> {
             pack.bases.extend(self.previous(catalogue, &request.reference, hub)?);
         }
         pack.kernel = self.kernel_of(&pack.tag).is_ok();
-        let mut input = self.pack_input(&pack)?;
+        let named = request.pack.bases.len();
+        let mut input = match self.pack_input(&pack) {
+            Err(error)
+                if pack.bases.len() > named && matches!(error.kind(), Kind::NotFound | Kind::Integrity) =>
+            {
+                self.env.progress.note(&format!("no update from the last version: {error}"));
+                pack.bases.truncate(named);
+                self.pack_input(&pack)?
+            }
+            input => input?,
+        };
         if let Some(made) = self.settings.store.load(&pack.tag)?.record.and_then(|record| record.created_at)
             && !self.settings.timestamp_is_fixed
         {
@@ -128,13 +138,16 @@ impl App<'_> {
     ) -> Result<Option<BaseSource>> {
         let registry = catalogue.registry(self.env.cancel)?;
         let listed = |version: &str| registry.version(&reference.package, version);
-        let Some(latest) = listed("latest").filter(|latest| listed(&reference.version) != Some(*latest))
-        else {
+        let sum = |entry: &serde_json::Map<String, serde_json::Value>| entry.get("sha256").cloned();
+        let own = listed(&reference.version).map(sum);
+        let Some(latest) = listed("latest").map(sum).filter(|latest| own.as_ref() != Some(latest)) else {
             return Ok(None);
         };
         // By the name that stays its.
         let versions = registry.versions(&reference.package);
-        let named = versions.into_iter().rfind(|name| *name != "latest" && listed(name) == Some(latest));
+        let named = versions
+            .into_iter()
+            .rfind(|name| *name != "latest" && listed(name).map(sum).as_ref() == Some(&latest));
         let version = named.unwrap_or("latest").to_owned();
         let previous = Reference { package: reference.package.clone(), version, digest: None };
         Ok(Some(BaseSource::Name(previous, Hubs::one(hub.clone()))))
@@ -192,9 +205,9 @@ impl App<'_> {
 
     /// A hub's registry, to be changed.
     fn registry_text(&self, hub: &HubPlace) -> Result<RegistryText> {
-        self.with_index(hub, None, |_, index| match index.text(self.env.cancel) {
-            Err(error) if error.kind() == Kind::NotFound => Ok(RegistryText::default()),
-            text => RegistryText::parse(text?.as_bytes()).map_err(Error::malformed(index.name())),
+        self.with_index(hub, None, |_, index| {
+            let text = index.text(self.env.cancel)?;
+            RegistryText::parse(text.as_bytes()).map_err(Error::malformed(index.name()))
         })
     }
 }

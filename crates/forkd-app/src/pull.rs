@@ -4,6 +4,7 @@ use crate::app::App;
 use crate::hub_place::HubPlace;
 use crate::hubs::Hubs;
 use crate::release::ReleasePlace;
+use crate::settings::Settings;
 use forkd_core::arrival::Arrivals;
 use forkd_core::hub::{Hub, Location, Remote};
 use forkd_core::machine::Engine;
@@ -28,7 +29,11 @@ pub enum PullSource {
     /// A release in a repository.
     Release(ReleasePlace),
     /// What a name was locked to.
-    Locked(Box<LockedPackage>),
+    Locked {
+        package: Box<LockedPackage>,
+        /// Whether its hub is one that the user has named: only such a one is told who we are.
+        is_known: bool,
+    },
 }
 
 /// Where a snapshot goes in the store.
@@ -127,7 +132,14 @@ impl App<'_> {
                 let target = PullTarget::Release { repository: &*open.repository, name: place.name() };
                 work(&*open.remote, &PullOptions { target, unpack, connections, arrivals })
             }
-            PullSource::Locked(package) => {
+            PullSource::Locked { package, is_known: false } if self.settings.hub_token.is_some() => {
+                // The file may be a stranger's.
+                let settings = Settings { hub_token: None, ..self.settings.clone() };
+                let source = PullSource::Locked { package: package.clone(), is_known: true };
+                let request = PullRequest { source, ..request.clone() };
+                App { settings: &settings, ..*self }.with_pull(&request, arrivals, work)
+            }
+            PullSource::Locked { package, .. } => {
                 let (reference, hub) = App::locked_place(package)?;
                 let Some(version) = package.version() else {
                     let place = self.locked_release(package, hub, &reference)?;

@@ -27,6 +27,9 @@ pub struct LockedPackage {
     /// SHA-256 of the manifest of the release; `None` where it has packs only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub release_sha256: Option<Digest>,
+    /// What that runs under: a JSON object, as the registry has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<String>,
     /// The pack that every host reads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pack: Option<PackDetails>,
@@ -70,7 +73,7 @@ impl Lockfile {
     /// [`FormatError::Lockfile`] where it is no TOML of this form, or a package of it names nothing.
     pub fn parse(text: &str) -> Result<Self, FormatError> {
         let wrong = |message: String| FormatError::Lockfile(message);
-        let lock: Self = toml::from_str(text).map_err(|e| wrong(e.to_string().trim_end().to_owned()))?;
+        let lock: Self = toml::from_str(text).map_err(|e| wrong(toml_fault(text, &e)))?;
         if lock.lock_version != 1 {
             return Err(wrong(format!("lock_version is {}; this forkd reads 1", lock.lock_version)));
         }
@@ -96,6 +99,15 @@ impl Lockfile {
     }
 }
 
+/// What is wrong, and in which line, without what stands there: it may be a secret.
+fn toml_fault(text: &str, error: &toml::de::Error) -> String {
+    let line = error
+        .span()
+        .and_then(|span| text.get(..span.start))
+        .map_or(1, |before| before.matches('\n').count() + 1);
+    format!("line {line}: {}", crate::error::shorten(error.message()))
+}
+
 impl LockedPackage {
     /// The name.
     ///
@@ -114,7 +126,7 @@ impl LockedPackage {
             Some(Variant { engine: serde_json::from_str(&engine).ok()?, pack, paged: artifacts })
         };
         let variants = self.variants.iter().cloned().filter_map(variant).collect();
-        let engine = None;
+        let engine = self.engine.as_deref().and_then(|engine| serde_json::from_str(engine).ok());
         Some(Version { url, sha256, size_bytes, memory_mib: None, base_image: None, paged, engine, variants })
     }
 }
@@ -138,6 +150,7 @@ mod tests {
             reference: "a/b@v1".into(),
             hub: "https://h/registry.json".into(),
             release_sha256: None,
+            engine: Some(r#"{"name":"qemu"}"#.into()),
             pack: Some(PackDetails { url: "u".into(), sha256: digest, size_bytes: 9 }),
             artifacts: vec![artifact.clone()],
             variants: vec![LockedVariant {

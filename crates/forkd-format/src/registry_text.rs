@@ -64,29 +64,29 @@ impl RegistryText {
         versions.into_iter().flat_map(|versions| versions.keys().map(String::as_str)).collect()
     }
 
-    /// All files that lie beside the registry and that it names: packs, and kernels beside these.
+    /// The names of all files that it names, wherever it says that they lie: packs, and the kernels beside these. `None` among them: a pack
+    /// that does not say which kernels it refers to.
     #[must_use]
-    pub fn named_files(&self) -> Vec<String> {
+    pub fn named_files(&self) -> Vec<Option<String>> {
         let mut named = Vec::new();
         let packages = self.0.get("packages").and_then(Value::as_object);
         let versions =
             packages.into_iter().flat_map(Map::values).filter_map(|one| one.get("versions")?.as_object());
-        for version in versions.flat_map(Map::values) {
-            for pack in packs(version) {
-                let Some(url) = pack.get("url").and_then(Value::as_str).filter(|url| !url.contains("://"))
-                else {
-                    continue;
-                };
-                let folder = url.rsplit_once('/').map_or("", |(folder, _)| folder);
-                let bases = pack.get("bases").and_then(Value::as_array).into_iter().flatten();
-                let bases = bases.filter_map(|base| serde_json::from_value::<Base>(base.clone()).ok());
-                named.extend(
-                    bases.filter(|base| base.kind == BaseKind::Kernel).map(|base| {
-                        format!("{folder}/{}", base.file_name()).trim_start_matches('/').to_owned()
-                    }),
-                );
-                named.push(url.trim_start_matches("./").to_owned());
+        for pack in versions.flat_map(Map::values).flat_map(packs) {
+            let url = pack.get("url").and_then(Value::as_str).unwrap_or_default();
+            let path = url.split(['?', '#']).next().unwrap_or_default();
+            named.extend(path.rsplit('/').next().map(|name| Some(unescaped(name))));
+            let bases = pack.get("bases").and_then(Value::as_array);
+            if pack.get("format").is_some() && bases.is_none() {
+                named.push(None);
             }
+            let bases = bases
+                .into_iter()
+                .flatten()
+                .filter_map(|base| serde_json::from_value::<Base>(base.clone()).ok());
+            named.extend(
+                bases.filter(|base| base.kind == BaseKind::Kernel).map(|base| Some(base.file_name())),
+            );
         }
         named
     }
@@ -112,7 +112,8 @@ impl RegistryText {
         let versions = object(found, "versions");
         let Some(removed) = versions.shift_remove(version) else { return false };
         // What `latest` stands for is gone too; the one that was listed last takes its place.
-        if versions.get("latest") == Some(&removed) {
+        let sum = |entry: &Value| entry.get("sha256").cloned();
+        if versions.get("latest").is_some_and(|latest| sum(latest) == sum(&removed)) {
             versions.shift_remove("latest");
         }
         let last = versions.iter().next_back().map(|(_, entry)| entry.clone());
@@ -123,6 +124,25 @@ impl RegistryText {
         }
         true
     }
+}
+
+/// A part of a URL's path as it is meant: `%2B` is `+`.
+fn unescaped(text: &str) -> String {
+    let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
+    while let [first, tail @ ..] = rest {
+        let hex = tail.get(..2).and_then(|hex| std::str::from_utf8(hex).ok()).filter(|_| *first == b'%');
+        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &tail[2..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// A version, its variants, and the artifacts of all of them.

@@ -1,6 +1,6 @@
 //! A folder of files that are hosted elsewhere, with the registry that names them there.
 
-use forkd_core::hub::{Catalogue, VersionChange};
+use forkd_core::hub::{Catalogue, Decision, VersionChange};
 use forkd_core::{Cancel, Error, Progress, Result};
 use forkd_format::registry_text::RegistryText;
 use std::io::Write;
@@ -78,10 +78,10 @@ impl Catalogue for AssetFolder {
         Ok(())
     }
 
-    fn change(&self, changes: &[VersionChange], _: bool, _: &Cancel) -> Result<()> {
+    fn change(&self, decide: &Decision<'_>, _: &Cancel) -> Result<()> {
         let mut text = self.registry.clone();
-        for VersionChange { package, version, note } in changes {
-            text.apply(package, version, note);
+        for VersionChange { package, version, note } in decide(&self.registry)? {
+            text.apply(&package, &version, &note);
         }
         let sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner).concat();
         self.put_text("SHA256SUMS", &sums)?;

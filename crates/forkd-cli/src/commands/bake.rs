@@ -47,15 +47,19 @@ pub(crate) fn run(args: &BakeArgs, context: &Context<'_>) -> Result<()> {
         context.output.json(&baked);
         return Ok(());
     }
+    let is_odd = |accel: &AccelArg| {
+        *accel == AccelArg::Auto || args.accel.iter().filter(|other| *other == accel).count() > 1
+    };
+    if args.accel.iter().any(is_odd) {
+        return Err(Error::new(Kind::Usage, "--accel takes auto, or each of kvm and tcg once").into());
+    }
     let (mut all, mut reasons) = (Vec::new(), Vec::new());
     for accel in &args.accel {
         let tag = match (all.is_empty(), accel) {
             (true, _) => tag.clone(),
             (false, AccelArg::Kvm) => format!("{tag}-kvm").parse()?,
             (false, AccelArg::Tcg) => format!("{tag}-tcg").parse()?,
-            (false, AccelArg::Auto) => {
-                return Err(Error::new(Kind::Usage, "--accel auto stands alone").into());
-            }
+            (false, AccelArg::Auto) => continue,
         };
         let (folder, machine) = (RecipeFolder::read(&args.recipe)?, request(args.kernel.clone(), *accel));
         match context.app(&settings).bake(folder, &tag, &machine, args.no_cache && all.is_empty()) {

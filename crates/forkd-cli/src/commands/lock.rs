@@ -2,6 +2,7 @@ use crate::config;
 use crate::context::Context;
 use crate::lockfile;
 use anyhow::Result;
+use forkd_app::{HubPlace, Hubs};
 use forkd_core::{Error, Kind};
 use forkd_format::{Lockfile, Reference};
 use std::path::PathBuf;
@@ -37,6 +38,13 @@ pub(crate) fn run(args: &LockArgs, context: &Context<'_>) -> Result<()> {
     let all = || lock.packages.iter().filter_map(|package| package.reference().ok()).collect();
     let names: Vec<Reference> = if args.names.is_empty() { all() } else { args.names.clone() };
     for name in &names {
+        // As it was found before, unless the user says otherwise.
+        let before =
+            lock.packages.iter().find(|other| args.names.is_empty() && other.reference == name.to_string());
+        let hubs = match before.filter(|_| args.hub.is_none()) {
+            Some(before) => Hubs::one(HubPlace::parse(&before.hub)?),
+            None => hubs.clone(),
+        };
         let found = context.app(&settings).lock(name, &hubs)?;
         let what = match (&found.pack, found.release_sha256) {
             (Some(pack), _) => format!("sha256 {}", pack.sha256.short()),

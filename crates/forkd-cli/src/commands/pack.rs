@@ -104,7 +104,7 @@ impl PackContent {
             None if !base.contains('/') || base.contains("://") => Err(nowhere(base).into()),
             None => match source(base, self.hub.as_deref())? {
                 PullSource::Name(reference, hubs) => Ok(BaseSource::Name(reference, hubs)),
-                PullSource::Url(_) | PullSource::Release(_) | PullSource::Locked(_) => {
+                PullSource::Url(_) | PullSource::Release(_) | PullSource::Locked { .. } => {
                     Err(nowhere(base).into())
                 }
             },

@@ -1,5 +1,6 @@
 use crate::config;
 use crate::context::Context;
+use crate::hub_names::hub_place;
 use crate::output::mib;
 use anyhow::Result;
 use forkd_app::{HubPlace, PackRequest, Publication, PublishRequest, PublishTarget};
@@ -97,7 +98,7 @@ pub(crate) fn run(args: &PublishArgs, context: &Context<'_>) -> Result<()> {
     match &publication {
         Publication::Packs(report) => {
             tell(report, context);
-            if let (Some(dir), false) = (&args.release_assets, args.dry_run) {
+            if let (Some(dir), PublishOutcome::Published) = (&args.release_assets, report.outcome) {
                 next_for_assets(args, dir, report, context);
             } else if let PublishTarget::Hub(hub) = &target {
                 output.line(&format!("  next: forkd pull {} --hub {}", args.name, hub.index_name()));
@@ -130,10 +131,15 @@ fn target(args: &PublishArgs) -> forkd_core::Result<PublishTarget> {
     let (owner, name) = args.name.package.split_once('/').unwrap_or_default();
     let release = release_name(name, &args.name.version);
     let default = format!("https://github.com/{owner}/forkd-snapshots/releases/download/{release}/");
+    let Some(registry) = args.to.as_deref() else {
+        let message = "--release-assets changes a registry, and --to names none";
+        return Err(Error::new(Kind::Usage, message)
+            .hint("add --to with the registry.json, or the URL, that is to list it"));
+    };
     Ok(PublishTarget::Assets {
         dir: std::path::absolute(dir).map_err(Error::io("find", dir))?,
         url: args.asset_url.clone().unwrap_or(default),
-        hub: args.to.as_deref().map(HubPlace::parse).transpose()?,
+        hub: Some(hub_place(registry, "--to")?),
     })
 }
 

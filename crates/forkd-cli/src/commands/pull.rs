@@ -2,12 +2,12 @@ use super::unpack::{Place, tell};
 use crate::config;
 use crate::context::Context;
 use crate::lockfile;
-use crate::output::mib;
+use crate::output::{mib, printable};
 use crate::place::source;
 use anyhow::Result;
 use forkd_app::{ArrivalProgram, ForkSource, PullRequest, PullSource, Settings, TagChoice};
-use forkd_core::{Error, Kind, PullSummary};
-use forkd_format::{Reference, Tag};
+use forkd_core::{Error, Kind, PullReport, PullSummary};
+use forkd_format::{LockedPackage, Reference, Tag};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -120,30 +120,62 @@ fn locked(file: &Path, args: &PullArgs, context: &Context<'_>) -> Result<()> {
     if let Some(name) = &args.source {
         let wanted: Reference = name.parse()?;
         packages.retain(|package| package.reference().is_ok_and(|other| other.package == wanted.package));
+        let is_other = |package: &LockedPackage| {
+            let named =
+                name.contains('@') && package.reference().is_ok_and(|other| other.version != wanted.version);
+            let digests = package.pack.iter().map(|pack| pack.sha256).chain(package.release_sha256);
+            let mut digests = digests.chain(package.artifacts.iter().map(|one| one.manifest_sha256));
+            named || wanted.digest.is_some_and(|pin| !digests.any(|digest| digest == pin))
+        };
+        if let Some(package) = packages.iter().find(|package| is_other(package)) {
+            let message = format!("{} has {}, not {name}", file.display(), package.reference);
+            return Err(Error::new(Kind::NotFound, message).hint(format!("forkd lock {name}")).into());
+        }
         if packages.is_empty() {
             let message = format!("'{}' is not in {}", wanted.package, file.display());
             return Err(Error::new(Kind::NotFound, message).hint(format!("forkd lock {name}")).into());
         }
     }
     let settings = config::settings()?;
+    let place = args.place.choice();
+    if place.tag.is_some() && packages.len() > 1 {
+        return Err(Error::new(
+            Kind::Usage,
+            format!("--tag names one snapshot; {} has {}", file.display(), packages.len()),
+        )
+        .into());
+    }
+    let hubs = config::hubs(None)?;
+    let mut reports = Vec::new();
     for package in packages {
         context.output.line(&format!("→ {} as {} has it", package.reference, file.display()));
+        let is_known = hubs.have(&package.hub);
         let request = PullRequest {
-            source: PullSource::Locked(Box::new(package)),
-            place: args.place.choice(),
+            source: PullSource::Locked { package: Box::new(package), is_known },
+            place: place.clone(),
             connections: context.connections,
             limit_rate: args.limit_rate,
         };
-        pull(&request, &settings, context)?;
+        let report = context.app(&settings).pull(&request)?;
+        tell_pull(&report, context);
+        reports.push(report);
     }
+    context.output.json(&serde_json::json!({ "pulled": reports }));
     Ok(())
 }
 
 /// Pulls and says what came.
 pub(crate) fn pull(request: &PullRequest, settings: &Settings, context: &Context<'_>) -> Result<()> {
     let report = context.app(settings).pull(request)?;
+    tell_pull(&report, context);
+    context.output.json(&report);
+    Ok(())
+}
+
+/// Says what came.
+fn tell_pull(report: &PullReport, context: &Context<'_>) {
     if let Some(choice) = &report.choice {
-        context.output.line(&format!("→ {choice}"));
+        context.output.line(&printable(&format!("→ {choice}")));
     }
     if report.unpack.nothing_new() && report.downloaded == 0 {
         context.output.line("✓ nothing to download: all of it is here already");
@@ -160,8 +192,6 @@ pub(crate) fn pull(request: &PullRequest, settings: &Settings, context: &Context
         });
     }
     tell(&report.unpack, context);
-    context.output.json(&report);
-    Ok(())
 }
 
 /// This program, as one that fetches and serves what arrives.
@@ -183,7 +213,7 @@ fn tell_plan(plan: &PullSummary, context: &Context<'_>) -> Result<()> {
         context.output.answer("nothing to fetch: all of it is here already");
     } else {
         if let Some(choice) = &plan.choice {
-            context.output.answer(&format!("→ {choice}"));
+            context.output.answer(&printable(&format!("→ {choice}")));
         }
         let from = plan.location.as_ref().map(ToString::to_string).unwrap_or_default();
         let bytes = plan.fetch_bytes.map_or_else(|| "all that there is".to_owned(), mib);

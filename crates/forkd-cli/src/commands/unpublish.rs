@@ -11,7 +11,7 @@ use forkd_format::Reference;
 Example:\n  forkd unpublish acme/pyagent@v2 --from /srv/hub")]
 pub(crate) struct UnpublishArgs {
     /// owner/name@version
-    name: Reference,
+    name: String,
     /// The hub [env: FORKD_HUB_URL]
     #[arg(long, value_name = "HUB")]
     from: Option<String>,
@@ -21,14 +21,21 @@ pub(crate) struct UnpublishArgs {
 }
 
 pub(crate) fn run(args: &UnpublishArgs, context: &Context<'_>) -> Result<()> {
+    let name: Reference = args.name.parse()?;
+    if !args.name.contains('@') {
+        let message = format!("'{}' names no version", name.package);
+        return Err(Error::new(Kind::Usage, message)
+            .hint(format!("forkd unpublish {}@VERSION", name.package))
+            .into());
+    }
     let hub = config::publishing_hub(args.from.as_deref())?;
     if let HubPlace::Registry { .. } | HubPlace::Layout(_) = hub {
         return Err(Error::new(Kind::Usage, format!("{hub} keeps releases by their tags"))
-            .hint(format!("`forkd rmi --remote {hub}/{}:{}`", args.name.package, args.name.version))
+            .hint(format!("`forkd rmi --remote {hub}/{}:{}`", name.package, name.version))
             .into());
     }
     let settings = config::settings()?;
-    let report = context.app(&settings).unpublish(&args.name, &hub, args.dry_run)?;
+    let report = context.app(&settings).unpublish(&name, &hub, args.dry_run)?;
     let what = if report.dry_run { "would take" } else { "✓ took" };
     context.output.line(&format!("{what} {} off {}", report.reference, report.hub));
     context.output.line(&match report.left.as_slice() {

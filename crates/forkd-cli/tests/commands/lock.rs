@@ -23,6 +23,9 @@ fn what_is_locked_is_what_comes() {
     to.ok(&["lock", "--hub", &hub]);
     to.ok_noted(&["pull", "--locked", "acme/x"]);
     assert!(to.snapshot("two", "memory.bin").exists());
+    for other in ["acme/x@v1", &format!("acme/x@sha256:{}", "0".repeat(64))] {
+        assert!(to.fails(3, &["pull", "--locked", other]).contains("has acme/x@latest, not"), "{other}");
+    }
     // Other bytes than those that were locked are refused.
     let third = User::new();
     let text = std::fs::read_to_string(to.path("forkd.lock")).unwrap();

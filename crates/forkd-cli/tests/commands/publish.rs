@@ -178,6 +178,9 @@ fn what_cannot_be_published_says_so() {
         (vec!["publish", "py", "ab", "--to", "hub"], 2, "ab"),
         (vec!["publish", "py", "a/b@v1", "--to", "https://h/registry.json"], 2, "is read over HTTP only"),
         (vec!["unpublish", "a/b@v1", "--from", "hub"], 3, "no 'a/b'"),
+        (vec!["unpublish", "a/b", "--from", "hub"], 2, "names no version"),
+        (vec!["publish", "py", "a/b@v1", "--release-assets", "dist"], 2, "--to names none"),
+        (vec!["publish", "py", "a/b@v1", "--release-assets", "dist", "--to", "none.json"], 2, "none.json"),
         (vec!["hub", "check", "nowhere"], 2, "HUB ('nowhere')"),
     ] {
         let error = user.fails(code, &args);
@@ -318,4 +321,57 @@ fn a_hub_that_is_damaged_is_found_out() {
     std::fs::write(user.path("hub/registry.json"), broken.to_string()).unwrap();
     let seen = user.run(&["hub", "check", "hub"]);
     assert!(seen.code == 6 && seen.out.contains("has no version 'latest'"), "{}", seen.out);
+}
+
+#[test]
+fn a_version_that_becomes_the_latest_again_keeps_all_that_it_had() {
+    let user = User::new();
+    user.with("one", 1).with("two", 2);
+    user.ok(&["publish", "one", "acme/x@v1", "--to", "hub"]);
+    user.ok(&["publish", "two", "acme/x@v2", "--to", "hub"]);
+    let mut listed = registry(&user);
+    // What somebody has written by hand stays, and is no reason to take `latest` for another version.
+    listed["packages"]["acme/x"]["versions"]["v2"]["release_tag"] = json!("hub-x-v2");
+    std::fs::write(user.path("hub/registry.json"), listed.to_string()).unwrap();
+    let before = version(&listed, "acme/x", "v1").clone();
+    let out = user.ok(&["publish", "one", "acme/x@v1", "--to", "hub"]);
+    assert!(out.contains("which is `latest` now: sent # MiB"), "{out}");
+    let now = registry(&user);
+    assert_eq!(version(&now, "acme/x", "v1"), &before);
+    assert_eq!(version(&now, "acme/x", "latest"), &before);
+    assert_eq!(version(&now, "acme/x", "v2")["release_tag"], "hub-x-v2");
+    user.ok(&["publish", "two", "acme/x@v2", "--to", "hub"]);
+    user.ok(&["unpublish", "acme/x@v2", "--from", "hub"]);
+    assert_eq!(version(&registry(&user), "acme/x", "latest"), &before);
+    assert!(user.fails(2, &["unpublish", "acme/x@latest", "--from", "hub"]).contains("by its own name"));
+}
+
+#[test]
+fn a_damaged_version_is_published_again() {
+    let user = User::new();
+    user.with("one", 1).with("two", 2);
+    user.ok(&["publish", "one", "acme/x@v1", "--to", "hub"]);
+    std::fs::remove_dir_all(user.path("hub/packs")).unwrap();
+    assert_eq!(user.run(&["hub", "check", "hub"]).code, 6);
+    // The last version cannot be had, so there is no update from it.
+    let (_, noted) = user.ok_noted(&["publish", "two", "acme/x@v2", "--to", "hub"]);
+    assert!(noted.contains("no update from the last version") || noted.is_empty(), "{noted}");
+    user.ok_noted(&["publish", "one", "acme/x@v1", "--to", "hub", "--no-latest"]);
+    user.ok(&["hub", "check", "hub", "--deep"]);
+}
+
+#[test]
+fn what_is_named_in_another_way_is_not_collected() {
+    let user = User::new();
+    user.with("one", 1);
+    user.ok(&["publish", "one", "acme/x@v1", "--to", "hub"]);
+    let text = std::fs::read_to_string(user.path("hub/registry.json")).unwrap();
+    for way in ["./packs/", "https://hub.example.com/packs/", "/packs/", "packs/../packs/"] {
+        let spelt =
+            text.replace("\"packs/", &format!("\"{way}")).replace(".tar.zst\"", ".tar.zst#sha256=x\"");
+        std::fs::write(user.path("hub/registry.json"), spelt).unwrap();
+        std::fs::remove_dir_all(user.path("hub/packages")).ok();
+        let report = user.json(&["hub", "gc", "hub", "--grace", "0", "--delete"]);
+        assert_eq!(report["deleted_blobs"], 0, "{way}: {report}");
+    }
 }

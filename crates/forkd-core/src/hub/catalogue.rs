@@ -47,10 +47,13 @@ pub trait Catalogue: Send + Sync {
     /// Where it cannot be written.
     fn put_file(&self, file_name: &str, file: &Path, progress: &dyn Progress, cancel: &Cancel) -> Result<()>;
 
-    /// Changes versions. Other people's changes at the same time are kept; what the versions name is there before. `replace` lets a version
-    /// have other bytes than it had.
+    /// Changes versions as `decide` says, which is shown the registry as it is then. Other people's changes at the same time are kept; what the
+    /// versions name is there before. Where the hub has locks nobody changes the registry between the look and the change.
     ///
     /// # Errors
-    /// [`crate::Kind::General`] where somebody else published one of them meanwhile, with other bytes.
-    fn change(&self, changes: &[VersionChange], replace: bool, cancel: &Cancel) -> Result<()>;
+    /// Those of `decide`, and of the transport.
+    fn change(&self, decide: &Decision<'_>, cancel: &Cancel) -> Result<()>;
 }
+
+/// What becomes of versions, by the registry as it is.
+pub type Decision<'d> = dyn Fn(&RegistryText) -> Result<Vec<VersionChange>> + 'd;

@@ -10,7 +10,7 @@ pub(crate) mod release_offer;
 pub(crate) mod remote;
 pub(crate) mod repository;
 
-pub use catalogue::{Catalogue, VersionChange};
+pub use catalogue::{Catalogue, Decision, VersionChange};
 pub use index_hub::IndexHub;
 pub use offer::{Claim, Offer, ReleaseOffer};
 pub use port::Hub;

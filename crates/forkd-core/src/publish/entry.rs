@@ -109,7 +109,12 @@ pub(super) fn entry(
                 head_bytes: pack.header_bytes,
                 bases: pack.bases.clone(),
             })
-            .ok(),
+            .ok()
+            .map(|mut artifact| {
+                // Said where there are none too: a collector then knows that no kernel is needed.
+                artifact["bases"] = serde_json::to_value(&pack.bases).unwrap_or_default();
+                artifact
+            }),
         })
         .collect();
     if !artifacts.is_empty() {

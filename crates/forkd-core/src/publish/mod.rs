@@ -17,6 +17,7 @@ use crate::publish::packs::PackMaker;
 use crate::store::root::Store;
 use forkd_format::Reference;
 use forkd_format::registry::VersionNote;
+use forkd_format::registry_text::RegistryText;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -59,59 +60,127 @@ pub fn publish(
     (temp, env): (&Path, Env<'_>),
     told: &mut dyn FnMut(&PublishedPack),
 ) -> Result<PublishReport> {
-    let PublishOptions { reference, latest, replace, dry_run, .. } = options;
-    let (package, version) = (reference.package.as_str(), reference.version.as_str());
-    let registry = catalogue.registry(env.cancel)?;
+    let PublishOptions { reference, dry_run, .. } = options;
     let mut maker = PackMaker::new(store, catalogue, options, (temp, env));
     let stream = maker.stream(told)?;
     let described = Described::of(store, options)?;
-    let listed = registry.version(package, version);
-    let there = listed.and_then(|listed| if options.variant { described.own(listed) } else { Some(listed) });
-    let digest = stream.id.digest().to_string();
-    let same = |listed: &Map<String, Value>| listed.get("sha256").and_then(Value::as_str) == Some(&digest);
-    if there.is_some_and(|listed| !same(listed)) && !replace {
-        let message =
-            format!("{}: '{package}@{version}' is published already, with other bytes", catalogue.name());
-        return Err(Error::new(Kind::General, message)
-            .hint("publish under another version, or add --replace: hosts that pinned the old bytes are then refused"));
-    }
-    let is_latest = *latest || !registry.versions(package).contains(&"latest");
-    let moves = is_latest && registry.version(package, "latest") != listed;
+    let wish = Wish { options, described: &described, sha256: stream.id.digest().to_string() };
+    let registry = catalogue.registry(env.cancel)?;
+    let is_listed = wish.is_listed(&registry, &catalogue.name())?;
+    let is_there =
+        is_listed && !options.replace && catalogue.has_file(&stream.file_name, stream.size, env.cancel)?;
+    let latest = wish.is_latest(&registry);
     let mut report = PublishReport {
         hub: catalogue.name(),
         reference: reference.clone(),
         outcome: PublishOutcome::Unchanged,
-        latest: is_latest,
+        latest,
         packs: vec![stream],
         sent_bytes: 0,
     };
-    if there.is_some_and(same) && !moves {
+    if is_there && wish.latest_is_it(&registry) {
         return Ok(report);
     }
-    maker.paged(&mut report.packs, told)?;
     report.outcome = if *dry_run { PublishOutcome::Planned } else { PublishOutcome::Published };
-    report.sent_bytes = maker.send()?;
+    // Where only `latest` moves, all packs are there.
+    if !is_there {
+        maker.paged(&mut report.packs, told)?;
+        report.sent_bytes = maker.send()?;
+    }
     if *dry_run {
         return Ok(report);
     }
     let own = entry(catalogue, &described, options, &report.packs);
-    let note = VersionNote {
-        entry: Some(match listed.filter(|_| options.variant) {
-            Some(listed) => described.beside(listed, own),
-            None => own,
-        }),
-        description: described.description.clone(),
-    };
-    let change = |version: &str| VersionChange {
-        package: package.to_owned(),
-        version: version.to_owned(),
-        note: note.clone(),
-    };
-    // The version before what points to it.
-    let mut changes = vec![change(version)];
-    if is_latest && version != "latest" {
-        changes.push(change("latest"));
-    }
-    catalogue.change(&changes, *replace || options.variant, env.cancel)?;
+    let name = catalogue.name();
+    catalogue.announce(env.cancel)?;
+    catalogue.change(&|registry| wish.changes(registry, is_there, &own, &name), env.cancel)?;
     Ok(report)
+}
+
+/// What is to be listed.
+struct Wish<'a> {
+    options: &'a PublishOptions,
+    described: &'a Described,
+    /// Of the pack that every host reads.
+    sha256: String,
+}
+
+impl Wish<'_> {
+    fn listed<'r>(&self, registry: &'r RegistryText) -> Option<&'r Map<String, Value>> {
+        registry.version(&self.options.reference.package, &self.options.reference.version)
+    }
+
+    /// What is listed in the place that this is to have: the version, or what it is for the same engine and processor.
+    fn there<'r>(&self, registry: &'r RegistryText) -> Option<&'r Map<String, Value>> {
+        let listed = self.listed(registry)?;
+        if self.options.variant { self.described.own(listed) } else { Some(listed) }
+    }
+
+    fn is_it(&self, listed: &Map<String, Value>) -> bool {
+        listed.get("sha256").and_then(Value::as_str) == Some(&self.sha256)
+    }
+
+    /// Whether it is listed already; refused where other bytes are and may not be replaced.
+    fn is_listed(&self, registry: &RegistryText, hub: &str) -> Result<bool> {
+        match self.there(registry) {
+            None => Ok(false),
+            Some(there) if self.is_it(there) => Ok(true),
+            Some(_) if self.options.replace => Ok(false),
+            Some(_) => {
+                let reference = &self.options.reference;
+                let message = format!("{hub}: '{reference}' is published already, with other bytes");
+                Err(Error::new(Kind::General, message).hint(
+                    "publish under another version, or add --replace: hosts that pinned the old bytes are then refused",
+                ))
+            }
+        }
+    }
+
+    fn is_latest(&self, registry: &RegistryText) -> bool {
+        let versions = registry.versions(&self.options.reference.package);
+        self.options.latest || !versions.contains(&"latest") || self.options.reference.version == "latest"
+    }
+
+    /// Whether `latest` is what it is to be.
+    fn latest_is_it(&self, registry: &RegistryText) -> bool {
+        let latest = registry.version(&self.options.reference.package, "latest");
+        let same = |latest: &Map<String, Value>| {
+            self.listed(registry).is_some_and(|listed| listed.get("sha256") == latest.get("sha256"))
+        };
+        !self.is_latest(registry) || latest.is_some_and(same)
+    }
+
+    /// What becomes of the version, by the registry as it is now: the version before what points to it.
+    fn changes(
+        &self,
+        registry: &RegistryText,
+        was_there: bool,
+        own: &Map<String, Value>,
+        hub: &str,
+    ) -> Result<Vec<VersionChange>> {
+        let PublishOptions { reference, variant, .. } = self.options;
+        self.is_listed(registry, hub)?;
+        let entry = match self.listed(registry) {
+            // All that it had stays.
+            Some(listed) if was_there => listed.clone(),
+            Some(listed) if *variant => self.described.beside(listed, own.clone()),
+            _ => own.clone(),
+        };
+        let note = VersionNote { entry: Some(entry), description: self.described.description.clone() };
+        let change = |version: &str| VersionChange {
+            package: reference.package.clone(),
+            version: version.to_owned(),
+            note: note.clone(),
+        };
+        let mut changes = vec![change(&reference.version)];
+        // A variant of what `latest` stands for is one of that too.
+        let twin = self.listed(registry).is_some_and(|listed| {
+            registry.version(&reference.package, "latest").map(|latest| latest.get("sha256"))
+                == Some(listed.get("sha256"))
+        });
+        if (self.is_latest(registry) || (*variant && twin)) && reference.version != "latest" {
+            changes.push(change("latest"));
+        }
+        Ok(changes)
+    }
 }

@@ -5,6 +5,7 @@ use crate::error::{Error, Kind, Result};
 use crate::hub::catalogue::{Catalogue, VersionChange};
 use forkd_format::Reference;
 use forkd_format::registry::VersionNote;
+use forkd_format::registry_text::RegistryText;
 use serde::Serialize;
 
 /// What was taken back.
@@ -32,33 +33,51 @@ pub fn unpublish(
     dry_run: bool,
     cancel: &Cancel,
 ) -> Result<UnpublishReport> {
-    let (package, version) = (reference.package.as_str(), reference.version.as_str());
     let before = catalogue.registry(cancel)?;
-    let mut after = before.clone();
+    let (after, _) = without(&before, reference, &catalogue.name())?;
+    if !dry_run {
+        catalogue.announce(cancel)?;
+        let name = catalogue.name();
+        catalogue
+            .change(&|registry| without(registry, reference, &name).map(|(_, changes)| changes), cancel)?;
+    }
+    let package = reference.package.as_str();
+    let latest_moved = before.version(package, "latest") != after.version(package, "latest");
+    let left = after.versions(package).into_iter().map(str::to_owned).collect();
+    Ok(UnpublishReport { hub: catalogue.name(), reference: reference.clone(), left, latest_moved, dry_run })
+}
+
+/// A registry without a version, and what is to be said of its versions for that.
+fn without(
+    registry: &RegistryText,
+    reference: &Reference,
+    hub: &str,
+) -> Result<(RegistryText, Vec<VersionChange>)> {
+    let (package, version) = (reference.package.as_str(), reference.version.as_str());
+    let mut after = registry.clone();
     if !after.remove_version(package, version) {
-        let there = before.versions(package).join(", ");
+        let there = registry.versions(package).join(", ");
         let message = if there.is_empty() {
-            format!("no '{package}' in {}", catalogue.name())
+            format!("no '{package}' in {hub}")
         } else {
-            format!("'{package}' has no version '{version}' in {}; there are: {there}", catalogue.name())
+            format!("'{package}' has no version '{version}' in {hub}; there are: {there}")
         };
         return Err(Error::new(Kind::NotFound, message));
     }
-    let moved = before.version(package, "latest") != after.version(package, "latest");
-    let mut changes = Vec::new();
-    for name in [version, "latest"].into_iter().take(1 + usize::from(moved && version != "latest")) {
-        let note = VersionNote { entry: after.version(package, name).cloned(), description: None };
-        changes.push(VersionChange { package: package.to_owned(), version: name.to_owned(), note });
+    let sum = |text: &RegistryText| {
+        text.version(package, "latest").and_then(|latest| latest.get("sha256").cloned())
+    };
+    if version == "latest" && sum(registry) == sum(&after) {
+        let message = format!("'{package}@latest' stands for the version that is listed last");
+        return Err(Error::new(Kind::Usage, message).hint("take that one back by its own name"));
     }
-    if !dry_run {
-        catalogue.change(&changes, true, cancel)?;
-    }
-    let left = after.versions(package).into_iter().map(str::to_owned).collect();
-    Ok(UnpublishReport {
-        hub: catalogue.name(),
-        reference: reference.clone(),
-        left,
-        latest_moved: moved,
-        dry_run,
-    })
+    let moved = registry.version(package, "latest") != after.version(package, "latest");
+    let names = [version, "latest"].into_iter().take(1 + usize::from(moved && version != "latest"));
+    let changes = names.map(|name| VersionChange {
+        package: package.to_owned(),
+        version: name.to_owned(),
+        note: VersionNote { entry: after.version(package, name).cloned(), description: None },
+    });
+    let changes = changes.collect();
+    Ok((after, changes))
 }

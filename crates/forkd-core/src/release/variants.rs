@@ -32,22 +32,30 @@ pub(crate) fn choose(context: &PullContext<'_>, mut offers: Vec<Offer>) -> Resul
         others.extend(variants);
         return Ok(others);
     }
-    let mut taken = None;
+    let (mut taken, mut unknown) = (None, None);
     for name in &names {
         let first = variants.iter().find(|offer| offer.variant.as_ref() == Some(name));
         let (Some(first), Some(Examine(fits))) = (first, &context.options.unpack.examine) else { break };
         let needs = match (&first.needs, &first.release) {
             (Some(needs), _) => Arc::clone(needs),
             (None, Some(release)) => Arc::new(described(context, release)?),
-            (None, None) => continue,
+            // Nothing is told of it: better than one that does not run here.
+            (None, None) => {
+                unknown = unknown.or(Some(name.clone()));
+                continue;
+            }
         };
         if fits(&needs).is_ok() {
             taken = Some(name.clone());
             break;
         }
     }
-    let why = if taken.is_some() { "runs here" } else { "none runs here" };
-    let name = taken.unwrap_or_else(|| names[0].clone());
+    let why = match (&taken, &unknown) {
+        (Some(_), _) => "runs here",
+        (None, Some(_)) => "may run here",
+        (None, None) => "none runs here",
+    };
+    let name = taken.or(unknown).unwrap_or_else(|| names[0].clone());
     let left: Vec<&str> = names.iter().filter(|other| **other != name).map(String::as_str).collect();
     let choice = format!("variant {name}: {why} (there are also: {})", left.join(", "));
     // The packs of one variant stay together: of these the cheapest is taken.

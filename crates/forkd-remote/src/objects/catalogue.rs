@@ -3,9 +3,9 @@
 use super::entry::{PACKS, note_key};
 use super::marker::{Marker, publish};
 use super::port::Objects;
-use super::registry::{Said, read_registry, update_locked};
-use forkd_core::hub::{Catalogue, VersionChange};
-use forkd_core::{Cancel, Error, Kind, Progress, Result};
+use super::registry::{read_registry, update_locked};
+use forkd_core::hub::{Catalogue, Decision, VersionChange};
+use forkd_core::{Cancel, Progress, Result};
 use forkd_format::registry_text::RegistryText;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,23 +28,6 @@ impl ObjectCatalogue {
         let mut marker = self.marker.lock().unwrap_or_else(PoisonError::into_inner);
         if marker.is_none() {
             *marker = Some(publish(&self.objects, cancel)?);
-        }
-        Ok(())
-    }
-
-    /// Refuses to give a version other bytes than somebody else gave it meanwhile.
-    fn refuse_replacing(&self, changes: &[VersionChange], cancel: &Cancel) -> Result<()> {
-        let (text, _) = read_registry(&*self.objects, cancel)?;
-        for VersionChange { package, version, note } in changes {
-            let (there, new) = (text.version(package, version), note.entry.as_ref());
-            let differs = there.zip(new).is_some_and(|(there, new)| there.get("sha256") != new.get("sha256"));
-            if version != "latest" && differs {
-                let message = format!(
-                    "{}: somebody else published '{package}@{version}' meanwhile, with other bytes",
-                    self.objects.name()
-                );
-                return Err(Error::new(Kind::General, message).hint("publish under another version"));
-            }
         }
         Ok(())
     }
@@ -77,17 +60,15 @@ impl Catalogue for ObjectCatalogue {
         self.objects.put_file(&self.url(file_name), file, progress, cancel)
     }
 
-    fn change(&self, changes: &[VersionChange], replace: bool, cancel: &Cancel) -> Result<()> {
+    fn change(&self, decide: &Decision<'_>, cancel: &Cancel) -> Result<()> {
         self.be_announced(cancel)?;
         let _lock = self.objects.lock(cancel)?;
-        if !replace {
-            self.refuse_replacing(changes, cancel)?;
+        let (text, _) = read_registry(&*self.objects, cancel)?;
+        for VersionChange { package, version, note } in decide(&text)? {
+            let text = serde_json::to_vec_pretty(&note).unwrap_or_default();
+            self.objects.put(&note_key(&package, &version), &text, cancel)?;
         }
-        for VersionChange { package, version, note } in changes {
-            let text = serde_json::to_vec_pretty(note).unwrap_or_default();
-            self.objects.put(&note_key(package, version), &text, cancel)?;
-        }
-        update_locked(&*self.objects, Said::Versions, cancel)?;
+        update_locked(&*self.objects, cancel)?;
         *self.marker.lock().unwrap_or_else(PoisonError::into_inner) = None;
         Ok(())
     }

@@ -13,6 +13,9 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// How the names of kernels end.
+const KERNEL: &str = ".vmlinux.zst";
+
 /// What was deleted, or would be.
 #[derive(Debug, Clone, Serialize)]
 pub struct CollectReport {
@@ -123,10 +126,11 @@ fn is_ours(key: &str) -> bool {
     let blob = key.strip_prefix(BLOBS).is_some_and(|hex| hex.parse::<Digest>().is_ok());
     blob || key
         .strip_prefix(PACKS)
-        .is_some_and(|name| name.contains(".forkd-snapshot") || name.ends_with(".vmlinux.zst"))
+        .is_some_and(|name| name.contains(".forkd-snapshot") || name.ends_with(KERNEL))
 }
 
-/// The keys of all packs and kernels that the registry names, or will once somebody else's word is in it.
+/// The keys of all packs and kernels that the registry names, or will once somebody else's word is in it. Files go by their names, however the
+/// way to them is spelt.
 fn listed(objects: &dyn Objects, cancel: &Cancel) -> Result<HashSet<String>> {
     let (mut text, written) = read_registry(objects, cancel)?;
     let mut named = text.named_files();
@@ -134,7 +138,14 @@ fn listed(objects: &dyn Objects, cancel: &Cancel) -> Result<HashSet<String>> {
         text.apply(&package, &version, &note);
     }
     named.extend(text.named_files());
-    Ok(named.into_iter().collect())
+    let any_kernel = named.contains(&None);
+    let mut keys: HashSet<String> =
+        named.into_iter().flatten().map(|name| format!("{PACKS}{name}")).collect();
+    if any_kernel {
+        let kernels = objects.list(PACKS, cancel)?.into_iter().map(|object| object.key);
+        keys.extend(kernels.filter(|key| key.ends_with(KERNEL)));
+    }
+    Ok(keys)
 }
 
 /// How many tags there are, and the keys of all that they and the registry reach. One that cannot be read stops all: what it reaches is not known.

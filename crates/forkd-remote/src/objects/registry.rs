@@ -19,15 +19,6 @@ const ROUNDS: usize = 20;
 /// Between what somebody read of a registry and what they write there is no more time than this.
 const OVERLAP: Duration = Duration::from_secs(60 * 60);
 
-/// What of the registry is made again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Said {
-    /// Releases, by tags.
-    Releases,
-    /// Packs, by versions.
-    Versions,
-}
-
 /// The registry as it is, and when it was written; an empty one where there is none.
 pub(crate) fn read_registry(
     objects: &dyn Objects,
@@ -84,30 +75,28 @@ impl RegistrySource for ObjectRegistry {
 /// Makes the registry say what was said. Whoever writes it looks again afterwards, so that of several who do it at the same time the last
 /// one puts right what it has overwritten; no condition on writing is relied on, which some stores pass over. Where the store has
 /// locks nothing is overwritten.
-pub(crate) fn update_registry(objects: &dyn Objects, said: Said, cancel: &Cancel) -> Result<()> {
+pub(crate) fn update_registry(objects: &dyn Objects, cancel: &Cancel) -> Result<()> {
     let _lock = objects.lock(cancel)?;
-    update_locked(objects, said, cancel)
+    update_locked(objects, cancel)
 }
 
 /// The same for whoever has the lock.
-pub(crate) fn update_locked(objects: &dyn Objects, said: Said, cancel: &Cancel) -> Result<()> {
+pub(crate) fn update_locked(objects: &dyn Objects, cancel: &Cancel) -> Result<()> {
     for _ in 0..ROUNDS {
         let (before, written) = read_registry(objects, cancel)?;
         let mut text = before.clone();
-        match said {
-            Said::Releases => text.set_releases(&all_entries(objects, cancel)?),
-            Said::Versions => {
-                for (package, version, note) in fresh_notes(objects, written, cancel)? {
-                    text.apply(&package, &version, &note);
-                }
-            }
+        // Of both kinds: what somebody who said the other one has written may be overwritten too.
+        for (package, version, note) in fresh_notes(objects, written, cancel)? {
+            text.apply(&package, &version, &note);
         }
+        text.set_releases(&all_entries(objects, cancel)?);
         if written.is_some() && text == before {
             return Ok(());
         }
         objects.put(REGISTRY, text.to_string().as_bytes(), cancel)?;
     }
-    Ok(())
+    let message = format!("{}: others have been changing the registry all the time", objects.name());
+    Err(Error::new(Kind::Transient, message).hint("run it again: what was said is kept"))
 }
 
 /// All tags of a hub, by package and name, and what they stand for. What cannot be read is passed over.

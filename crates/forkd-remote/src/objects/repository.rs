@@ -3,7 +3,7 @@
 use super::entry::{BLOBS, RELEASES, parse, parse_tag_key, tag_key, to_bytes};
 use super::marker::{Marker, publish};
 use super::port::Objects;
-use super::registry::{Said, update_registry};
+use super::registry::update_registry;
 use forkd_core::hub::{BlobFile, Location, ManifestName, Repository, check_manifest};
 use forkd_core::{Cancel, Error, Kind, Progress, Result};
 use forkd_format::Digest;
@@ -129,7 +129,7 @@ impl Repository for ObjectRepository {
         let size_bytes = all.iter().map(ReleaseManifest::total).sum::<u64>() + manifest.len() as u64;
         let entry = ReleaseEntry { digest, size_bytes, description: all.iter().find_map(description) };
         self.objects.put(&tag_key(&self.package, tag), &to_bytes(&entry), cancel)?;
-        update_registry(&*self.objects, Said::Releases, cancel)?;
+        update_registry(&*self.objects, cancel)?;
         self.retire();
         Ok(())
     }
@@ -140,6 +140,6 @@ impl Repository for ObjectRepository {
             return Err(Error::new(Kind::NotFound, format!("{}: no tag '{tag}'", self.name())));
         }
         self.objects.delete(&key, cancel)?;
-        update_registry(&*self.objects, Said::Releases, cancel)
+        update_registry(&*self.objects, cancel)
     }
 }

@@ -110,7 +110,7 @@ impl App<'_> {
             }
             input => input?,
         };
-        if let Some(made) = self.settings.store.load(&pack.tag)?.record.and_then(|record| record.created_at)
+        if let Some(made) = self.settings.store.load(&pack.tag)?.made_at()
             && !self.settings.timestamp_is_fixed
         {
             // The same snapshot makes the same packs, whenever it is published.

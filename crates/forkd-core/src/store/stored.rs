@@ -20,6 +20,18 @@ pub struct StoredSnapshot {
 }
 
 impl StoredSnapshot {
+    /// When it was made: as was recorded, else when its memory was written last. RFC 3339, UTC, whole seconds.
+    #[must_use]
+    pub fn made_at(&self) -> Option<String> {
+        if let Some(made) = self.record.as_ref().and_then(|record| record.created_at.clone()) {
+            return Some(made);
+        }
+        let written = self.dir.join(MEMORY).metadata().and_then(|found| found.modified()).ok()?;
+        let since = written.duration_since(std::time::SystemTime::UNIX_EPOCH).ok()?;
+        let time = jiff::Timestamp::from_second(i64::try_from(since.as_secs()).ok()?).ok()?;
+        Some(time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
+    }
+
     /// The root disk: in the folder, or where `snapshot.json` says.
     #[must_use]
     pub fn rootfs(&self) -> Option<PathBuf> {

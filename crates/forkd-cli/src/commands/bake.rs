@@ -43,7 +43,7 @@ pub(crate) fn run(args: &BakeArgs, context: &Context<'_>) -> Result<()> {
     if let [accel] = args.accel.as_slice() {
         let machine = request(args.kernel.clone(), *accel);
         let baked = context.app(&settings).bake(folder, &tag, &machine, args.no_cache)?;
-        context.output.line(&format!("  next: forkd fork {tag} -n <N>"));
+        context.output.line(&format!("  next: forkd fork --tag {tag} -n <N>"));
         context.output.json(&baked);
         return Ok(());
     }

@@ -235,8 +235,7 @@ fn named(recorded: &str, hubs: &Hubs) -> Option<Reference> {
     if let Ok(reference) = recorded.parse() {
         return Some(reference);
     }
-    let places = hubs.0.iter().flat_map(|entry| std::iter::once(&entry.place).chain(&entry.mirrors));
-    let below = places.filter_map(|place| recorded.strip_prefix(&format!("{place}/"))).next()?;
+    let below = hubs.places().find_map(|place| recorded.strip_prefix(&format!("{place}/")))?;
     let (package, version) = below.rsplit_once(':')?;
     format!("{package}@{version}").parse().ok()
 }

@@ -58,7 +58,7 @@ impl HubCheckReport {
 }
 
 impl App<'_> {
-    /// Checks a hub that has a registry. `deep` reads all bytes of all artifacts. `told` hears of each fault.
+    /// Checks a hub that has a registry. `deep` reads all bytes of all artifacts.
     ///
     /// # Errors
     /// Where the registry cannot be read at all; all else is a fault in the report.

@@ -30,11 +30,15 @@ impl Hubs {
 }
 
 impl Hubs {
+    /// All of them, each before its mirrors.
+    pub(crate) fn places(&self) -> impl Iterator<Item = &HubPlace> {
+        self.0.iter().flat_map(|entry| std::iter::once(&entry.place).chain(&entry.mirrors))
+    }
+
     /// Whether one of them is called so.
     #[must_use]
     pub fn have(&self, name: &str) -> bool {
-        let places = self.0.iter().flat_map(|entry| std::iter::once(&entry.place).chain(&entry.mirrors));
-        places.map(HubPlace::index_name).any(|own| own == name)
+        self.places().any(|place| place.index_name() == name)
     }
 }
 

@@ -23,7 +23,7 @@ pub(crate) struct CompletionsArgs {
     shell: Shell,
 }
 
-pub(crate) fn run(args: &CompletionsArgs, context: &Context<'_>) -> Result<()> {
+pub(crate) fn run(args: &CompletionsArgs, _: &Context<'_>) -> Result<()> {
     let shell: &dyn EnvCompleter = match args.shell {
         Shell::Bash => &Bash,
         Shell::Zsh => &Zsh,
@@ -35,6 +35,5 @@ pub(crate) fn run(args: &CompletionsArgs, context: &Context<'_>) -> Result<()> {
         .map_err(Error::io("write", Path::new("completions")))?;
     let mut out = std::io::stdout().lock();
     out.write_all(&text).and_then(|()| out.flush()).map_err(Error::io("write", Path::new("completions")))?;
-    let _ = context;
     Ok(())
 }

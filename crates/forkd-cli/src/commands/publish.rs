@@ -5,6 +5,7 @@ use crate::output::mib;
 use anyhow::Result;
 use forkd_app::{HubPlace, PackRequest, Publication, PublishRequest, PublishTarget};
 use forkd_core::{Error, Kind, PackKind, PackOptions, PublishOutcome, PublishReport, PublishedPack};
+use forkd_format::manifest::BaseKind;
 use forkd_format::{Reference, Tag};
 use std::path::{Path, PathBuf};
 
@@ -156,7 +157,7 @@ fn purpose(pack: &PublishedPack) -> String {
         PackKind::Paged => "format 3: only what a host lacks is fetched".to_owned(),
         PackKind::Kernel => "format 3, with the guest's kernel apart".to_owned(),
         PackKind::Update => {
-            let base = pack.bases.iter().find(|base| !base.is_unused() && base.name.parse::<Tag>().is_ok());
+            let base = pack.bases.iter().find(|base| !base.is_unused() && base.kind == BaseKind::Snapshot);
             let name = base.map_or("an earlier version", |base| base.name.as_str());
             format!("format 3, for hosts that have '{}'", crate::output::printable(name))
         }
@@ -189,8 +190,7 @@ fn next_for_assets(args: &PublishArgs, dir: &Path, report: &PublishReport, conte
     let mut files: Vec<String> =
         report.packs.iter().map(|pack| format!("{dir}/{}", pack.file_name)).collect();
     let kernels = report.packs.iter().flat_map(|pack| &pack.bases);
-    let kernels =
-        kernels.filter(|base| base.kind == forkd_format::manifest::BaseKind::Kernel && !base.is_unused());
+    let kernels = kernels.filter(|base| base.kind == BaseKind::Kernel && !base.is_unused());
     files.extend(kernels.map(|base| format!("{dir}/{}", base.file_name())));
     files.push(format!("{dir}/SHA256SUMS"));
     files.sort();

@@ -5,7 +5,7 @@ use crate::lockfile;
 use crate::output::{mib, printable};
 use crate::place::source;
 use anyhow::Result;
-use forkd_app::{ArrivalProgram, ForkSource, PullRequest, PullSource, Settings, TagChoice};
+use forkd_app::{ArrivalProgram, ForkSource, PullRequest, PullSource, TagChoice};
 use forkd_core::{Error, Kind, PullReport, PullSummary};
 use forkd_format::{LockedPackage, Reference, Tag};
 use std::collections::BTreeMap;
@@ -107,7 +107,10 @@ pub(crate) fn run(args: &PullArgs, context: &Context<'_>) -> Result<()> {
         context.output.json(&snapshot);
         return Ok(());
     }
-    pull(&request, &settings, context)
+    let report = context.app(&settings).pull(&request)?;
+    tell_pull(&report, context);
+    context.output.json(&report);
+    Ok(())
 }
 
 /// Pulls what a lockfile names.
@@ -164,16 +167,8 @@ fn locked(file: &Path, args: &PullArgs, context: &Context<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Pulls and says what came.
-pub(crate) fn pull(request: &PullRequest, settings: &Settings, context: &Context<'_>) -> Result<()> {
-    let report = context.app(settings).pull(request)?;
-    tell_pull(&report, context);
-    context.output.json(&report);
-    Ok(())
-}
-
 /// Says what came.
-fn tell_pull(report: &PullReport, context: &Context<'_>) {
+pub(crate) fn tell_pull(report: &PullReport, context: &Context<'_>) {
     if let Some(choice) = &report.choice {
         context.output.line(&printable(&format!("→ {choice}")));
     }

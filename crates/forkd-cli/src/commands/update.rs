@@ -1,4 +1,4 @@
-use super::pull::pull;
+use super::pull::tell_pull;
 use crate::config;
 use crate::context::Context;
 use crate::output::mib;
@@ -45,15 +45,12 @@ pub(crate) fn run(args: &UpdateArgs, context: &Context<'_>) -> Result<()> {
         output.json(&serde_json::json!({ "snapshots": reports }));
         return Ok(());
     }
-    let quiet = crate::output::Printer::new(crate::output::Format::Text, true, context.env().cancel);
-    let silent = context.printing_to(&quiet);
-    let telling = if output.is_json() { &silent } else { context };
     for report in newer {
         let asked = args.names.iter().find(|name| name.package == report.from.package).cloned();
         let latest =
             Reference { package: report.from.package.clone(), version: "latest".into(), digest: None };
         let request = context.app(&settings).update_request(&asked.unwrap_or(latest), &report.tag, &hubs);
-        pull(&request, &settings, telling)?;
+        tell_pull(&context.app(&settings).pull(&request)?, context);
     }
     output.json(&serde_json::json!({ "snapshots": reports }));
     Ok(())

@@ -47,7 +47,7 @@ pub trait Catalogue: Send + Sync {
     /// Where it cannot be written.
     fn put_file(&self, file_name: &str, file: &Path, progress: &dyn Progress, cancel: &Cancel) -> Result<()>;
 
-    /// Changes versions as `decide` says, which is shown the registry as it is then. Other people's changes at the same time are kept; what the
+    /// Announces itself, and changes versions as `decide` says, which is shown the registry as it is then. Other people's changes at the same time are kept; what the
     /// versions name is there before. Where the hub has locks nobody changes the registry between the look and the change.
     ///
     /// # Errors

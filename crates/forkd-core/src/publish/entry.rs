@@ -36,9 +36,7 @@ impl Described {
             tags,
         })
     }
-}
 
-impl Described {
     /// What is listed for this snapshot's engine and processor: the version itself, or one of its variants.
     pub(super) fn own<'l>(&self, listed: &'l Map<String, Value>) -> Option<&'l Map<String, Value>> {
         let variants = listed.get("variants").and_then(Value::as_array).into_iter().flatten();
@@ -109,12 +107,7 @@ pub(super) fn entry(
                 head_bytes: pack.header_bytes,
                 bases: pack.bases.clone(),
             })
-            .ok()
-            .map(|mut artifact| {
-                // Said where there are none too: a collector then knows that no kernel is needed.
-                artifact["bases"] = serde_json::to_value(&pack.bases).unwrap_or_default();
-                artifact
-            }),
+            .ok(),
         })
         .collect();
     if !artifacts.is_empty() {

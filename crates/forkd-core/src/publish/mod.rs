@@ -92,7 +92,6 @@ pub fn publish(
     }
     let own = entry(catalogue, &described, options, &report.packs);
     let name = catalogue.name();
-    catalogue.announce(env.cancel)?;
     catalogue.change(&|registry| wish.changes(registry, is_there, &own, &name), env.cancel)?;
     Ok(report)
 }

@@ -36,7 +36,6 @@ pub fn unpublish(
     let before = catalogue.registry(cancel)?;
     let (after, _) = without(&before, reference, &catalogue.name())?;
     if !dry_run {
-        catalogue.announce(cancel)?;
         let name = catalogue.name();
         catalogue
             .change(&|registry| without(registry, reference, &name).map(|(_, changes)| changes), cancel)?;

@@ -34,14 +34,9 @@ struct Document<'t> {
     releases: BTreeMap<Cow<'t, str>, &'t RawValue>,
 }
 
+/// What is told of a package, or of a release.
 #[derive(Deserialize)]
-struct Package {
-    #[serde(default)]
-    description: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Tag {
+struct Told {
     #[serde(default)]
     description: Option<String>,
 }
@@ -64,11 +59,11 @@ impl RegistryParts {
             }
         };
         let packages = document.packages.into_iter().map(|(name, raw)| {
-            let package = serde_json::from_str::<Package>(raw.get()).ok();
+            let package = serde_json::from_str::<Told>(raw.get()).ok();
             part(name, raw, package.and_then(|package| package.description))
         });
         let releases = document.releases.into_iter().map(|(name, raw)| {
-            let tags = serde_json::from_str::<BTreeMap<String, Tag>>(raw.get()).unwrap_or_default();
+            let tags = serde_json::from_str::<BTreeMap<String, Told>>(raw.get()).unwrap_or_default();
             part(name, raw, tags.into_values().find_map(|tag| tag.description))
         });
         Ok(Self { packages: packages.collect(), releases: releases.collect() })

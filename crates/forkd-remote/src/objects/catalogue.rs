@@ -23,14 +23,6 @@ impl ObjectCatalogue {
     pub fn new(objects: Arc<dyn Objects>) -> Self {
         Self { objects, marker: Mutex::default() }
     }
-
-    fn be_announced(&self, cancel: &Cancel) -> Result<()> {
-        let mut marker = self.marker.lock().unwrap_or_else(PoisonError::into_inner);
-        if marker.is_none() {
-            *marker = Some(publish(&self.objects, cancel)?);
-        }
-        Ok(())
-    }
 }
 
 impl Catalogue for ObjectCatalogue {
@@ -47,7 +39,11 @@ impl Catalogue for ObjectCatalogue {
     }
 
     fn announce(&self, cancel: &Cancel) -> Result<()> {
-        self.be_announced(cancel)
+        let mut marker = self.marker.lock().unwrap_or_else(PoisonError::into_inner);
+        if marker.is_none() {
+            *marker = Some(publish(&self.objects, cancel)?);
+        }
+        Ok(())
     }
 
     fn has_file(&self, file_name: &str, size: u64, cancel: &Cancel) -> Result<bool> {
@@ -56,12 +52,12 @@ impl Catalogue for ObjectCatalogue {
     }
 
     fn put_file(&self, file_name: &str, file: &Path, progress: &dyn Progress, cancel: &Cancel) -> Result<()> {
-        self.be_announced(cancel)?;
+        self.announce(cancel)?;
         self.objects.put_file(&self.url(file_name), file, progress, cancel)
     }
 
     fn change(&self, decide: &Decision<'_>, cancel: &Cancel) -> Result<()> {
-        self.be_announced(cancel)?;
+        self.announce(cancel)?;
         let _lock = self.objects.lock(cancel)?;
         let (text, _) = read_registry(&*self.objects, cancel)?;
         for VersionChange { package, version, note } in decide(&text)? {

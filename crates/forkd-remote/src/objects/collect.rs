@@ -3,7 +3,7 @@
 use super::entry::{BLOBS, PACKS};
 use super::marker::{Marker, Work};
 use super::port::{ObjectInfo, Objects};
-use super::registry::{all_entries, fresh_notes, read_registry};
+use super::registry::{all_entries, apply_fresh, read_registry};
 use super::repository::{blob_key, manifests};
 use forkd_core::{Cancel, Error, Kind, Result};
 use forkd_format::Digest;
@@ -134,9 +134,7 @@ fn is_ours(key: &str) -> bool {
 fn listed(objects: &dyn Objects, cancel: &Cancel) -> Result<HashSet<String>> {
     let (mut text, written) = read_registry(objects, cancel)?;
     let mut named = text.named_files();
-    for (package, version, note) in fresh_notes(objects, written, cancel)? {
-        text.apply(&package, &version, &note);
-    }
+    apply_fresh(&mut text, objects, written, cancel)?;
     named.extend(text.named_files());
     let any_kernel = named.contains(&None);
     let mut keys: HashSet<String> =

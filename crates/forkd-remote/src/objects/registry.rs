@@ -61,10 +61,11 @@ impl RegistrySource for ObjectRegistry {
 
     fn locate(&self, url: &str) -> Result<Location> {
         // What is not beside the registry stands for itself.
-        match url.contains("://") || url.starts_with("file:") || url.split('/').any(|part| part == "..") {
-            true => Location::parse(url),
-            false => self.objects.location(url),
+        if url.contains("://") || url.starts_with("file:") || url.split('/').any(|part| part == "..") {
+            return Location::parse(url);
         }
+        let path = url.split('#').next().unwrap_or_default();
+        self.objects.location(path.trim_start_matches("./"))
     }
 
     fn is_local(&self) -> bool {
@@ -86,9 +87,7 @@ pub(crate) fn update_locked(objects: &dyn Objects, cancel: &Cancel) -> Result<()
         let (before, written) = read_registry(objects, cancel)?;
         let mut text = before.clone();
         // Of both kinds: what somebody who said the other one has written may be overwritten too.
-        for (package, version, note) in fresh_notes(objects, written, cancel)? {
-            text.apply(&package, &version, &note);
-        }
+        apply_fresh(&mut text, objects, written, cancel)?;
         text.set_releases(&all_entries(objects, cancel)?);
         if written.is_some() && text == before {
             return Ok(());
@@ -113,26 +112,28 @@ pub(crate) fn all_entries(
     Ok(entries)
 }
 
-/// What was said of versions that the registry may not know, the oldest first. What is older than the registry is in it, or was
+/// Makes a registry say what was said of versions that it may not know, the oldest first. What is older than the registry is in it, or was
 /// changed by hand since.
-pub(crate) fn fresh_notes(
+pub(crate) fn apply_fresh(
+    text: &mut RegistryText,
     objects: &dyn Objects,
     written: Option<SystemTime>,
     cancel: &Cancel,
-) -> Result<Vec<(String, String, VersionNote)>> {
-    let mut listed = objects.list(PACKAGES, cancel)?;
+) -> Result<()> {
     let is_fresh = |modified: SystemTime| {
         written.is_none_or(|written| {
-            written.duration_since(modified).is_ok_and(|age| age < OVERLAP) || modified > written
+            modified > written || written.duration_since(modified).is_ok_and(|age| age < OVERLAP)
         })
     };
+    let mut listed = objects.list(PACKAGES, cancel)?;
     listed.retain(|object| is_fresh(object.modified));
     listed.sort_by_key(|object| object.modified);
-    let mut notes = Vec::new();
     for object in listed {
         let Some((package, version)) = parse_note_key(&object.key) else { continue };
         let Some(bytes) = objects.read(&object.key, MAX_NOTE, cancel)? else { continue };
-        notes.extend(serde_json::from_slice(&bytes).ok().map(|note| (package, version, note)));
+        if let Ok(note) = serde_json::from_slice::<VersionNote>(&bytes) {
+            text.apply(&package, &version, &note);
+        }
     }
-    Ok(notes)
+    Ok(())
 }

@@ -3,16 +3,13 @@
 use super::entry::{BLOBS, RELEASES, parse, parse_tag_key, tag_key, to_bytes};
 use super::marker::{Marker, publish};
 use super::port::Objects;
-use super::registry::update_registry;
+use super::registry::{MAX_ENTRY, update_registry};
 use forkd_core::hub::{BlobFile, Location, ManifestName, Repository, check_manifest};
 use forkd_core::{Cancel, Error, Kind, Progress, Result};
 use forkd_format::Digest;
 use forkd_format::registry::ReleaseEntry;
 use forkd_format::release::{Descriptor, MAX_RELEASE_MANIFEST, ReleaseDocument, ReleaseManifest};
 use std::sync::{Arc, Mutex, PoisonError};
-
-/// Entries are no longer.
-const MAX_ENTRY: u64 = 64 << 10;
 
 /// Releases of one package of a hub of objects.
 pub struct ObjectRepository {

@@ -114,7 +114,7 @@ impl App<'_> {
         let bare =
             || PackageDetails { name: reference.package.clone(), description: None, versions: Vec::new() };
         let package = found.into_iter().next().unwrap_or_else(bare);
-        let engine = package.versions.iter().find(|version| version.version == reference.version);
+        let engine = package.version(&reference.version);
         let misfit = engine.and_then(|version| {
             let variants = version.variants.iter().map(|variant| Value::Object(variant.engine.clone()));
             let check = |engine: Value| {
@@ -220,13 +220,8 @@ impl App<'_> {
         }
         // Under the name that stays its, where it has one.
         let found = self.packages_of(&hub, &|name, _| name == wanted.package).unwrap_or_default();
-        let versions = found.first().map(|package| package.versions.as_slice()).unwrap_or_default();
-        let pack = |name: &str| versions.iter().find(|v| v.version == name).and_then(|v| v.pack.as_ref());
-        let target = pack(&wanted.version);
-        let same = versions
-            .iter()
-            .rfind(|v| v.version != wanted.version && target.is_some() && v.pack.as_ref() == target);
-        Ok(Some(same.map_or_else(|| wanted.version.clone(), |v| v.version.clone())))
+        let own = found.first().and_then(|package| package.own_name(package.version(&wanted.version)?));
+        Ok(Some(own.unwrap_or(&wanted.version).to_owned()))
     }
 }
 

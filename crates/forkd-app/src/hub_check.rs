@@ -8,7 +8,7 @@ use forkd_core::hub::{Claim, Hub, IndexHub, Location, Offer, Remote, Request};
 use forkd_core::store::ScratchStore;
 use forkd_core::{Error, Kind, Result};
 use forkd_format::registry::{PackageDetails, VersionDetails, check, details};
-use forkd_format::{Hasher, PackId, Reference};
+use forkd_format::{PackId, Reference};
 use serde::Serialize;
 use std::io::Write;
 use tempfile::NamedTempFile;
@@ -206,7 +206,7 @@ impl App<'_> {
         }
         let file = self.download(offer, remote)?;
         if let Claim::Id(PackId::File(expected)) = offer.claim {
-            let found = hash(file.path())?;
+            let found = forkd_core::file_digest(file.path())?;
             if found != expected {
                 let message = format!("{}: sha256 is {found}; the registry says {expected}", offer.location);
                 return Err(Error::new(Kind::Integrity, message));
@@ -282,17 +282,4 @@ impl App<'_> {
 /// Whether it says nothing of the hub, but that it could not be looked at.
 fn is_ours(error: &Error) -> bool {
     matches!(error.kind(), Kind::Interrupted | Kind::NoSpace | Kind::Locked | Kind::Transient)
-}
-
-fn hash(path: &std::path::Path) -> Result<forkd_format::Digest> {
-    let failed = || Error::io("read", path);
-    let mut file = std::fs::File::open(path).map_err(failed())?;
-    let (mut hasher, mut buffer) = (Hasher::default(), vec![0; 1 << 20]);
-    loop {
-        let read = std::io::Read::read(&mut file, &mut buffer).map_err(failed())?;
-        if read == 0 {
-            return Ok(hasher.finish());
-        }
-        hasher.update(&buffer[..read]);
-    }
 }

@@ -7,7 +7,6 @@ use forkd_page::{SiteFile, SiteOptions, site};
 use serde::Serialize;
 use std::collections::HashSet;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// What was written.
@@ -48,17 +47,10 @@ fn write(dir: &Path, file: &SiteFile) -> Result<()> {
     let path = dir.join(&file.path);
     let parent = path.parent().unwrap_or(dir);
     fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
-    let failed = || Error::io("write", &path);
     if fs::read(&path).is_ok_and(|there| there == file.text.as_bytes()) {
         return Ok(());
     }
-    let mut temp = tempfile::Builder::new()
-        .prefix(".forkd-page-")
-        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-        .tempfile_in(parent)
-        .map_err(failed())?;
-    temp.write_all(file.text.as_bytes()).map_err(failed())?;
-    temp.persist(&path).map(drop).map_err(|e| failed()(e.error))
+    forkd_core::write_whole(&path, file.text.as_bytes())
 }
 
 /// Removes pages of packages that are no longer there.

@@ -41,7 +41,7 @@ pub use baker::{AccelChoice, MachineRequest};
 pub use discover::{FoundPackages, PackageReport, UpdateReport};
 pub use doctor::{DoctorReport, Finding, FindingState};
 pub use fork::{ChildReport, ChildWork, ForkReport, ForkRequest};
-pub use forkd_core::CONNECTIONS;
+pub use forkd_core::{CONNECTIONS, PublishTerms};
 pub use forkd_page::SiteOptions;
 pub use gc::GcReport;
 pub use guest_eval::eval;

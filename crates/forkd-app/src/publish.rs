@@ -7,8 +7,8 @@ use crate::pack::{BaseSource, PackRequest};
 use crate::release::ReleasePlace;
 use forkd_core::hub::{Catalogue, Hub, ManifestName};
 use forkd_core::{
-    Error, Kind, PublishOptions, PublishReport, PublishedPack, ReleaseOptions, ReleaseReport, Result,
-    UnpublishReport,
+    Error, Kind, PublishOptions, PublishReport, PublishTerms, PublishedPack, ReleaseOptions, ReleaseReport,
+    Result, UnpublishReport,
 };
 use forkd_format::Reference;
 use forkd_format::registry_text::RegistryText;
@@ -24,8 +24,8 @@ pub enum PublishTarget {
         dir: PathBuf,
         /// What goes before a file's name to make its URL.
         url: String,
-        /// The registry that is changed; a new one where none is named.
-        hub: Option<HubPlace>,
+        /// The hub whose registry is changed.
+        hub: HubPlace,
     },
 }
 
@@ -34,18 +34,7 @@ pub enum PublishTarget {
 pub struct PublishRequest {
     /// The snapshot; its bases are further earlier versions that hosts may have.
     pub pack: PackRequest,
-    /// `owner/name@version`.
-    pub reference: Reference,
-    /// Where its recipe lies, for people.
-    pub recipe_path: Option<String>,
-    /// Whether it becomes the package's `latest`.
-    pub latest: bool,
-    /// Whether a version that is there may get other bytes.
-    pub replace: bool,
-    /// Whether it stands beside what the version is for other engines and processors.
-    pub variant: bool,
-    /// Whether nothing is sent.
-    pub dry_run: bool,
+    pub terms: PublishTerms,
 }
 
 /// What was published.
@@ -74,15 +63,12 @@ impl App<'_> {
             }
             PublishTarget::Hub(hub) => {
                 let catalogue = self.catalogue(hub)?;
-                self.publish_packs(request, &*catalogue, Some(hub), told)
+                self.publish_packs(request, &*catalogue, hub, told)
             }
             PublishTarget::Assets { dir, url, hub } => {
-                let registry = match hub {
-                    Some(hub) => self.registry_text(hub)?,
-                    None => RegistryText::default(),
-                };
+                let registry = self.registry_text(hub)?;
                 let catalogue = AssetFolder::new(dir, url, registry);
-                self.publish_packs(request, &catalogue, hub.as_ref(), told)
+                self.publish_packs(request, &catalogue, hub, told)
             }
         }
     }
@@ -91,13 +77,11 @@ impl App<'_> {
         &self,
         request: &PublishRequest,
         catalogue: &dyn Catalogue,
-        hub: Option<&HubPlace>,
+        hub: &HubPlace,
         told: &mut dyn FnMut(&PublishedPack),
     ) -> Result<Publication> {
         let mut pack = request.pack.clone();
-        if let Some(hub) = hub {
-            pack.bases.extend(self.previous(catalogue, &request.reference, hub)?);
-        }
+        pack.bases.extend(self.previous(catalogue, &request.terms.reference, hub)?);
         pack.kernel = self.kernel_of(&pack.tag).is_ok();
         let named = request.pack.bases.len();
         let mut input = match self.pack_input(&pack) {
@@ -116,15 +100,7 @@ impl App<'_> {
             // The same snapshot makes the same packs, whenever it is published.
             input.options.created_at = made;
         }
-        let options = PublishOptions {
-            pack: input.options.clone(),
-            reference: request.reference.clone(),
-            recipe_path: request.recipe_path.clone(),
-            latest: request.latest,
-            replace: request.replace,
-            variant: request.variant,
-            dry_run: request.dry_run,
-        };
+        let options = PublishOptions { pack: input.options.clone(), terms: request.terms.clone() };
         let place = (self.settings.temp_dir.as_path(), self.env);
         forkd_core::publish(&self.settings.store, catalogue, &options, place, told).map(Publication::Packs)
     }
@@ -161,22 +137,22 @@ impl App<'_> {
             base_image: base_image.clone(),
             level: Some(*level),
             bases: Vec::new(),
-            variant: request.variant,
-            replace: request.replace,
+            variant: request.terms.variant,
+            replace: request.terms.replace,
         };
-        if request.dry_run {
+        if request.terms.dry_run {
             return Err(Error::new(
                 Kind::Usage,
                 format!("{hub}: what a release would send is known once it is sent"),
             )
             .hint("--dry-run is for folders and buckets"));
         }
-        let place = ReleasePlace::of_package(hub.clone(), &request.reference);
+        let place = ReleasePlace::of_package(hub.clone(), &request.terms.reference);
         let open = place.open(self.opened(None, true))?;
-        let version = ManifestName::Tag(request.reference.version.clone());
+        let version = ManifestName::Tag(request.terms.reference.version.clone());
         let connections = request.pack.connections.unwrap_or(forkd_core::CONNECTIONS);
         let report = self.push_release(&options, &place, connections)?;
-        if request.latest && request.reference.version != "latest" {
+        if request.terms.latest && request.terms.reference.version != "latest" {
             let manifest = open.repository.manifest(&version, self.env.cancel)?;
             open.repository.put_manifest(&ManifestName::Tag("latest".into()), &manifest, self.env.cancel)?;
         }

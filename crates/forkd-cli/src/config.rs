@@ -78,7 +78,14 @@ pub(crate) fn publishing_hub(flag: Option<&str>) -> Result<HubPlace> {
         Error::new(Kind::Usage, "no hub is named to publish to")
             .hint("add --hub, or set FORKD_HUB_URL: a folder, s3://BUCKET/PREFIX or oci://HOST/NAMESPACE")
     };
-    HubPlace::parse(&named.ok_or_else(unnamed)?)
+    let named = named.ok_or_else(unnamed)?;
+    match hub_names(&named).as_slice() {
+        [one] => HubPlace::parse(one),
+        more => {
+            Err(Error::new(Kind::Usage, format!("{} hubs are named, and one is published to", more.len()))
+                .hint("name it by --to, --from or --hub"))
+        }
+    }
 }
 
 /// The time that goes into packs: `SOURCE_DATE_EPOCH` where set, else now. RFC 3339, UTC, whole seconds.

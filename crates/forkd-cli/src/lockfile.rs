@@ -3,7 +3,7 @@
 use forkd_core::{Error, Kind, Result};
 use forkd_format::Lockfile;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::Path;
 
 /// Where it lies unless the user says otherwise.
@@ -27,14 +27,5 @@ pub(crate) fn read(path: &Path) -> Result<Option<Lockfile>> {
 /// Writes one, whole or not at all.
 pub(crate) fn write(path: &Path, lock: &Lockfile) -> Result<()> {
     let text = lock.to_text().map_err(Error::malformed(path.display().to_string()))?;
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let failed = || Error::io("write", path);
-    let mut file = tempfile::Builder::new()
-        .prefix(".forkd-lock-")
-        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-        .tempfile_in(dir)
-        .map_err(failed())?;
-    file.write_all(text.as_bytes()).map_err(failed())?;
-    file.as_file().sync_all().map_err(failed())?;
-    file.persist(path).map(drop).map_err(|e| failed()(e.error))
+    forkd_core::write_whole(path, text.as_bytes())
 }

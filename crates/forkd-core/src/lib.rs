@@ -30,6 +30,7 @@ pub mod mount;
 pub mod store;
 
 pub use chain::{ChainInfo, CompactReport, EngineFields, LinkInfo, chain_info, compact};
+pub use digest::file_digest::file_digest;
 pub use env::{Cancel, Env, Progress, Silent};
 pub use error::{Error, Kind, Result};
 pub use images::{SnapshotList, SnapshotSummary, images};
@@ -43,7 +44,7 @@ pub use pack::pack;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub use pack::paged::fuzz_frame;
-pub use publish::options::PublishOptions;
+pub use publish::options::{PublishOptions, PublishTerms};
 pub use publish::{
     PackKind, PublishOutcome, PublishReport, PublishedPack, UnpublishReport, publish, unpublish,
 };
@@ -60,6 +61,7 @@ pub use release::push::{ReleaseReport, ReleaseTarget, push_release};
 pub use remove::{Dependents, Removal, RemoveReport, remove};
 pub use retag::{RetagReport, retag};
 pub use store::root::Store;
+pub use store::small_file::write_whole;
 pub use store::usage::{Usage, Used, usage};
 pub use unpack::plan::{Examine, LinkReport, Outcome, UnpackOptions, UnpackReport};
 pub use unpack::unpack_file;

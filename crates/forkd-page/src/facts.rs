@@ -2,7 +2,6 @@
 
 use forkd_format::Digest;
 use serde::Serialize;
-use serde_json::Value;
 
 /// A line of what is told of a version.
 #[derive(Debug, Serialize)]
@@ -27,14 +26,4 @@ pub(crate) fn created(text: &str) -> String {
 /// As much of a digest as tells it from others.
 pub(crate) fn short(digest: &Digest) -> String {
     digest.to_string()[..12].to_owned()
-}
-
-/// Engine and processor.
-pub(crate) fn engine_words(engine: &Value) -> String {
-    let text = |name: &str| engine.get(name).and_then(Value::as_str);
-    let mut words: Vec<String> = text("name").map(str::to_owned).into_iter().collect();
-    words.extend(text("version").map(str::to_owned));
-    words.extend(text("accel").map(|accel| format!("({accel})")));
-    words.extend(text("cpu").map(|cpu| format!("on a {cpu} or better")));
-    words.join(" ")
 }

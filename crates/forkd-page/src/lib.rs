@@ -5,9 +5,9 @@
 mod facts;
 mod plot;
 
-use facts::{Fact, created, engine_words, mib, short};
+use facts::{Fact, created, mib, short};
 use forkd_format::Reference;
-use forkd_format::registry::{PackageDetails, VersionDetails};
+use forkd_format::registry::{PackageDetails, VersionDetails, engine_words};
 pub use minijinja::Error as TemplateError;
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment};
@@ -129,14 +129,14 @@ pub fn site(packages: &[PackageDetails], options: &SiteOptions) -> Result<Vec<Si
     let template = templates.get_template("package.html")?;
     for package in packages {
         let Some(path) = page_path(&package.name) else { continue };
-        let latest = latest(package);
+        let latest = package.latest();
         let page = PackagePage {
             frame: frame("../../"),
             name: &package.name,
             description: package.description.as_deref().unwrap_or_default(),
             pull: pull_line(&package.name, options),
             latest: latest
-                .map(|version| LatestVersion { name: own_name(package, version), facts: facts_of(version) }),
+                .map(|version| LatestVersion { name: package.own_name(version), facts: facts_of(version) }),
             chain: latest.map(|version| version.chain.as_slice()).unwrap_or_default(),
             versions: package.versions.iter().map(version_row).collect(),
             plot: Plot::of(&package.versions),
@@ -159,24 +159,10 @@ fn pull_line(name: &str, options: &SiteOptions) -> String {
     }
 }
 
-/// What a name without a version stands for.
-fn latest(package: &PackageDetails) -> Option<&VersionDetails> {
-    let named = package.versions.iter().find(|version| version.version == "latest");
-    named.or(package.versions.last())
-}
-
-/// The name that a version has beside `latest`.
-fn own_name<'a>(package: &'a PackageDetails, version: &VersionDetails) -> Option<&'a str> {
-    let same = |other: &&VersionDetails| {
-        other.version != "latest" && other.pack == version.pack && other.release == version.release
-    };
-    package.versions.iter().rfind(same).map(|other| other.version.as_str())
-}
-
 fn row(package: &PackageDetails) -> Row<'_> {
     let mut words = Vec::new();
-    if let Some(latest) = latest(package) {
-        words.extend(own_name(package, latest).map(str::to_owned));
+    if let Some(latest) = package.latest() {
+        words.extend(package.own_name(latest).map(str::to_owned));
         words.extend(latest.smallest().map(mib));
         words.extend(latest.memory_mib.map(|memory| format!("{memory} MiB of memory")));
         words.extend(latest.created_at.as_deref().map(created));

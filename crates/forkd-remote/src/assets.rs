@@ -3,7 +3,6 @@
 use forkd_core::hub::{Catalogue, Decision, VersionChange};
 use forkd_core::{Cancel, Error, Progress, Result};
 use forkd_format::registry_text::RegistryText;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -23,18 +22,6 @@ impl AssetFolder {
     pub fn new(dir: &Path, base: &str, registry: RegistryText) -> Self {
         let base = if base.ends_with('/') { base.to_owned() } else { format!("{base}/") };
         Self { dir: dir.to_owned(), base, registry, sums: Mutex::default() }
-    }
-
-    fn put_text(&self, name: &str, text: &str) -> Result<()> {
-        let path = self.dir.join(name);
-        let failed = || Error::io("write", &path);
-        let mut file = tempfile::Builder::new()
-            .prefix(".forkd-put-")
-            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-            .tempfile_in(&self.dir)
-            .map_err(failed())?;
-        file.write_all(text.as_bytes()).map_err(failed())?;
-        file.persist(&path).map(drop).map_err(|e| failed()(e.error))
     }
 }
 
@@ -63,17 +50,7 @@ impl Catalogue for AssetFolder {
         std::fs::create_dir_all(&self.dir).map_err(Error::io("create", &self.dir))?;
         let target = forkd_core::hub::Location::of_file(&self.dir.join(file_name))?;
         crate::folder::put(&target, file, progress, cancel)?;
-        let mut hasher = forkd_format::Hasher::default();
-        let mut input = std::fs::File::open(file).map_err(Error::io("open", file))?;
-        let mut buffer = vec![0; 1 << 20];
-        loop {
-            let read = std::io::Read::read(&mut input, &mut buffer).map_err(Error::io("read", file))?;
-            if read == 0 {
-                break;
-            }
-            hasher.update(&buffer[..read]);
-        }
-        let line = format!("{}  {file_name}\n", hasher.finish());
+        let line = format!("{}  {file_name}\n", forkd_core::file_digest(file)?);
         self.sums.lock().unwrap_or_else(PoisonError::into_inner).push(line);
         Ok(())
     }
@@ -84,7 +61,7 @@ impl Catalogue for AssetFolder {
             text.apply(&package, &version, &note);
         }
         let sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner).concat();
-        self.put_text("SHA256SUMS", &sums)?;
-        self.put_text("registry.json", &text.to_string())
+        forkd_core::write_whole(&self.dir.join("SHA256SUMS"), sums.as_bytes())?;
+        forkd_core::write_whole(&self.dir.join("registry.json"), text.to_string().as_bytes())
     }
 }

@@ -3,7 +3,7 @@ use crate::context::Context;
 use crate::hub_names::hub_place;
 use crate::output::mib;
 use anyhow::Result;
-use forkd_app::{HubPlace, PackRequest, Publication, PublishRequest, PublishTarget};
+use forkd_app::{HubPlace, PackRequest, Publication, PublishRequest, PublishTarget, PublishTerms};
 use forkd_core::{Error, Kind, PackKind, PackOptions, PublishOutcome, PublishReport, PublishedPack};
 use forkd_format::manifest::BaseKind;
 use forkd_format::{Reference, Tag};
@@ -78,12 +78,14 @@ pub(crate) fn run(args: &PublishArgs, context: &Context<'_>) -> Result<()> {
             kernel: false,
             connections: context.connections,
         },
-        reference: args.name.clone(),
-        recipe_path: args.recipe_path.clone(),
-        latest: !args.no_latest,
-        replace: args.replace,
-        variant: args.variant,
-        dry_run: args.dry_run,
+        terms: PublishTerms {
+            reference: args.name.clone(),
+            recipe_path: args.recipe_path.clone(),
+            latest: !args.no_latest,
+            replace: args.replace,
+            variant: args.variant,
+            dry_run: args.dry_run,
+        },
     };
     let output = context.output;
     let place = match &target {
@@ -140,7 +142,7 @@ fn target(args: &PublishArgs) -> forkd_core::Result<PublishTarget> {
     Ok(PublishTarget::Assets {
         dir: std::path::absolute(dir).map_err(Error::io("find", dir))?,
         url: args.asset_url.clone().unwrap_or(default),
-        hub: Some(hub_place(registry, "--to")?),
+        hub: hub_place(registry, "--to")?,
     })
 }
 

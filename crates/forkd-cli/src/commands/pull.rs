@@ -124,8 +124,9 @@ fn locked(file: &Path, args: &PullArgs, context: &Context<'_>) -> Result<()> {
         let wanted: Reference = name.parse()?;
         packages.retain(|package| package.reference().is_ok_and(|other| other.package == wanted.package));
         let is_other = |package: &LockedPackage| {
+            let says_version = name.split("@sha256:").next().is_some_and(|name| name.contains('@'));
             let named =
-                name.contains('@') && package.reference().is_ok_and(|other| other.version != wanted.version);
+                says_version && package.reference().is_ok_and(|other| other.version != wanted.version);
             let digests = package.pack.iter().map(|pack| pack.sha256).chain(package.release_sha256);
             let mut digests = digests.chain(package.artifacts.iter().map(|one| one.manifest_sha256));
             named || wanted.digest.is_some_and(|pin| !digests.any(|digest| digest == pin))

@@ -5,7 +5,7 @@ use anyhow::Result;
 use forkd_core::{Error, Kind, Store};
 use forkd_format::Tag;
 use std::io::{IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 /// See it work: bake a warm Python, publish it to a folder, pull it back, fork it
@@ -61,7 +61,10 @@ pub(crate) fn run(args: &QuickstartArgs, context: &Context<'_>) -> Result<()> {
         let folder = folder.map_err(Error::io("create a folder in", &std::env::temp_dir()))?;
         let (recipes, hub) = (folder.path().join("recipes"), folder.path().join("hub"));
         for (name, text) in RECIPE {
-            write(&recipes.join(name), text.as_bytes())?;
+            let path = recipes.join(name);
+            let dir = path.parent().unwrap_or(&recipes);
+            std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+            forkd_core::write_whole(&path, text.as_bytes())?;
         }
         let recipe = recipes.join("python-numpy").display().to_string();
         say(&["bake", &recipe, "--tag", TAG], telling)?;
@@ -160,17 +163,6 @@ fn install(yes: bool, context: &Context<'_>) -> Result<()> {
 fn eprint_now(text: &str) {
     let mut err = std::io::stderr().lock();
     let _ = err.write_all(text.as_bytes()).and_then(|()| err.flush());
-}
-
-/// Writes a file, whole or not at all.
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let dir = path.parent().map(PathBuf::from).unwrap_or_default();
-    let failed = || Error::io("write", path);
-    std::fs::create_dir_all(&dir).map_err(failed())?;
-    let mut file = tempfile::NamedTempFile::new_in(&dir).map_err(failed())?;
-    file.write_all(bytes).map_err(failed())?;
-    file.persist(path).map_err(|e| failed()(e.error))?;
-    Ok(())
 }
 
 /// A command line as a shell would want it.

@@ -49,12 +49,8 @@ pub(crate) fn run(args: &SearchArgs, context: &Context<'_>) -> Result<()> {
 }
 
 /// The name that `latest` has beside that, and its size.
-pub(crate) fn latest(package: &PackageDetails) -> (String, String) {
-    let latest = package.versions.iter().find(|version| version.version == "latest");
-    let Some(latest) = latest.or(package.versions.last()) else { return (String::new(), String::new()) };
-    let same = package.versions.iter().rfind(|version| {
-        version.version != "latest" && version.pack == latest.pack && version.release == latest.release
-    });
-    let name = same.map_or(latest.version.as_str(), |version| version.version.as_str());
+fn latest(package: &PackageDetails) -> (String, String) {
+    let Some(latest) = package.latest() else { return (String::new(), String::new()) };
+    let name = package.own_name(latest).unwrap_or(&latest.version);
     (printable(name), latest.smallest().map_or_else(String::new, mib))
 }

@@ -4,7 +4,7 @@ use crate::output::{mib, printable};
 use anyhow::Result;
 use forkd_app::PackageReport;
 use forkd_format::Reference;
-use forkd_format::registry::VersionDetails;
+use forkd_format::registry::{VersionDetails, engine_words};
 use serde_json::Value;
 
 /// Show a package of a hub: versions, sizes, what it runs under, and what pulling it would cost here
@@ -35,7 +35,7 @@ fn text(report: &PackageReport) -> String {
         field("description", description);
     }
     field("hub", &report.hub);
-    let version = package.versions.iter().find(|version| version.version == report.version);
+    let version = package.version(&report.version);
     if let Some(version) = version {
         about(version, &mut field);
     }
@@ -99,20 +99,10 @@ fn about(version: &VersionDetails, field: &mut dyn FnMut(&str, &str)) {
     if !version.chain.is_empty() {
         field("chain", &version.chain.join(" → "));
     }
-    field("needs", &engine(version.engine.as_ref()));
+    let untold = || "an engine that the hub does not tell".to_owned();
+    field("needs", &version.engine.as_ref().map_or_else(untold, engine_words));
     for variant in &version.variants {
-        let engine = engine(Some(&Value::Object(variant.engine.clone())));
+        let engine = engine_words(&Value::Object(variant.engine.clone()));
         field("or", &format!("{engine} ({})", mib(variant.pack.size_bytes)));
     }
-}
-
-/// An engine in words.
-pub(crate) fn engine(engine: Option<&Value>) -> String {
-    let text = |name: &str| engine.and_then(|engine| engine.get(name)?.as_str());
-    let Some(name) = text("name") else { return "an engine that the hub does not tell".to_owned() };
-    let mut words = vec![name.to_owned()];
-    words.extend(text("version").map(str::to_owned));
-    words.extend(text("accel").map(|accel| format!("({accel})")));
-    words.extend(text("cpu").map(|cpu| format!("processor {cpu}")));
-    words.join(" ")
 }

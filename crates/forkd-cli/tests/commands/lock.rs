@@ -26,6 +26,10 @@ fn what_is_locked_is_what_comes() {
     for other in ["acme/x@v1", &format!("acme/x@sha256:{}", "0".repeat(64))] {
         assert!(to.fails(3, &["pull", "--locked", other]).contains("has acme/x@latest, not"), "{other}");
     }
+    let pinned = std::fs::read_to_string(to.path("forkd.lock")).unwrap();
+    let digest =
+        pinned.lines().find_map(|line| line.strip_prefix("sha256 = \"")).unwrap().trim_end_matches('"');
+    to.ok_noted(&["pull", "--locked", &format!("acme/x@sha256:{digest}")]);
     // Other bytes than those that were locked are refused.
     let third = User::new();
     let text = std::fs::read_to_string(to.path("forkd.lock")).unwrap();

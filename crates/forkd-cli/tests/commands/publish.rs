@@ -186,6 +186,9 @@ fn what_cannot_be_published_says_so() {
         let error = user.fails(code, &args);
         assert!(error.contains(words), "{args:?}: {error}");
     }
+    let mut command = user.command(&["publish", "py", "a/b@v1"]);
+    let seen = user.seen(&command.env("FORKD_HUB_URL", "/a,/b").output().unwrap());
+    assert!(seen.code == 2 && seen.err.contains("# hubs are named"), "{}", seen.err);
     std::fs::create_dir_all(user.path("hub")).unwrap();
     std::fs::write(user.path("hub/registry.json"), "{}").unwrap();
     let error = user.fails(6, &["publish", "py", "a/b@v1", "--to", "hub"]);

@@ -6,7 +6,7 @@ use forkd_format::Digest;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 /// The answers in a cache; without one nothing is known and nothing is kept.
@@ -44,14 +44,15 @@ impl AnswerCache<'_> {
         let Some(path) = self.path(location).filter(|_| !validator.is_empty()) else { return };
         let digest = Digest::of(body.as_bytes());
         let answer = CachedAnswer { validator: validator.clone(), body: body.to_owned(), digest };
-        let save = || -> Option<()> {
-            let dir = path.parent()?;
-            forkd_sys::create_private_dirs(dir).ok()?;
-            let mut temp = tempfile::Builder::new().prefix(".answer-").tempfile_in(dir).ok()?;
-            temp.write_all(&serde_json::to_vec(&answer).ok()?).ok()?;
-            temp.persist(&path).ok()?;
-            Some(())
-        };
-        save();
+        let _ = serde_json::to_vec(&answer).ok().and_then(|bytes| put(&path, &bytes));
     }
+}
+
+/// Writes a file that only its owner reads, whole or not at all.
+pub(crate) fn put(path: &Path, bytes: &[u8]) -> Option<()> {
+    let dir = path.parent()?;
+    forkd_sys::create_private_dirs(dir).ok()?;
+    let mut temp = tempfile::Builder::new().prefix(".answer-").tempfile_in(dir).ok()?;
+    temp.write_all(bytes).ok()?;
+    temp.persist(path).ok().map(drop)
 }

@@ -1,6 +1,7 @@
 //! Registries that servers sent before: of one that has not changed, only what is asked for is read.
 //! `answers/<sha256 of the URL>.registry` is the text, `….parts.json` says which copy it is and where in it the packages stand.
 
+use crate::cache::answers::put;
 use crate::cache::folder::Cache;
 use crate::env::Cancel;
 use crate::error::{Error, Kind, Result};
@@ -8,10 +9,9 @@ use crate::hub::remote::{Answer, Location, Remote, Request, Validator, read_smal
 use forkd_format::registry::{MAX_REGISTRY, RegistryParts};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::io::Write;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::SystemTime;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -73,10 +73,8 @@ impl RegistryCache<'_> {
             let sums = parts.packages.iter().chain(&parts.releases).map(|part| of(&part.bytes)).collect();
             let (len, sum) = (text.len() as u64, xxh3_64(text.as_bytes()));
             let note = Note { validator: validator.clone(), len, sums, sum, parts };
-            let dir = text_path.parent()?;
-            forkd_sys::create_private_dirs(dir).ok()?;
-            put(dir, &text_path, text.as_bytes())?;
-            put(dir, &note_path, &serde_json::to_vec(&note).ok()?)
+            put(&text_path, text.as_bytes())?;
+            put(&note_path, &serde_json::to_vec(&note).ok()?)
         };
         save();
     }
@@ -142,11 +140,4 @@ impl KnownRegistry {
         self.file.read_exact_at(&mut bytes, range.start).ok()?;
         String::from_utf8(bytes).ok()
     }
-}
-
-/// Writes a file, whole or not at all.
-fn put(dir: &Path, path: &Path, bytes: &[u8]) -> Option<()> {
-    let mut temp = tempfile::Builder::new().prefix(".answer-").tempfile_in(dir).ok()?;
-    temp.write_all(bytes).ok()?;
-    temp.persist(path).ok().map(drop)
 }

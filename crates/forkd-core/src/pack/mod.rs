@@ -11,6 +11,7 @@ pub(crate) mod paged;
 pub(crate) mod sidecar;
 pub(crate) mod stream;
 
+use crate::digest::file_digest::file_digest;
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::pack::draft::{check_records, draft};
@@ -22,9 +23,8 @@ use crate::store::lock::LockKind;
 use crate::store::root::Store;
 use crate::store::work_file::WorkFile;
 use forkd_format::manifest::{Base, BaseKind};
-use forkd_format::{Digest, Hasher, PackFormat, PackId, Tag};
+use forkd_format::{Digest, PackFormat, PackId, Tag};
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Instant;
 
@@ -78,17 +78,6 @@ pub(crate) fn write_kernel(kernel: &Path, level: i32, out: &File, path: &Path) -
     encoder.finish().map(drop).map_err(failed())
 }
 
-fn digest_of(file: &File, size: u64) -> std::io::Result<Digest> {
-    let (mut hasher, mut buffer, mut at) = (Hasher::default(), vec![0; 1 << 20], 0);
-    while at < size {
-        let step = (size - at).min(buffer.len() as u64) as usize;
-        file.read_exact_at(&mut buffer[..step], at)?;
-        hasher.update(&buffer[..step]);
-        at += step as u64;
-    }
-    Ok(hasher.finish())
-}
-
 /// Packs into an open, empty file.
 pub(crate) fn pack_into(
     store: &Store,
@@ -128,7 +117,7 @@ pub(crate) fn pack_into(
     let id = match manifest.format() {
         PackFormat::Paged => PackId::Manifest(Digest::of(&manifest.to_bytes())),
         // Its front was written last, so it was not hashed on the way.
-        _ => PackId::File(digest_of(out, size).map_err(Error::io("read", path))?),
+        _ => PackId::File(file_digest(path)?),
     };
     Ok(PackReport {
         tag: options.tag.clone(),

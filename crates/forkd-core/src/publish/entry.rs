@@ -86,7 +86,7 @@ pub(super) fn entry(
         entry.insert("size_bytes".into(), main.size.into());
     }
     entry.insert("memory_mib".into(), described.memory_mib.into());
-    let texts = [("base_image", &described.base_image), ("recipe_path", &options.recipe_path)];
+    let texts = [("base_image", &described.base_image), ("recipe_path", &options.terms.recipe_path)];
     for (key, text) in texts {
         entry.extend(text.as_ref().map(|text| (key.to_owned(), Value::from(text.as_str()))));
     }

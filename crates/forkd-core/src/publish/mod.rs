@@ -12,7 +12,7 @@ use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::hub::catalogue::{Catalogue, VersionChange};
 use crate::publish::entry::{Described, entry};
-use crate::publish::options::PublishOptions;
+use crate::publish::options::{PublishOptions, PublishTerms};
 use crate::publish::packs::PackMaker;
 use crate::store::root::Store;
 use forkd_format::Reference;
@@ -60,19 +60,19 @@ pub fn publish(
     (temp, env): (&Path, Env<'_>),
     told: &mut dyn FnMut(&PublishedPack),
 ) -> Result<PublishReport> {
-    let PublishOptions { reference, dry_run, .. } = options;
+    let terms = &options.terms;
     let mut maker = PackMaker::new(store, catalogue, options, (temp, env));
     let stream = maker.stream(told)?;
     let described = Described::of(store, options)?;
-    let wish = Wish { options, described: &described, sha256: stream.id.digest().to_string() };
+    let wish = Wish { terms, described: &described, sha256: stream.id.digest().to_string() };
     let registry = catalogue.registry(env.cancel)?;
     let is_listed = wish.is_listed(&registry, &catalogue.name())?;
     let is_there =
-        is_listed && !options.replace && catalogue.has_file(&stream.file_name, stream.size, env.cancel)?;
+        is_listed && !terms.replace && catalogue.has_file(&stream.file_name, stream.size, env.cancel)?;
     let latest = wish.is_latest(&registry);
     let mut report = PublishReport {
         hub: catalogue.name(),
-        reference: reference.clone(),
+        reference: terms.reference.clone(),
         outcome: PublishOutcome::Unchanged,
         latest,
         packs: vec![stream],
@@ -81,13 +81,13 @@ pub fn publish(
     if is_there && wish.latest_is_it(&registry) {
         return Ok(report);
     }
-    report.outcome = if *dry_run { PublishOutcome::Planned } else { PublishOutcome::Published };
+    report.outcome = if terms.dry_run { PublishOutcome::Planned } else { PublishOutcome::Published };
     // Where only `latest` moves, all packs are there.
     if !is_there {
         maker.paged(&mut report.packs, told)?;
         report.sent_bytes = maker.send()?;
     }
-    if *dry_run {
+    if terms.dry_run {
         return Ok(report);
     }
     let own = entry(catalogue, &described, options, &report.packs);
@@ -98,7 +98,7 @@ pub fn publish(
 
 /// What is to be listed.
 struct Wish<'a> {
-    options: &'a PublishOptions,
+    terms: &'a PublishTerms,
     described: &'a Described,
     /// Of the pack that every host reads.
     sha256: String,
@@ -106,13 +106,13 @@ struct Wish<'a> {
 
 impl Wish<'_> {
     fn listed<'r>(&self, registry: &'r RegistryText) -> Option<&'r Map<String, Value>> {
-        registry.version(&self.options.reference.package, &self.options.reference.version)
+        registry.version(&self.terms.reference.package, &self.terms.reference.version)
     }
 
     /// What is listed in the place that this is to have: the version, or what it is for the same engine and processor.
     fn there<'r>(&self, registry: &'r RegistryText) -> Option<&'r Map<String, Value>> {
         let listed = self.listed(registry)?;
-        if self.options.variant { self.described.own(listed) } else { Some(listed) }
+        if self.terms.variant { self.described.own(listed) } else { Some(listed) }
     }
 
     fn is_it(&self, listed: &Map<String, Value>) -> bool {
@@ -124,9 +124,9 @@ impl Wish<'_> {
         match self.there(registry) {
             None => Ok(false),
             Some(there) if self.is_it(there) => Ok(true),
-            Some(_) if self.options.replace => Ok(false),
+            Some(_) if self.terms.replace => Ok(false),
             Some(_) => {
-                let reference = &self.options.reference;
+                let reference = &self.terms.reference;
                 let message = format!("{hub}: '{reference}' is published already, with other bytes");
                 Err(Error::new(Kind::General, message).hint(
                     "publish under another version, or add --replace: hosts that pinned the old bytes are then refused",
@@ -136,13 +136,13 @@ impl Wish<'_> {
     }
 
     fn is_latest(&self, registry: &RegistryText) -> bool {
-        let versions = registry.versions(&self.options.reference.package);
-        self.options.latest || !versions.contains(&"latest") || self.options.reference.version == "latest"
+        let versions = registry.versions(&self.terms.reference.package);
+        self.terms.latest || !versions.contains(&"latest") || self.terms.reference.version == "latest"
     }
 
     /// Whether `latest` is what it is to be.
     fn latest_is_it(&self, registry: &RegistryText) -> bool {
-        let latest = registry.version(&self.options.reference.package, "latest");
+        let latest = registry.version(&self.terms.reference.package, "latest");
         let same = |latest: &Map<String, Value>| {
             self.listed(registry).is_some_and(|listed| listed.get("sha256") == latest.get("sha256"))
         };
@@ -157,7 +157,7 @@ impl Wish<'_> {
         own: &Map<String, Value>,
         hub: &str,
     ) -> Result<Vec<VersionChange>> {
-        let PublishOptions { reference, variant, .. } = self.options;
+        let PublishTerms { reference, variant, .. } = self.terms;
         self.is_listed(registry, hub)?;
         let entry = match self.listed(registry) {
             // All that it had stays.

@@ -6,6 +6,12 @@ use forkd_format::Reference;
 pub struct PublishOptions {
     /// The snapshot and how it is packed; the bases are earlier versions that hosts may have.
     pub pack: PackOptions,
+    pub terms: PublishTerms,
+}
+
+/// As what something is published.
+#[derive(Debug, Clone)]
+pub struct PublishTerms {
     /// `owner/name@version`.
     pub reference: Reference,
     /// Where its recipe lies, for people.

@@ -55,7 +55,7 @@ pub struct PublishedPack {
 impl PublishedPack {
     fn new(kind: PackKind, report: PackReport, options: &PublishOptions) -> Self {
         let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_') { c } else { '-' };
-        let reference = &options.reference;
+        let reference = &options.terms.reference;
         let name = reference.package.split('/').next_back().unwrap_or_default();
         let stem: String = format!("{name}-{}", reference.version).chars().map(plain).collect();
         let digest = &report.id.digest().to_string()[..12];
@@ -164,7 +164,7 @@ impl<'a> PackMaker<'a> {
     pub(super) fn send(&self) -> Result<u64> {
         let (cancel, progress) = (self.env.cancel, self.env.progress);
         let mut missing = Vec::new();
-        if !self.options.dry_run {
+        if !self.options.terms.dry_run {
             self.catalogue.announce(cancel)?;
         }
         for (name, size, file) in &self.files {
@@ -173,7 +173,7 @@ impl<'a> PackMaker<'a> {
             }
         }
         let total = missing.iter().map(|(_, size, _)| **size).sum();
-        if self.options.dry_run || total == 0 {
+        if self.options.terms.dry_run || total == 0 {
             return Ok(total);
         }
         progress.start("uploading", Some(total));

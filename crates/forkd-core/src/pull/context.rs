@@ -177,3 +177,28 @@ pub(crate) fn settle<T>(download: WorkDir, outcome: Result<T>) -> Result<T> {
     }
     outcome
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn far_servers_have_more_connections_unless_the_user_says_how_many() {
+        let target = PullTarget::Url(Location::parse("https://h/p").unwrap());
+        let with = |connections| PullOptions {
+            target: target.clone(),
+            unpack: UnpackOptions::default(),
+            connections,
+            arrivals: None,
+        };
+        let traffic = Traffic::default();
+        assert_eq!(with(None).connections(traffic.quickest_answer()), 8);
+        traffic.ask(|| std::thread::sleep(FAR * 2));
+        assert_eq!(with(None).connections(traffic.quickest_answer()), 12);
+        assert_eq!(with(Some(3)).connections(traffic.quickest_answer()), 3);
+        assert_eq!(with(Some(99)).connections(None), 16);
+        // One quick answer is enough to know that it is near.
+        traffic.ask(|| ());
+        assert_eq!(with(None).connections(traffic.quickest_answer()), 8);
+    }
+}

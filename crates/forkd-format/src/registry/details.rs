@@ -116,6 +116,40 @@ impl VersionDetails {
     }
 }
 
+impl PackageDetails {
+    /// What a name without a version stands for: `latest`, or what is listed last.
+    #[must_use]
+    pub fn latest(&self) -> Option<&VersionDetails> {
+        self.version("latest").or(self.versions.last())
+    }
+
+    /// A version by its name.
+    #[must_use]
+    pub fn version(&self, name: &str) -> Option<&VersionDetails> {
+        self.versions.iter().find(|version| version.version == name)
+    }
+
+    /// The name that stays a version's, beside `latest` and the one by which it was asked for.
+    #[must_use]
+    pub fn own_name(&self, of: &VersionDetails) -> Option<&str> {
+        let same = |other: &&VersionDetails| {
+            other.version != "latest" && other.pack == of.pack && other.release == of.release
+        };
+        self.versions.iter().rfind(same).map(|version| version.version.as_str())
+    }
+}
+
+/// An engine in words, as `snapshot.json` has it: `qemu 7.2.22 (tcg), processor Nehalem-v1`. Empty where it says nothing.
+#[must_use]
+pub fn engine_words(engine: &Value) -> String {
+    let text = |name: &str| engine.get(name).and_then(Value::as_str);
+    let mut words: Vec<String> =
+        [text("name"), text("version")].into_iter().flatten().map(str::to_owned).collect();
+    words.extend(text("accel").map(|accel| format!("({accel})")));
+    let cpu = text("cpu").map_or_else(String::new, |cpu| format!(", processor {cpu}"));
+    words.join(" ") + &cpu
+}
+
 /// All packages that `wanted` says yes to, of their names and descriptions, sorted by name.
 ///
 /// # Errors

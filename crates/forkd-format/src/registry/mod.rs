@@ -8,7 +8,7 @@ mod parts;
 pub(crate) mod read;
 mod releases;
 
-pub use details::{PackageDetails, VersionDetails, details};
+pub use details::{PackageDetails, VersionDetails, details, engine_words};
 pub use entry::{Artifact, Missing, PackDetails, PackageSummary, ReleaseEntry, Variant, Version};
 pub(crate) use note::PUBLISHED;
 pub use note::VersionNote;
